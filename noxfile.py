@@ -1,0 +1,85 @@
+"""Development tasks: ``nox -s tests``, ``nox --list`` for the others.
+
+Everything that needs torch runs in one environment, ``.nox/ppap``: torch takes gigabytes, and
+one copy is enough. It is filled once and again whenever pyproject.toml changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests"]
+
+ROOT = Path(__file__).parent
+PYPROJECT = ROOT / "pyproject.toml"
+SHARED = ROOT / ".nox" / "ppap"
+
+
+def shared_python(session: nox.Session) -> str:
+    """The interpreter of the shared environment, which is made if it is missing or stale."""
+    folder = "Scripts" if sys.platform == "win32" else "bin"
+    python = str(SHARED / folder / "python")
+    stamp = SHARED / "pyproject.sha256"
+    content = PYPROJECT.read_bytes() + sys.version.encode()
+    wanted = hashlib.sha256(content).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return python
+    shutil.rmtree(SHARED, ignore_errors=True)
+    session.run(sys.executable, "-m", "venv", str(SHARED), external=True)
+    groups = nox.project.dependency_groups(nox.project.load_toml(PYPROJECT), "types")
+    session.run(python, "-m", "pip", "install", "-e", str(ROOT), *groups, external=True)
+    stamp.write_text(wanted)
+    return python
+
+
+def run_shared(session: nox.Session, *arguments: str) -> None:
+    """Run a module in the shared environment, the session's own arguments last."""
+    python = shared_python(session)
+    session.run(python, "-m", *arguments, *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run the tests: pytest."""
+    run_shared(session, "pytest")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format: ruff."""
+    session.install(*nox.project.dependency_groups(nox.project.load_toml(PYPROJECT), "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Check types: mypy, strict on what the wheel contains."""
+    run_shared(session, "mypy")
+
+
+@nox.session(venv_backend="none")
+def ablations(session: nox.Session) -> None:
+    """Run the comparison of methods; arguments after -- override the default budget."""
+    defaults = ("--setting", "fashion", "--budget", "default")
+    run_shared(session, "ablations", "run", "methods", *defaults)
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks: pytest --benchmark-only."""
+    run_shared(session, "pytest", "--benchmark-only")
+
+
+@nox.session(venv_backend="none")
+def zoo(session: nox.Session) -> None:
+    """Train the networks that the repository ships."""
+    run_shared(session, "ablations.zoo")

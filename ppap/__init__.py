@@ -1,0 +1,1 @@
+"""Practical plug-and-play diffusion guidance."""

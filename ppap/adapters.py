@@ -1,0 +1,262 @@
+"""Adapters: the trainable part that is added to a frozen predictor.
+
+An adapter is a tuple of parts. A part says which tensors it owns and how they change the
+frozen network's parameters; nothing is ever written into the network itself. The paper's
+adapter is three parts: :class:`Lora` on convolutions (loralib's form) and linear layers,
+:class:`Biases` and :class:`Norms`. :class:`Full` is full fine-tuning in the same terms.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["Adapter", "Biases", "Full", "Lora", "Norms", "Part", "ppap_adapter"]
+
+Tensors = dict[str, Tensor]
+PPAP_LORA_LAYERS = r"(^|\.)(conv[12]|attn\.qkv|attn\.proj)$"
+PPAP_NORM_LAYERS = r"(^|\.)bn\d+$"
+PPAP_NO_BIAS = r"(^|\.)fc\.bias$"
+
+
+class Part(Protocol):
+    """One separable piece of an adapter."""
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        """Fresh trainable tensors, by name; they leave the network's outputs unchanged."""
+        ...
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        """Fresh copies of the buffers that the adapter keeps for itself."""
+        ...
+
+    def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
+        """Change the effective ``weights`` of the network in the dictionary (not in place)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank updates of linear layers and, in loralib's form, of convolutions.
+
+    A convolution of kernel k gets A: (rank k, in k) and B: (out/groups k, rank k), a linear
+    layer A: (rank, in) and B: (out, rank); the update B A, viewed as the layer's weight, is
+    added times alpha / rank (Hu et al., arXiv 2106.09685; microsoft/LoRA).
+
+    Attributes:
+        rank: gamma in the PPAP paper.
+        alpha: numerator of the scaling.
+        layers: regular expression for the names of the adapted layers; the default finds
+            what the released code adapts: the stem, conv1 and conv2 of ResNets, attention's
+            qkv and proj of vision transformers.
+    """
+
+    rank: int = 16
+    alpha: float = 8.0
+    layers: str = PPAP_LORA_LAYERS
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"LoRA's rank must be at least 1, got {self.rank}")
+
+    @property
+    def scaling(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        own: Tensors = {}
+        for name, layer in _layers(network, self.layers, (nn.Linear, nn.Conv2d)):
+            rows, columns, inner = self._factors(name, layer)
+            bound = 1 / math.sqrt(columns)
+            own[f"{name}.lora_A"] = torch.empty(inner, columns).uniform_(
+                -bound, bound, generator=generator
+            )
+            own[f"{name}.lora_B"] = torch.zeros(rows, inner)
+        return own
+
+    def _factors(self, name: str, layer: nn.Linear | nn.Conv2d) -> tuple[int, int, int]:
+        """Rows of B, columns of A, and what they share."""
+        if isinstance(layer, nn.Linear):
+            return layer.out_features, layer.in_features, self.rank
+        kernel = layer.kernel_size[0]
+        if layer.kernel_size != (kernel, kernel):
+            raise ValueError(f"{name}: LoRA in loralib's form needs a square kernel")
+        return (
+            layer.out_channels // layer.groups * kernel,
+            layer.in_channels * kernel,
+            self.rank * kernel,
+        )
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        return {}
+
+    def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
+        for key, down in own.items():
+            layer, _, kind = key.rpartition(".")
+            if kind == "lora_A":
+                weight = weights[f"{layer}.weight"]
+                update = (own[f"{layer}.lora_B"] @ down).view(weight.shape)
+                weights[f"{layer}.weight"] = weight + self.scaling * update
+
+
+@dataclass(frozen=True)
+class Biases:
+    """Own copies of the biases.
+
+    Attributes:
+        exclude: regular expression for the names of biases that stay frozen; the default
+            leaves a ResNet's ``fc.bias``, as the released code does.
+    """
+
+    exclude: str = PPAP_NO_BIAS
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in network.named_parameters()
+            if name.endswith("bias") and not re.search(self.exclude, name)
+        }
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        return {}
+
+    def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
+        _replace(weights, own)
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Own copies of normalisation weights and biases, and of batch-norm statistics.
+
+    Attributes:
+        layers: regular expression for the names of the adapted layers; the default is the
+            released code's: a ResNet's ``bn1``, ``bn2``, ..., not those of down-sampling
+            shortcuts and not the layer norms of transformers.
+        statistics: whether running statistics are re-estimated on noisy images, for every
+            batch norm, as training in the released code's mode does.
+    """
+
+    layers: str = PPAP_NORM_LAYERS
+    statistics: bool = True
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        return {
+            f"{name}.{key}": parameter.detach().clone()
+            for name, layer in network.named_modules()
+            if re.search(self.layers, name) and _is_norm(layer)
+            for key, parameter in layer.named_parameters(recurse=False)
+        }
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        return _batch_statistics(network) if self.statistics else {}
+
+    def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
+        _replace(weights, own)
+
+
+@dataclass(frozen=True)
+class Full:
+    """Own copies of every parameter and of batch-norm statistics: full fine-tuning."""
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        return _batch_statistics(network)
+
+    def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
+        _replace(weights, own)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The parts of an adapter, applied in order.
+
+    Attributes:
+        parts: e.g. ``(Biases(), Norms(), Lora(rank=4))``.
+    """
+
+    parts: tuple[Part, ...]
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        """Fresh trainable tensors of all parts, by name.
+
+        Raises:
+            ValueError: if no layer of the network matches.
+        """
+        own: Tensors = {}
+        for part in self.parts:
+            own.update(part.create(network, generator))
+        if not own:
+            raise ValueError(f"{self} finds nothing to train in {type(network).__name__}")
+        return own
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        """Fresh copies of the buffers that the adapter keeps for itself."""
+        return {key: value for part in self.parts for key, value in part.buffers(network).items()}
+
+    def effective(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
+        """The network's parameters under the adapter, differentiable in ``own``.
+
+        Args:
+            base: the frozen network's parameters, by name.
+            own: the adapter's tensors.
+
+        Returns:
+            All parameters, by name; those that the adapter leaves alone are shared.
+        """
+        weights = dict(base)
+        for part in self.parts:
+            part.apply(weights, own)
+        return weights
+
+
+def ppap_adapter(rank: int = 16, alpha: float = 8.0) -> Adapter:
+    """The paper's adapter: LoRA, biases and batch norms, on the layers of the released code."""
+    return Adapter((Biases(), Norms(), Lora(rank, alpha)))
+
+
+def full_adapter() -> Adapter:
+    """Full fine-tuning."""
+    return Adapter((Full(),))
+
+
+def _layers(
+    network: nn.Module, pattern: str, kinds: tuple[type[nn.Linear], type[nn.Conv2d]]
+) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
+    found = False
+    for name, layer in network.named_modules():
+        if isinstance(layer, kinds) and re.search(pattern, name):
+            found = True
+            yield name, layer
+    if not found:
+        names = [name for name, layer in network.named_modules() if isinstance(layer, kinds)]
+        raise ValueError(
+            f"no linear or convolutional layer of {type(network).__name__} matches {pattern!r}; "
+            f"its layers are {', '.join(names[:6])}, ..."
+        )
+
+
+def _is_norm(layer: nn.Module) -> bool:
+    return isinstance(layer, _BatchNorm | nn.GroupNorm | nn.LayerNorm)
+
+
+def _batch_statistics(network: nn.Module) -> Tensors:
+    return {
+        f"{name}.{key}": buffer.detach().clone()
+        for name, layer in network.named_modules()
+        if isinstance(layer, _BatchNorm)
+        for key, buffer in layer.named_buffers(recurse=False)
+    }
+
+
+def _replace(weights: Tensors, own: Mapping[str, Tensor]) -> None:
+    weights.update({key: value for key, value in own.items() if key in weights})

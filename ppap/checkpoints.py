@@ -1,0 +1,128 @@
+"""Reading and writing weights: never executes a file's code, never accepts a wrong one."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+__all__ = ["CheckpointError", "load_state", "load_weights", "save_weights"]
+
+SHOWN_KEYS = 4
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, hostile or of another network."""
+
+
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file or a PyTorch checkpoint, on the CPU.
+
+    PyTorch files are read with ``weights_only=True``: a pickle that carries code is refused.
+    A checkpoint wrapped as ``{"state_dict": ...}`` is unwrapped.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, hostile or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; check the path or fetch the file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        safetensors.SafetensorError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        RuntimeError,
+        EOFError,
+    ) as error:
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path.name} is damaged or holds more than weights ({reason}); fetch it again"
+        ) from error
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(value, Tensor) for value in loaded.values()
+    ):
+        raise CheckpointError(f"{path.name} is not a state dict of tensors; fetch the weights file")
+    return dict(loaded)
+
+
+def load_weights(module: nn.Module, path: str | Path) -> None:
+    """Fill a module from a checkpoint, strictly; half-precision weights widen to the module's.
+
+    Raises:
+        CheckpointError: as :func:`load_state`, and if keys are missing or unexpected or a
+            shape differs; the module is then unchanged.
+    """
+    check_and_load(module, load_state(path), Path(path).name)
+
+
+def check_and_load(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Fill a module from tensors, strictly, or say all that is wrong in one line.
+
+    Raises:
+        CheckpointError: as :func:`load_weights`.
+    """
+    own = module.state_dict()
+    problems = []
+    if missing := [key for key in own if key not in state]:
+        problems.append(f"missing {_some(missing)}")
+    if unexpected := [key for key in state if key not in own]:
+        problems.append(f"unexpected {_some(unexpected)}")
+    wrong = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+        for key, tensor in own.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    if wrong:
+        problems.append(f"wrong shape {_some(wrong)}")
+    if problems:
+        raise CheckpointError(
+            f"{source} does not fit {type(module).__name__}: {'; '.join(problems)}; "
+            "check that the file and the architecture's settings belong together"
+        )
+    module.load_state_dict(dict(state))
+
+
+def save_weights(
+    state: Mapping[str, Tensor],
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write tensors as safetensors, atomically: beside the target first, then renamed.
+
+    Args:
+        state: tensors by name.
+        path: ends in ``.safetensors``.
+        dtype: floating-point tensors are cast to it, e.g. ``torch.float16``.
+        metadata: strings kept in the file's header.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        key: (value.to(dtype) if dtype and value.is_floating_point() else value)
+        .detach()
+        .cpu()
+        .contiguous()
+        .clone()
+        for key, value in state.items()
+    }
+    scratch = path.with_name(path.name + ".part")
+    save_file(tensors, scratch, metadata=dict(metadata or {}))
+    scratch.replace(path)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:SHOWN_KEYS])
+    return shown if len(names) <= SHOWN_KEYS else f"{shown} and {len(names) - SHOWN_KEYS} more"

@@ -1,0 +1,325 @@
+"""Experts: one frozen predictor, N adapters, each for one noise range, routed by timestep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ppap.adapters import Adapter, Biases, Full, Lora, Norms, Part, ppap_adapter
+from ppap.checkpoints import CheckpointError, check_and_load, load_state, save_weights
+from ppap.denoiser import freeze
+from ppap.guidance import LikelihoodGuide
+from ppap.predictors import Predictor
+from ppap.tasks import ClassTask, Task
+
+__all__ = ["Expert", "ExpertBank", "NoiseRanges"]
+
+PART_KINDS: dict[str, type[Part]] = {
+    "lora": Lora,
+    "biases": Biases,
+    "norms": Norms,
+    "full": Full,
+}
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class NoiseRanges:
+    """Half-open ranges of timesteps, [b_0, b_1), [b_1, b_2), ...: low noise to high.
+
+    Attributes:
+        boundaries: N + 1 increasing timesteps from 0 to the schedule's length.
+
+    Raises:
+        ValueError: if they do not start at 0 or do not increase.
+    """
+
+    boundaries: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        rising = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
+        if len(self.boundaries) < 2 or self.boundaries[0] != 0 or not rising:
+            raise ValueError(f"boundaries must increase from 0, got {self.boundaries}")
+
+    @classmethod
+    def equal(cls, count: int, steps: int = 1000) -> NoiseRanges:
+        """``count`` ranges of equal width, as in the paper: boundaries int(i steps / count)."""
+        if not 1 <= count <= steps:
+            raise ValueError(f"between 1 and {steps} experts can share {steps} steps, got {count}")
+        return cls(tuple(i * steps // count for i in range(count + 1)))
+
+    def __len__(self) -> int:
+        return len(self.boundaries) - 1
+
+    def bounds(self, expert: int) -> tuple[int, int]:
+        """First timestep of an expert's range, and the first one beyond it."""
+        return self.boundaries[expert], self.boundaries[expert + 1]
+
+    def expert_of(self, timesteps: Tensor) -> Tensor:
+        """(B,) expert of each of (B,) timesteps; a boundary belongs to the range above it.
+
+        Raises:
+            ValueError: for a timestep outside all ranges.
+        """
+        low, high = self.boundaries[0], self.boundaries[-1]
+        if timesteps.numel() and not (low <= timesteps.min() and timesteps.max() < high):
+            raise ValueError(f"timesteps must lie in [{low}, {high}), got {timesteps.tolist()}")
+        inner = torch.tensor(self.boundaries[1:-1], device=timesteps.device)
+        return torch.bucketize(timesteps, inner, right=True)
+
+
+class Expert(nn.Module):
+    """The adapter tensors of one noise range, under the names that the adapter gave them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for key, value in tensors.items():
+            self.register_parameter(_escape(key), nn.Parameter(value))
+        for key, value in buffers.items():
+            self.register_buffer(_escape(key), value)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trainable tensors."""
+        return {_unescape(key): value for key, value in self.named_parameters()}
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Buffers that the expert keeps for itself; training updates them in place."""
+        return {_unescape(key): value for key, value in self.named_buffers()}
+
+
+class ExpertBank(nn.Module):
+    """One frozen predictor and N experts: (x_t, t) -> prediction, routed per sample.
+
+    In evaluation mode the effective weights of the expert in use are computed once and kept
+    until another is needed, so a trajectory merges each expert once and the guidance
+    gradient costs what the bare predictor's does. In training mode they are computed at
+    every call, with gradients to the experts alone.
+
+    Args:
+        predictor: the off-the-shelf model; frozen in place.
+        ranges: number of equal ranges, or the ranges themselves.
+        adapter: what is trained per range.
+        steps: length of the noise schedule, for a number of ranges.
+        seed: of the adapters' random initial values.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        ranges: int | NoiseRanges = 5,
+        adapter: Adapter | None = None,
+        steps: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.predictor = freeze(predictor)
+        self.ranges = NoiseRanges.equal(ranges, steps) if isinstance(ranges, int) else ranges
+        self.adapter = ppap_adapter() if adapter is None else adapter
+        generator = torch.Generator().manual_seed(seed)
+        self.experts = nn.ModuleList(
+            Expert(
+                self.adapter.create(predictor.network, generator),
+                self.adapter.buffers(predictor.network),
+            )
+            for _ in range(len(self.ranges))
+        ).to(next(predictor.network.parameters()).device)
+        self._overwritten: dict[str, Tensor] = {}
+        self._cached: tuple[int, dict[str, Tensor]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ranges)
+
+    @property
+    def trainable_share(self) -> float:
+        """Trained parameters of one expert, as a share of the predictor's."""
+        trained = sum(parameter.numel() for parameter in self.expert(0).parameters())
+        base = sum(parameter.numel() for parameter in self.predictor.network.parameters())
+        return trained / base
+
+    def expert(self, number: int) -> Expert:
+        """The expert of a range, counted from 0 at low noise."""
+        found = self.experts[number]
+        assert isinstance(found, Expert)
+        return found
+
+    def forward(self, x_t: Tensor, timesteps: Tensor) -> Any:
+        """Predict from noisy images, each by the expert of its own timestep.
+
+        Args:
+            x_t: (B, C, H, W) noisy images.
+            timesteps: (B,) original timesteps, mixed as they come.
+
+        Returns:
+            (B, ...) predictions, in the order of the batch.
+
+        Raises:
+            ValueError: for a timestep outside all ranges.
+        """
+        experts = self.ranges.expert_of(timesteps)
+        present = experts.unique().tolist()
+        if len(present) == 1:
+            return self.predict(x_t, present[0])
+        order, parts = [], []
+        for number in present:
+            rows = (experts == number).nonzero()[:, 0]
+            order.append(rows)
+            parts.append(self.predict(x_t[rows], number))
+        return torch.cat(parts)[torch.cat(order).argsort()]
+
+    def predict(self, images: Tensor, expert: int) -> Any:
+        """The prediction of one expert for (B, C, H, W) images, whatever their noise."""
+        network = self.predictor.network
+        network.train(self.training and bool(self.expert(expert).statistics()))
+        weights = self.effective(expert)
+        return functional_call(network, weights, (self.predictor.prepare(images),))
+
+    def teach(self, images: Tensor) -> Any:
+        """The unadapted predictor's prediction for (B, C, H, W) clean images, no gradient."""
+        self.predictor.network.eval()
+        with torch.no_grad():
+            prepared = self.predictor.prepare(images)
+            return functional_call(self.predictor.network, self._base(), (prepared,))
+
+    def effective(self, expert: int) -> dict[str, Tensor]:
+        """Parameters and buffers of the network under an expert, by name."""
+        if self.training:
+            self._cached = None
+            return self._effective(expert)
+        if self._cached is None or self._cached[0] != expert:
+            with torch.no_grad():
+                weights = self._effective(expert)
+            self._cached = expert, {key: value.detach() for key, value in weights.items()}
+        return self._cached[1]
+
+    def _effective(self, number: int) -> dict[str, Tensor]:
+        expert = self.expert(number)
+        return self.adapter.effective(self._base(), expert.tensors()) | expert.statistics()
+
+    def _base(self) -> dict[str, Tensor]:
+        return dict(self.predictor.network.named_parameters()) | self._overwritten
+
+    def _live(self) -> dict[str, Tensor]:
+        network = self.predictor.network
+        return dict(network.named_parameters()) | dict(network.named_buffers())
+
+    def train(self, mode: bool = True) -> ExpertBank:
+        """Training or evaluation mode; forgets merged weights."""
+        self._cached = None
+        super().train(mode)
+        return self
+
+    def copy_expert(self, source: int, target: int) -> None:
+        """Make one expert start from another's state."""
+        self.expert(target).load_state_dict(self.expert(source).state_dict())
+        self._cached = None
+
+    @torch.no_grad()
+    def merge(self, expert: int) -> Predictor:
+        """Write an expert into the predictor, which then is an ordinary noise-aware module.
+
+        The bank itself goes on working, for every expert: it remembers what it overwrote.
+
+        Returns:
+            The bank's own predictor, good until :meth:`unmerge` or the next merge.
+        """
+        self.unmerge()
+        live = self._live()
+        for key, value in self._effective(expert).items():
+            if value is not live[key]:
+                self._overwritten[key] = live[key].clone()
+                live[key].copy_(value)
+        return self.predictor
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Restore the predictor exactly, bit for bit."""
+        live = self._live()
+        for key, value in self._overwritten.items():
+            live[key].copy_(value)
+        self._overwritten = {}
+        self._cached = None
+
+    def guide(self, targets: Tensor, scale: float, task: Task | None = None) -> LikelihoodGuide:
+        """A guide towards (N, ...) targets; class targets unless a task says otherwise."""
+        return LikelihoodGuide(self.eval(), task or ClassTask(), targets, scale)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``bank.json`` and one ``expert_<n>.safetensors`` per range.
+
+        The predictor is not written, only a fingerprint of it.
+        """
+        folder = Path(folder)
+        for number in range(len(self)):
+            expert = self.expert(number)
+            save_weights(
+                expert.tensors() | expert.statistics(), folder / f"expert_{number}.safetensors"
+            )
+        names = {kind: name for name, kind in PART_KINDS.items()}
+        description = {
+            "format": FORMAT,
+            "predictor": self.predictor.name,
+            "fingerprint": self.fingerprint(),
+            "boundaries": self.ranges.boundaries,
+            "adapter": [
+                {"part": names[type(part)], **vars(part)} for part in self.adapter.parts
+            ],
+        }
+        scratch = folder / "bank.json.part"
+        scratch.write_text(json.dumps(description, indent=2) + "\n")
+        scratch.replace(folder / "bank.json")
+
+    @classmethod
+    def load(cls, folder: str | Path, predictor: Predictor) -> ExpertBank:
+        """A saved bank around the predictor that it was trained for.
+
+        Raises:
+            CheckpointError: if the folder holds no whole bank, or one of another predictor.
+        """
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / "bank.json").read_text())
+            parts = tuple(
+                PART_KINDS[fields.pop("part")](**fields) for fields in description["adapter"]
+            )
+            ranges = NoiseRanges(tuple(description["boundaries"]))
+            fingerprint = description["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{folder} holds no readable bank.json ({error}); name a folder made by save()"
+            ) from error
+        bank = cls(predictor, ranges, Adapter(parts))
+        if bank.fingerprint() != fingerprint:
+            raise CheckpointError(
+                f"{folder} was trained for other weights of {description['predictor']}; "
+                f"load the predictor whose fingerprint is {fingerprint}"
+            )
+        for number in range(len(bank)):
+            path = folder / f"expert_{number}.safetensors"
+            state = {_escape(key): value for key, value in load_state(path).items()}
+            check_and_load(bank.expert(number), state, path.name)
+        return bank.eval()
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of the unadapted predictor's parameters."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self._base().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _escape(key: str) -> str:
+    """Module attributes cannot hold dots."""
+    return key.replace(".", "/")
+
+
+def _unescape(key: str) -> str:
+    return key.replace("/", ".")

@@ -1,0 +1,24 @@
+"""Images as stored bytes and as what networks take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["from_uint8", "to_uint8"]
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1], any shape, as rounded bytes in 0..255; what lies outside is clipped."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """Bytes in 0..255, any shape, as float32 images in [-1, 1].
+
+    Raises:
+        ValueError: for another dtype.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 pixels, got {images.dtype}")
+    return images.float() / 127.5 - 1

@@ -1,0 +1,335 @@
+"""DDPM and DDIM as pure step functions, and the one loop that runs them.
+
+Samplers know nothing of experts or predictors: a step takes a guidance gradient if there is
+one. DDPM: Ho et al. (arXiv 2006.11239). DDIM: Song et al. (arXiv 2010.02502). Where the
+gradient enters: Dhariwal & Nichol (arXiv 2105.05233), algorithms 1 and 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppap.denoiser import Denoiser, Prediction, module_device
+from ppap.guidance import Guide
+from ppap.schedule import Floats, Schedule
+from ppap.streams import NoiseStreams
+
+__all__ = ["DDIM", "DDPM", "Sampler", "ddim_step", "ddpm_step", "sample", "trajectory"]
+
+Index = int | Tensor
+FixedVariance = Literal["large", "small"]
+
+
+class Sampler(Protocol):
+    """A choice of timesteps and of the step between them."""
+
+    @property
+    def spacing(self) -> str:
+        """Which timesteps are visited, as :meth:`ppap.schedule.Schedule.respace` reads it."""
+        ...
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a step needs noise."""
+        ...
+
+    def step(
+        self,
+        schedule: Schedule,
+        index: Index,
+        x_t: Tensor,
+        prediction: Prediction,
+        gradient: Tensor | None,
+        noise: Tensor | None,
+    ) -> Tensor:
+        """x at the next lower index of the respaced schedule."""
+        ...
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """Deterministic (``eta=0``) or partly stochastic sampling with a fixed stride.
+
+    Attributes:
+        steps: how many of the schedule's timesteps are visited; must be reachable by an
+            integer stride (25 of 1000 is).
+        eta: noise level, 0 for none, 1 for that of DDPM (DDIM, equation 16).
+        clip: whether the predicted image is clipped to [-1, 1] before guidance.
+    """
+
+    steps: int = 25
+    eta: float = 0.0
+    clip: bool = True
+
+    @property
+    def spacing(self) -> str:
+        return f"ddim{self.steps}"
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def step(
+        self,
+        schedule: Schedule,
+        index: Index,
+        x_t: Tensor,
+        prediction: Prediction,
+        gradient: Tensor | None,
+        noise: Tensor | None,
+    ) -> Tensor:
+        return ddim_step(
+            schedule,
+            index,
+            x_t,
+            prediction,
+            gradient=gradient,
+            eta=self.eta,
+            noise=noise,
+            clip=self.clip,
+        )
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """Ancestral sampling over evenly spaced timesteps.
+
+    Attributes:
+        steps: how many of the schedule's timesteps are visited.
+        fixed_variance: ``"large"`` (beta) or ``"small"`` (the posterior's), for denoisers
+            without learned variance.
+        clip: whether the predicted image is clipped to [-1, 1].
+    """
+
+    steps: int = 250
+    fixed_variance: FixedVariance = "large"
+    clip: bool = True
+
+    @property
+    def spacing(self) -> str:
+        return str(self.steps)
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    def step(
+        self,
+        schedule: Schedule,
+        index: Index,
+        x_t: Tensor,
+        prediction: Prediction,
+        gradient: Tensor | None,
+        noise: Tensor | None,
+    ) -> Tensor:
+        return ddpm_step(
+            schedule,
+            index,
+            x_t,
+            prediction,
+            gradient=gradient,
+            noise=noise,
+            clip=self.clip,
+            fixed_variance=self.fixed_variance,
+        )
+
+
+def ddim_step(
+    schedule: Schedule,
+    index: Index,
+    x_t: Tensor,
+    prediction: Prediction,
+    *,
+    gradient: Tensor | None = None,
+    eta: float = 0.0,
+    noise: Tensor | None = None,
+    clip: bool = True,
+) -> Tensor:
+    """One DDIM step, guided if there is a gradient.
+
+    Guidance follows the published order: the predicted image is clipped, the noise implied
+    by it is shifted by -sqrt(1 - abar) gradient, and the image is predicted again from the
+    shifted noise, not clipped a second time.
+
+    Args:
+        schedule: the respaced schedule.
+        index: position in it, an int or (B,) int64 for a batch of mixed timesteps.
+        x_t: (B, C, H, W) noisy images.
+        prediction: the denoiser's for ``x_t``.
+        gradient: (B, C, H, W), scale times the gradient of the log-likelihood in x_t.
+        eta: noise level (DDIM, equation 16).
+        noise: (B, C, H, W) standard normal; needed if ``eta > 0``.
+        clip: whether the predicted image is clipped to [-1, 1].
+
+    Returns:
+        (B, C, H, W) images at the next lower index.
+
+    Raises:
+        ValueError: if ``eta > 0`` and there is no noise.
+    """
+    if eta > 0 and noise is None:
+        raise ValueError("DDIM with eta > 0 needs noise")
+    level, before = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
+    sigma = eta * np.sqrt((1 - before) / (1 - level)) * np.sqrt(1 - level / before)
+    at = _gather(index, x_t)
+    epsilon = prediction.epsilon
+    x_0 = at(1 / np.sqrt(level)) * x_t - at(np.sqrt(1 / level - 1)) * epsilon
+    if clip:
+        x_0 = x_0.clamp(-1, 1)
+        epsilon = (at(1 / np.sqrt(level)) * x_t - x_0) / at(np.sqrt(1 / level - 1))
+    if gradient is not None:
+        epsilon = epsilon - at(np.sqrt(1 - level)) * gradient
+        x_0 = at(1 / np.sqrt(level)) * x_t - at(np.sqrt(1 / level - 1)) * epsilon
+    x_next = at(np.sqrt(before)) * x_0 + at(np.sqrt(1 - before - sigma**2)) * epsilon
+    if noise is None or eta == 0:
+        return x_next
+    return x_next + at(sigma) * noise
+
+
+def ddpm_step(
+    schedule: Schedule,
+    index: Index,
+    x_t: Tensor,
+    prediction: Prediction,
+    *,
+    gradient: Tensor | None = None,
+    noise: Tensor | None = None,
+    clip: bool = True,
+    fixed_variance: FixedVariance = "large",
+) -> Tensor:
+    """One ancestral step, guided if there is a gradient: mean + variance gradient + noise.
+
+    Args:
+        schedule: the respaced schedule.
+        index: position in it, an int or (B,) int64 for a batch of mixed timesteps.
+        x_t: (B, C, H, W) noisy images.
+        prediction: the denoiser's for ``x_t``.
+        gradient: (B, C, H, W), scale times the gradient of the log-likelihood in x_t.
+        noise: (B, C, H, W) standard normal; without effect at index 0.
+        clip: whether the predicted image is clipped to [-1, 1].
+        fixed_variance: used unless the denoiser learned its variance.
+
+    Returns:
+        (B, C, H, W) images at the next lower index.
+
+    Raises:
+        ValueError: if there is no noise.
+    """
+    if noise is None:
+        raise ValueError("DDPM steps need noise")
+    level, before = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
+    betas = schedule.betas
+    at = _gather(index, x_t)
+    x_0 = at(1 / np.sqrt(level)) * x_t - at(np.sqrt(1 / level - 1)) * prediction.epsilon
+    if clip:
+        x_0 = x_0.clamp(-1, 1)
+    towards_image = betas * np.sqrt(before) / (1 - level)
+    towards_noise = (1 - before) * np.sqrt(1 - betas) / (1 - level)
+    mean = at(towards_image) * x_0 + at(towards_noise) * x_t
+    log_variance = _log_variance(schedule, at, prediction.variance_fraction, fixed_variance)
+    if gradient is not None:
+        mean = mean + log_variance.exp() * gradient
+    inner = np.append(0.0, np.ones(len(schedule) - 1))
+    return mean + at(inner) * (0.5 * log_variance).exp() * noise
+
+
+def _log_variance(
+    schedule: Schedule,
+    at: Callable[[Floats], Tensor],
+    fraction: Tensor | None,
+    fixed_variance: FixedVariance,
+) -> Tensor:
+    small = schedule.posterior_log_variance
+    if fraction is not None:
+        # The network's output in [-1, 1] interpolates between the two (Improved DDPM, eq. 15).
+        weight = (fraction + 1) / 2
+        return weight * at(np.log(schedule.betas)) + (1 - weight) * at(small)
+    if fixed_variance == "small":
+        return at(small)
+    # The published "large" variance borrows the posterior's at index 0, where beta is too much.
+    first = np.exp(small[:1])
+    return at(np.log(np.append(first, schedule.betas[1:])))
+
+
+def _gather(index: Index, like: Tensor) -> Callable[[Floats], Tensor]:
+    """Reads a float64 table at the index, shaped to multiply images like ``like``."""
+
+    def at(table: Floats) -> Tensor:
+        if isinstance(index, int):
+            return torch.tensor(table[index], dtype=like.dtype, device=like.device)
+        rows = torch.from_numpy(table)[index.cpu()]
+        return rows.to(device=like.device, dtype=like.dtype)[:, None, None, None]
+
+    return at
+
+
+@torch.no_grad()
+def trajectory(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    seeds: Sequence[int],
+    guide: Guide | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Sample one batch, yielding every intermediate state.
+
+    Yields:
+        (original timestep just left, x after the step: (B, C, H, W)), noisiest first; the
+        last x is the image.
+    """
+    device = module_device(denoiser)
+    schedule = denoiser.schedule.respace(sampler.spacing)
+    streams = NoiseStreams(seeds, denoiser.shape, device)
+    x_t = streams.draw()
+    for index in reversed(range(len(schedule))):
+        timestep = int(schedule.timesteps[index])
+        timesteps = torch.full((len(x_t),), timestep, device=device)
+        prediction = denoiser(x_t, timesteps)
+        gradient = None if guide is None else guide(x_t, timesteps)
+        noise = streams.draw() if sampler.stochastic else None
+        x_t = sampler.step(schedule, index, x_t, prediction, gradient, noise)
+        yield timestep, x_t
+
+
+def sample(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    seeds: Sequence[int],
+    guide: Guide | None = None,
+    batch: int = 128,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Generate one image per seed.
+
+    Args:
+        denoiser: what is sampled from.
+        sampler: e.g. ``DDIM(25)``.
+        seeds: one per image; an image depends on its own alone (and its target).
+        guide: steers the samples; its targets run parallel to ``seeds``.
+        batch: images per network call.
+        progress: called with the number of images finished, after each batch.
+
+    Returns:
+        (N, C, H, W) float32 images in [-1, 1] on the CPU.
+
+    Raises:
+        ValueError: if the guide has another number of targets than there are seeds.
+    """
+    if guide is not None and len(guide) != len(seeds):
+        raise ValueError(f"{len(seeds)} seeds need as many targets, the guide has {len(guide)}")
+    images = []
+    for start in range(0, len(seeds), batch):
+        rows = slice(start, start + batch)
+        part = None if guide is None else guide.rows(rows)
+        x_t = torch.empty(0)
+        for _, x_t in trajectory(denoiser, sampler, seeds[rows], part):
+            pass
+        images.append(x_t.clamp(-1, 1).float().cpu())
+        if progress is not None:
+            progress(len(x_t))
+    return torch.cat(images) if images else torch.empty(0, *denoiser.shape)

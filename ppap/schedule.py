@@ -1,0 +1,178 @@
+"""Noise schedules: the cumulative signal level of every timestep, in float64.
+
+Notation is that of DDPM (Ho et al., arXiv 2006.11239): x_t = sqrt(abar_t) x_0 +
+sqrt(1 - abar_t) eps. Respacing follows openai/improved-diffusion: a respaced schedule is a
+schedule of fewer steps which remembers the original timestep of each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["Schedule", "cosine_schedule", "linear_schedule", "make_schedule"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Signal levels of a diffusion process, most signal first.
+
+    Attributes:
+        alphas_cumprod: (T,) float64, strictly decreasing, in (0, 1).
+        timesteps: (T,) int64, the original timestep of each index, increasing; it is what
+            the network is shown and what experts are routed by.
+
+    Raises:
+        ValueError: if the signal levels are not strictly decreasing in (0, 1).
+    """
+
+    alphas_cumprod: Floats
+    timesteps: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        levels = np.asarray(self.alphas_cumprod, dtype=np.float64)
+        falls = bool(np.all(np.diff(levels) < 0))
+        if levels.ndim != 1 or not levels.size or not falls or not 0 < levels[-1] <= levels[0] < 1:
+            raise ValueError("alphas_cumprod must fall strictly, from below 1 to above 0")
+        steps = np.asarray(self.timesteps, dtype=np.int64)
+        if not steps.size:
+            steps = np.arange(len(levels), dtype=np.int64)
+        if steps.shape != levels.shape:
+            raise ValueError(f"{len(levels)} signal levels need as many timesteps, got {len(steps)}")
+        object.__setattr__(self, "alphas_cumprod", levels)
+        object.__setattr__(self, "timesteps", steps)
+
+    def __len__(self) -> int:
+        return len(self.alphas_cumprod)
+
+    @cached_property
+    def alphas_cumprod_prev(self) -> Floats:
+        """Signal level one step nearer the image; 1 before index 0."""
+        return np.append(1.0, self.alphas_cumprod[:-1])
+
+    @cached_property
+    def betas(self) -> Floats:
+        """Noise added by each step, 1 - abar_i / abar_(i-1)."""
+        return 1.0 - self.alphas_cumprod / self.alphas_cumprod_prev
+
+    @cached_property
+    def posterior_variance(self) -> Floats:
+        """Variance of q(x_(i-1) | x_i, x_0): DDPM, equation 7."""
+        return self.betas * (1.0 - self.alphas_cumprod_prev) / (1.0 - self.alphas_cumprod)
+
+    @cached_property
+    def posterior_log_variance(self) -> Floats:
+        """Its logarithm; index 0, where the variance is 0, borrows that of index 1."""
+        variance = self.posterior_variance
+        return np.log(np.append(variance[1:2] if len(self) > 1 else self.betas, variance[1:]))
+
+    @cached_property
+    def log_snr(self) -> Floats:
+        """Logarithm of the signal-to-noise ratio abar / (1 - abar) of each index."""
+        return np.log(self.alphas_cumprod) - np.log1p(-self.alphas_cumprod)
+
+    def respace(self, spacing: str | int) -> Schedule:
+        """Keep a subset of the steps.
+
+        Args:
+            spacing: ``"ddim25"`` (a fixed stride from timestep 0), ``"250"`` or 250 (evenly
+                from the first to the last timestep), or ``"10,15,20"`` (so many steps in
+                each of three equal sections).
+
+        Returns:
+            The shorter schedule; its timesteps are those of this one.
+
+        Raises:
+            ValueError: if the spacing is malformed or asks for more steps than there are.
+        """
+        kept = _spaced_indices(len(self), str(spacing))
+        return Schedule(self.alphas_cumprod[kept], self.timesteps[kept])
+
+    def signal(self, timesteps: Tensor) -> Tensor:
+        """abar of (B,) indices into this schedule: (B,) float32 on their device."""
+        table = torch.from_numpy(self.alphas_cumprod)
+        return table[timesteps.cpu()].float().to(timesteps.device)
+
+    def add_noise(self, x_0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """Draw x_t ~ q(x_t | x_0), DDPM equation 4.
+
+        Args:
+            x_0: (B, C, H, W) images in [-1, 1].
+            timesteps: (B,) indices into this schedule.
+            noise: (B, C, H, W) standard normal.
+
+        Returns:
+            (B, C, H, W) noisy images.
+        """
+        table = torch.from_numpy(self.alphas_cumprod)[timesteps.cpu()]
+        signal, sigma = (
+            part.to(x_0.dtype).to(x_0.device)[:, None, None, None]
+            for part in (table.sqrt(), (1 - table).sqrt())
+        )
+        return signal * x_0 + sigma * noise
+
+
+def linear_schedule(steps: int = 1000) -> Schedule:
+    """DDPM's schedule: beta from 1e-4 to 0.02 at 1000 steps, rescaled to any other number."""
+    scale = 1000 / steps
+    return Schedule(np.cumprod(1.0 - np.linspace(scale * 1e-4, scale * 0.02, steps)))
+
+
+def cosine_schedule(steps: int = 1000, max_beta: float = 0.999) -> Schedule:
+    """Improved DDPM's squared-cosine schedule (arXiv 2102.09672, equation 17)."""
+
+    def level(fraction: float) -> float:
+        return math.cos((fraction + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = [min(1 - level((i + 1) / steps) / level(i / steps), max_beta) for i in range(steps)]
+    return Schedule(np.cumprod(1.0 - np.array(betas)))
+
+
+def make_schedule(name: str, steps: int = 1000) -> Schedule:
+    """A schedule by its published name, ``"linear"`` or ``"cosine"``.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    makers = {"linear": linear_schedule, "cosine": cosine_schedule}
+    if name not in makers:
+        raise ValueError(f"unknown noise schedule {name!r}; choose from {', '.join(makers)}")
+    return makers[name](steps)
+
+
+def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
+    if spacing.startswith("ddim"):
+        count = _count(spacing.removeprefix("ddim"), spacing)
+        for stride in range(1, total + 1):
+            if len(range(0, total, stride)) == count:
+                return np.arange(0, total, stride)
+        raise ValueError(f"no integer stride takes exactly {count} of {total} steps ({spacing!r})")
+    counts = [_count(part, spacing) for part in spacing.split(",")]
+    size, longer = divmod(total, len(counts))
+    kept: list[int] = []
+    start = 0
+    for section, count in enumerate(counts):
+        length = size + (section < longer)
+        if count > length:
+            raise ValueError(f"a section of {length} steps cannot keep {count} ({spacing!r})")
+        stride = (length - 1) / (count - 1) if count > 1 else 1.0
+        position = 0.0
+        for _ in range(count):
+            kept.append(start + round(position))
+            position += stride
+        start += length
+    return np.array(sorted(set(kept)), dtype=np.int64)
+
+
+def _count(text: str, spacing: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"bad spacing {spacing!r}; write 'ddim25', '250' or '10,15,20'")
+    return int(text)

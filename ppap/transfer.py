@@ -1,0 +1,216 @@
+"""Training experts: knowledge transfer without data, or with labels for comparison.
+
+For expert n: t ~ U(range n), x_t ~ q(x_t | x_0), and either the student's prediction for
+x_t is drawn to the teacher's for the clean x_0 (data-free, the paper's way) or to a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ppap.experts import ExpertBank
+from ppap.schedule import Schedule
+from ppap.streams import derived_generator
+from ppap.images import from_uint8
+from ppap.tasks import Task
+
+__all__ = ["Distillation", "Objective", "Supervision", "Training", "transfer"]
+
+Start = Literal["previous", "base", "shared"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Budget and optimiser of a whole bank.
+
+    Attributes:
+        steps: optimiser steps in total; each of N experts gets steps / N, as in the paper.
+        batch: images per step.
+        learning_rate: AdamW's, annealed linearly to 0 within each expert's share.
+        weight_decay: AdamW's.
+        start: what an expert starts from: ``"previous"``, the one trained before it, low
+            noise to high, which is what the released code does; ``"base"``, the unadapted
+            predictor; ``"shared"``, one expert trained on all ranges for ``shared_share``
+            of the steps.
+        shared_share: of the steps, spent on the shared start; used by ``"shared"`` alone.
+        seed: of every draw.
+
+    Raises:
+        ValueError: for a budget without steps, an unknown start or a share outside (0, 1).
+    """
+
+    steps: int = 300_000
+    batch: int = 256
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.05
+    start: Start = "previous"
+    shared_share: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"training needs steps and a batch, got {self.steps}, {self.batch}")
+        if self.start not in ("previous", "base", "shared"):
+            raise ValueError(f"unknown start {self.start!r}; choose previous, base or shared")
+        if not 0 < self.shared_share < 1:
+            raise ValueError(f"shared_share must lie in (0, 1), got {self.shared_share}")
+
+
+class Objective(Protocol):
+    """The loss of one batch."""
+
+    def prepare(self, bank: ExpertBank, images: Tensor) -> None:
+        """Called once before training, with all (N, C, H, W) uint8 images."""
+        ...
+
+    def loss(self, prediction: Any, chosen: Tensor) -> Tensor:
+        """Scalar loss of predictions for the (B,) chosen images."""
+        ...
+
+
+class Distillation:
+    """Data-free transfer: follow the teacher's prediction for the clean image.
+
+    The teacher sees each image once; its predictions are kept.
+    """
+
+    def __init__(self, task: Task, batch: int = 500) -> None:
+        self.task = task
+        self.batch = batch
+        self._taught = torch.empty(0)
+
+    def prepare(self, bank: ExpertBank, images: Tensor) -> None:
+        device = next(bank.parameters()).device
+        self._taught = torch.cat(
+            [bank.teach(from_uint8(part).to(device)) for part in images.split(self.batch)]
+        )
+
+    def loss(self, prediction: Any, chosen: Tensor) -> Tensor:
+        return self.task.transfer_loss(prediction, self._taught[chosen.to(self._taught.device)])
+
+
+class Supervision:
+    """Labelled training: (N, ...) targets, one per image."""
+
+    def __init__(self, task: Task, targets: Tensor) -> None:
+        self.task = task
+        self.targets = targets
+
+    def prepare(self, bank: ExpertBank, images: Tensor) -> None:
+        if len(self.targets) != len(images):
+            raise ValueError(f"{len(images)} images need as many labels, got {len(self.targets)}")
+        self.targets = self.targets.to(next(bank.parameters()).device)
+
+    def loss(self, prediction: Any, chosen: Tensor) -> Tensor:
+        return self.task.supervised_loss(prediction, self.targets[chosen.to(self.targets.device)])
+
+
+def transfer(
+    bank: ExpertBank,
+    images: Tensor,
+    schedule: Schedule,
+    objective: Objective,
+    training: Training,
+    progress: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Train every expert of a bank.
+
+    Args:
+        bank: its experts are trained in place, low noise to high.
+        images: (N, C, H, W) uint8, synthetic or real.
+        schedule: the denoiser's full schedule.
+        objective: :class:`Distillation` or :class:`Supervision`.
+        training: budget and optimiser.
+        progress: called after each step with (step of the whole training, loss).
+
+    Returns:
+        Mean loss over the last tenth of each expert's steps, low noise to high.
+
+    Raises:
+        ValueError: if there are no images, or the bank's ranges and the schedule differ in
+            length.
+    """
+    if len(images) == 0:
+        raise ValueError("transfer needs at least one image")
+    if bank.ranges.boundaries[-1] != len(schedule):
+        raise ValueError(
+            f"the bank's ranges end at {bank.ranges.boundaries[-1]}, "
+            f"the schedule at {len(schedule)}"
+        )
+    objective.prepare(bank, images)
+    run = _Run(bank, images, schedule, objective, training, progress)
+    bank.train()
+    first_share = 0
+    if training.start == "shared" and len(bank) > 1:
+        first_share = round(training.steps * training.shared_share)
+        run.fit(0, (0, len(schedule)), first_share)
+        for number in range(1, len(bank)):
+            bank.copy_expert(0, number)
+    losses = []
+    for number in range(len(bank)):
+        if number and training.start == "previous":
+            bank.copy_expert(number - 1, number)
+        share = _share(training.steps - first_share, number, len(bank))
+        losses.append(run.fit(number, bank.ranges.bounds(number), share))
+    bank.eval()
+    return losses
+
+
+def _share(total: int, number: int, count: int) -> int:
+    """Steps of one expert: the total, split as evenly as integers allow."""
+    return (number + 1) * total // count - number * total // count
+
+
+@dataclass
+class _Run:
+    """What the trainings of one bank's experts share."""
+
+    bank: ExpertBank
+    images: Tensor
+    schedule: Schedule
+    objective: Objective
+    training: Training
+    progress: Callable[[int, float], None] | None
+    done: int = 0
+
+    def fit(self, number: int, bounds: tuple[int, int], steps: int) -> float:
+        """Train one expert on timesteps in [low, high)."""
+        expert = self.bank.expert(number)
+        optimiser = torch.optim.AdamW(
+            expert.parameters(),
+            self.training.learning_rate,
+            weight_decay=self.training.weight_decay,
+            fused=True,
+        )
+        last: list[float] = []
+        for step in range(steps):
+            optimiser.param_groups[0]["lr"] = self.training.learning_rate * (1 - step / steps)
+            value = self._loss(number, bounds)
+            optimiser.zero_grad()
+            value.backward()
+            optimiser.step()
+            self.done += 1
+            loss = float(value.detach())
+            if step >= steps - max(1, steps // 10):
+                last.append(loss)
+            if self.progress is not None:
+                self.progress(self.done, loss)
+        return sum(last) / len(last) if last else float("nan")
+
+    def _loss(self, number: int, bounds: tuple[int, int]) -> Tensor:
+        # Draws depend on the seed and the step alone, so an arm that differs in one thing
+        # sees the same images and noise everywhere else.
+        generator = derived_generator(self.training.seed, self.done)
+        size = (self.training.batch,)
+        chosen = torch.randint(len(self.images), size, generator=generator)
+        timesteps = torch.randint(*bounds, size, generator=generator)
+        x_0 = from_uint8(self.images[chosen])
+        noise = torch.randn(x_0.shape, generator=generator)
+        x_t = self.schedule.add_noise(x_0, timesteps, noise)
+        device = next(self.bank.parameters()).device
+        return self.objective.loss(self.bank.predict(x_t.to(device), number), chosen)

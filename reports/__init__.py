@@ -1,0 +1,1 @@
+"""Tables and figures, a pure function of the harness's result records; imports no torch."""

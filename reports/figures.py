@@ -1,0 +1,281 @@
+"""The three figures, each a pure function from records to a matplotlib figure.
+
+A method has one colour, one dash and one marker in all of them (`styles`). Nothing here
+touches pyplot's global state, so no display and no backend is needed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import seaborn as sns  # type: ignore[import-untyped]
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullFormatter
+from PIL import Image
+
+from reports.records import NO_PREDICTOR, Grid, Records, method_rank
+from reports.styles import Style, styles
+
+__all__ = ["noise_accuracy_figure", "png", "samples_figure", "tradeoff_figure"]
+
+DPI = 130
+MAX_PNG_BYTES = 400_000
+EXPERT_BOUNDS = (0, 200, 400, 600, 800, 1000)
+
+
+def noise_accuracy_figure(records: Records) -> Figure:
+    """Accuracy on noisy real images against timestep: a facet per predictor, a line per model.
+
+    Lines are means over seeds, bands reach from the lowest to the highest seed, and faint
+    vertical lines bound the five experts' ranges. ``records.noise_accuracy`` is not empty.
+    """
+    data, looks = records.noise_accuracy, styles(records.methods)
+    predictors = _predictors(data)
+    with _theme():
+        figure, facets = _facets(predictors, share_y=True)
+        for axes, predictor in zip(facets, predictors, strict=True):
+            part = data[data["predictor"] == predictor]
+            axes.grid(visible=False, axis="x")
+            for bound in EXPERT_BOUNDS:
+                axes.axvline(bound, color="0.83", linewidth=1, zorder=0.5)
+            sns.lineplot(
+                part,
+                x="timestep",
+                y="accuracy",
+                **_mapping(part, looks),
+                errorbar=("pi", 100),
+                err_kws={"alpha": 0.18, "linewidth": 0},
+                linewidth=1.7,
+                legend=False,
+                ax=axes,
+            )
+            axes.set(title=predictor, xlim=(0, 1000), xticks=EXPERT_BOUNDS, ylim=(0, 1))
+            axes.set(xlabel="timestep (more noise →)", ylabel="accuracy on noisy images")
+            axes.label_outer()
+        _legend(figure, _present(data), looks, markers=False)
+    return figure
+
+
+def tradeoff_figure(records: Records) -> Figure:
+    """Guided accuracy against FID over guidance scales: a facet per predictor.
+
+    A point is a scale, averaged over seeds; the scale of the method's row in the table, where
+    there is one, is ringed. Unguided sampling is drawn in every facet. FID is on a logarithmic
+    axis if it spans more than a factor of five. ``records.tradeoff`` is not empty.
+    """
+    data, looks = records.tradeoff, styles(records.methods)
+    means = data.groupby(["predictor", "method", "scale"], as_index=False)[["accuracy", "fid"]]
+    points = means.mean().dropna()
+    predictors = _predictors(data)
+    with _theme():
+        figure, facets = _facets(predictors, share_y=True)
+        for axes, predictor in zip(facets, predictors, strict=True):
+            part = points[points["predictor"].isin([predictor, NO_PREDICTOR])]
+            for method, line in part.groupby("method"):
+                _draw_scales(
+                    axes, line, str(method), looks, _chosen(records, str(method), predictor)
+                )
+            axes.set(title=predictor, xlabel="guided accuracy (higher is better →)")
+            axes.set(ylabel="FID (← lower is better)")
+            axes.margins(0.1)
+        if not points.empty and points["fid"].min() * 5 < points["fid"].max():
+            facets[0].set_yscale("log")
+            facets[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            facets[0].yaxis.set_major_formatter("{x:g}")
+            facets[0].yaxis.set_minor_formatter(NullFormatter())
+        for axes in facets:
+            axes.label_outer()
+        _legend(figure, _present(data), looks, markers=True)
+    return figure
+
+
+def samples_figure(records: Records) -> Figure:
+    """Samples of every method: a band per predictor, a block per method, a row per class.
+
+    Columns of all blocks are the same seeds. Unguided samples open every band.
+    ``records.grids`` is not empty and its images are of one size.
+    """
+    predictors = _predictors(pd.DataFrame({"predictor": [g.predictor for g in records.grids]}))
+    bands = [
+        [grid for grid in records.grids if grid.predictor in (predictor, NO_PREDICTOR)]
+        for predictor in predictors
+    ]
+    looks = styles(records.methods)
+    height, width = records.grids[0].images.shape[2:4]
+    blocks = max(map(len, bands))
+    fewest = min(grid.images.shape[1] for grid in records.grids)
+    columns = max(1, min(fewest, 8, 1160 // (blocks * (width + 1))))
+    zoom = max(1, 1160 // (blocks * columns * (width + 1)))
+    mosaics = [[_mosaic(grid.images[:, :columns], zoom) for grid in band] for band in bands]
+
+    left, top, gap = 110, 54, 14
+    block_width = columns * (width + 1) * zoom
+    heights = [mosaic[0].shape[0] for mosaic in mosaics]
+    total = np.array([left + blocks * (block_width + gap), sum(heights) + top * len(bands) + gap])
+    with _theme():
+        figure = Figure(figsize=tuple(total / DPI), dpi=DPI)
+        down = 0
+        for predictor, band, images, tall in zip(predictors, bands, mosaics, heights, strict=True):
+            down += top
+            for place, (grid, image) in enumerate(zip(band, images, strict=True)):
+                corner = (left + place * (block_width + gap), total[1] - down - tall)
+                box = np.array([*corner, image.shape[1], tall]) / np.tile(total, 2)
+                axes = figure.add_axes((box[0], box[1], box[2], box[3]))
+                axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                axes.set_title(
+                    _block_title(grid), color=looks[grid.method].colour, pad=4, fontsize=8.5
+                )
+                _label_classes(axes, grid.labels if not place else (), height, zoom)
+            figure.text(
+                8 / total[0],
+                1 - (down - 8) / total[1],
+                predictor if predictor != NO_PREDICTOR else "",
+                weight="bold",
+                va="baseline",
+            )
+            down += tall
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a palette PNG without metadata: equal figures give equal bytes.
+
+    Colours are cut from 256 as far as it takes to stay under `MAX_PNG_BYTES`.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    picture = Image.open(drawn).convert("RGB")
+    encoded = b""
+    for colours in (256, 128, 64, 32, 16):
+        buffer = io.BytesIO()
+        reduced = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        reduced.save(buffer, format="png", optimize=True)
+        encoded = buffer.getvalue()
+        if len(encoded) < MAX_PNG_BYTES:
+            break
+    return encoded
+
+
+@contextmanager
+def _theme() -> Iterator[None]:
+    quiet = {
+        "axes.edgecolor": "0.4",
+        "grid.color": "0.93",
+        "figure.facecolor": "white",
+    }
+    sizes = sns.plotting_context("notebook", font_scale=0.85, rc={"axes.linewidth": 0.8})
+    with sns.axes_style("whitegrid", quiet), sizes:
+        yield
+
+
+def _predictors(frame: pd.DataFrame) -> list[str]:
+    """The predictors, sorted; ``"none"`` only where there is no other."""
+    return sorted(set(frame["predictor"]) - {NO_PREDICTOR}) or [NO_PREDICTOR]
+
+
+def _present(frame: pd.DataFrame) -> list[str]:
+    return sorted(set(frame["method"]), key=method_rank)
+
+
+def _mapping(part: pd.DataFrame, looks: dict[str, Style]) -> dict[str, Any]:
+    """Seaborn's arguments that give each method its colour and dash."""
+    present = _present(part)
+    return {
+        "hue": "method",
+        "hue_order": present,
+        "palette": {name: looks[name].colour for name in present},
+        "style": "method",
+        "style_order": present,
+        "dashes": {name: looks[name].dash or "" for name in present},
+    }
+
+
+def _facets(predictors: list[str], share_y: bool) -> tuple[Figure, list[Axes]]:
+    count = len(predictors)
+    figure = Figure(figsize=(1.2 + 4.3 * count + (1.3 if count == 1 else 0), 4.3), dpi=DPI)
+    figure.set_layout_engine("constrained")
+    facets = figure.subplots(1, count, squeeze=False, sharey=share_y)
+    return figure, list(facets[0])
+
+
+def _legend(figure: Figure, methods: list[str], looks: dict[str, Style], markers: bool) -> None:
+    handles = []
+    for name in methods:
+        look = looks[name]
+        line = Line2D([], [], color=look.colour, linewidth=1.7, label=name)
+        line.set_linestyle((0, look.dash) if look.dash else "-")
+        if markers:
+            line.set_marker(look.marker)
+        handles.append(line)
+    columns = min(len(handles), 2 + 2 * len(figure.axes))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _chosen(records: Records, method: str, predictor: str) -> set[float]:
+    rows = records.rows
+    if rows.empty:
+        return set()
+    return set(rows.loc[(rows["method"] == method) & (rows["predictor"] == predictor), "scale"])
+
+
+def _draw_scales(
+    axes: Axes, line: pd.DataFrame, method: str, looks: dict[str, Style], chosen: set[float]
+) -> None:
+    look = looks[method]
+    line = line.sort_values("scale")
+    axes.plot(
+        line["accuracy"],
+        line["fid"],
+        color=look.colour,
+        linestyle=(0, look.dash) if look.dash else "-",
+        linewidth=1.5,
+        label=method,
+    )
+    size = 60 if method == "unguided" else 34
+    axes.scatter(line["accuracy"], line["fid"], s=size, c=look.colour, marker=look.marker, zorder=4)
+    ringed = line[line["scale"].isin(chosen)] if method != "unguided" else line[:0]
+    axes.scatter(
+        ringed["accuracy"], ringed["fid"], s=120, c="none", edgecolors=look.colour, zorder=5
+    )
+    for point in line.itertuples():
+        axes.annotate(
+            "unguided" if method == "unguided" else f"{point.scale:g}",
+            (float(str(point.accuracy)), float(str(point.fid))),
+            xytext=look.offset,
+            textcoords="offset points",
+            fontsize=7.5,
+            color=look.colour,
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
+        )
+
+
+def _mosaic(images: npt.NDArray[np.uint8], zoom: int) -> npt.NDArray[np.uint8]:
+    """(R, K, H, W[, 3]) tiles to one (R·(H+1)·zoom, K·(W+1)·zoom[, 3]) image, white between."""
+    rows, columns = images.shape[:2]
+    edges = [(0, 0), (0, 0), (0, 1), (0, 1)] + [(0, 0)] * (images.ndim - 4)
+    tiles = np.pad(images, edges, constant_values=255).swapaxes(1, 2)
+    sheet = tiles.reshape(rows * tiles.shape[1], columns * tiles.shape[3], *images.shape[4:])
+    return sheet.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def _block_title(grid: Grid) -> str:
+    return grid.method if grid.method == "unguided" else f"{grid.method}\nscale {grid.scale:g}"
+
+
+def _label_classes(axes: Axes, labels: tuple[str, ...], height: int, zoom: int) -> None:
+    pitch = (height + 1) * zoom
+    axes.set_xticks([])
+    axes.set_yticks([(row + 0.5) * pitch for row in range(len(labels))], labels)
+    axes.tick_params(length=0, labelsize=8, pad=4)
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,49 @@
+"""How each method is drawn, the same in every figure."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from reports.records import method_rank
+
+__all__ = ["Style", "styles"]
+
+Dash = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn; colours are Okabe and Ito's, told apart by colour-blind readers.
+
+    Attributes:
+        colour: hexadecimal RGB.
+        marker: of matplotlib's.
+        dash: on and off lengths in line widths; empty for solid.
+        offset: of a point's annotation, in points right and up.
+    """
+
+    colour: str
+    marker: str
+    dash: Dash
+    offset: tuple[int, int]
+
+
+_STYLES = {
+    "unguided": Style("#707070", "X", (1, 1), (-14, -14)),
+    "naive": Style("#E69F00", "s", (4, 1.5), (0, 7)),
+    "single": Style("#56B4E9", "^", (5, 1.5, 1, 1.5), (6, -8)),
+    "multi-experts": Style("#009E73", "D", (2, 1), (-8, -10)),
+    "ppap": Style("#D55E00", "o", (), (6, 3)),
+}
+_SPARE = (
+    Style("#CC79A7", "v", (3, 1, 1, 1, 1, 1), (-8, 5)),
+    Style("#0072B2", "P", (6, 2), (0, -12)),
+    Style("#000000", "*", (1, 2), (-8, 0)),
+)
+
+
+def styles(methods: list[str]) -> dict[str, Style]:
+    """The look of each method; those the paper does not name share the spare ones in order."""
+    spare = itertools.cycle(_SPARE)
+    return {name: _STYLES.get(name) or next(spare) for name in sorted(methods, key=method_rank)}

@@ -1,0 +1,314 @@
+"""Compares the library with figures recorded from the published implementations.
+
+A file's kind is the prefix of its stem; everything else, the configuration included, is read
+from the file. Weights, probes and noise come from names, by one rule: see
+:func:`standard_normal` and :func:`fill`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ppap.adapters import Adapter, Lora
+from ppap.denoiser import Denoiser
+from ppap.samplers import ddim_step, ddpm_step
+from ppap.schedule import Schedule, make_schedule
+from ppap.unet import EncoderUNetModel, UNetModel
+
+__all__ = ["KINDS", "TOLERANCE", "Golden", "Outcome", "UnreadableError", "check", "kind_of", "load"]
+
+TOLERANCE = 2e-5
+ETA = 0.7
+EXACT = ("keys", "timestep_map")
+INPUTS = ("x", "t", "y", "config")
+STEP_FIGURE = re.compile(r"(q_sample|ddim_plain|ddim_eta|ddim|ddpm)_(\d+)")
+
+Array = npt.NDArray[Any]
+Figures = dict[str, Array]
+
+
+class UnreadableError(Exception):
+    """A file that holds no golden figures, or not all that its check needs."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One recorded file.
+
+    Attributes:
+        stem: the file's name without ``.npz``; probes and noise are named after it.
+        config: the configuration it was recorded with, under its published names.
+        arrays: everything else in it.
+    """
+
+    stem: str
+    config: Mapping[str, Any]
+    arrays: Mapping[str, Array]
+
+    def option(self, name: str) -> Any:
+        """One entry of the configuration."""
+        if name not in self.config:
+            raise UnreadableError(f"its config lacks {name!r}")
+        return self.config[name]
+
+    def input(self, name: str) -> Tensor:
+        """A recorded input, in its recorded dtype."""
+        if name not in self.arrays:
+            raise UnreadableError(f"it lacks the input {name!r}")
+        return torch.from_numpy(self.arrays[name])
+
+    def draw(self, name: str, shape: torch.Size) -> Tensor:
+        """The float32 input called ``<stem>/<name>``."""
+        return torch.from_numpy(standard_normal(f"{self.stem}/{name}", shape).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far the library is from one file.
+
+    Attributes:
+        errors: max |difference| / max |expected| of every figure; infinite for a wrong
+            shape, a value that is not finite, or an inequality where equality is asked.
+        unchecked: arrays in the file that no check knows.
+        refusal: what the library said if it could not compute the figures, else empty.
+    """
+
+    errors: Mapping[str, float]
+    unchecked: tuple[str, ...] = ()
+    refusal: str = ""
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The figure with the largest error, and that error."""
+        return max(self.errors.items(), key=lambda item: item[1], default=("", math.inf))
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every figure is within the tolerance."""
+        return not self.refusal and self.worst[1] <= TOLERANCE
+
+
+def standard_normal(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """The draw that belongs to a name."""
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+
+
+def fill(key: str, shape: tuple[int, ...]) -> Tensor:
+    """The float32 parameter or buffer that belongs to a state-dict key."""
+    draw = standard_normal(key, shape)
+    if len(shape) >= 2:
+        value = draw / math.sqrt(math.prod(shape[1:]))
+    elif key.endswith("running_var"):
+        value = 1 + 0.1 * np.abs(draw)
+    elif key.endswith("weight"):
+        value = 1 + 0.1 * draw
+    else:
+        value = 0.1 * draw
+    return torch.from_numpy(np.asarray(value, dtype=np.float32))
+
+
+def kind_of(path: Path) -> str | None:
+    """The kind of a file by the prefix of its name; None if no check knows it."""
+    return next((prefix for prefix in KINDS if path.stem.startswith(prefix)), None)
+
+
+def load(path: Path) -> Golden:
+    """Read a file whole.
+
+    Raises:
+        UnreadableError: if it is no NumPy archive with a JSON ``config``.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        config = json.loads(str(arrays["config"]))
+    except KeyError as error:
+        raise UnreadableError(f"it lacks {error}") from error
+    except (OSError, EOFError, ValueError, AttributeError, BadZipFile, zlib.error) as error:
+        raise UnreadableError(f"not a readable .npz file: {error}".splitlines()[0]) from error
+    if not isinstance(config, dict):
+        raise UnreadableError("its config is no JSON object")
+    config.pop("note", None)
+    return Golden(path.stem, config, arrays)
+
+
+def check(path: Path) -> Outcome:
+    """Compute every figure of a file with the library and compare.
+
+    Raises:
+        UnreadableError: if the file is of no known kind or lacks what its check needs.
+    """
+    kind = kind_of(path)
+    if kind is None:
+        raise UnreadableError(f"no check for this kind; there are {', '.join(KINDS)}")
+    golden = load(path)
+    try:
+        computed = KINDS[kind](golden)
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        return Outcome({}, refusal=f"{type(error).__name__}: {error}".splitlines()[0])
+    errors = {
+        name: _error(name, golden.arrays[name], value)
+        for name, value in computed.items()
+        if name in golden.arrays
+    }
+    if not set(errors) - set(EXACT):
+        raise UnreadableError("it holds no figures")
+    unknown = tuple(name for name in golden.arrays if name not in errors and name not in INPUTS)
+    return Outcome(errors, unknown)
+
+
+def _error(name: str, expected: Array, value: Array) -> float:
+    if name in EXACT:
+        ordered = np.sort if name == "keys" else np.asarray
+        return 0.0 if np.array_equal(ordered(expected), ordered(value)) else math.inf
+    if value.shape != expected.shape or not np.isfinite(value).all():
+        return math.inf
+    difference = float(np.abs(value - expected).max(initial=0.0))
+    scale = float(np.abs(expected).max(initial=0.0))
+    error = difference / scale if scale else difference
+    return error if math.isfinite(error) else math.inf
+
+
+def _output_and_gradient(
+    golden: Golden, x: Tensor, network: Callable[[Tensor], Tensor], suffix: str = ""
+) -> Figures:
+    x = x.clone().requires_grad_()
+    output = network(x)
+    (output * golden.draw("probe", output.shape)).sum().backward()
+    assert x.grad is not None
+    return {f"output{suffix}": output.detach().numpy(), f"input_grad{suffix}": x.grad.numpy()}
+
+
+def _unet(golden: Golden) -> Figures:
+    return _network(golden, UNetModel(**golden.config))
+
+
+def _classifier(golden: Golden) -> Figures:
+    return _network(golden, EncoderUNetModel(**golden.config))
+
+
+def _network(golden: Golden, network: nn.Module) -> Figures:
+    state = network.eval().state_dict()
+    network.load_state_dict({key: fill(key, value.shape) for key, value in state.items()})
+    inputs = [golden.input("t")]
+    if golden.config.get("num_classes") is not None:
+        inputs.append(golden.input("y").long())
+    figures = _output_and_gradient(golden, golden.input("x"), lambda x: network(x, *inputs))
+    return {"keys": np.array(list(state)), **figures}
+
+
+def _toy_network(learned_variance: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    def network(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        epsilon = torch.tanh(0.9 * x_t + timesteps[:, None, None, None] / 1000)
+        return torch.cat([epsilon, x_t.sin()], dim=1) if learned_variance else epsilon
+
+    return network
+
+
+def _toy_gradient(x_t: Tensor, timestep: int) -> Tensor:
+    return 0.3 * x_t.cos() * (1 + timestep / 500)
+
+
+def _diffusion(golden: Golden) -> Figures:
+    full = make_schedule(golden.option("schedule"), golden.config.get("steps", 1000))
+    schedule = full.respace(golden.option("spacing") or len(full))
+    x = golden.input("x")
+    learned = golden.option("learn_sigma")
+    denoiser = Denoiser(_toy_network(learned), full, tuple(x.shape[1:]), learned_variance=learned)
+    figures: Figures = {
+        "timestep_map": schedule.timesteps,
+        "alphas_cumprod": schedule.alphas_cumprod,
+        "posterior_variance": schedule.posterior_variance,
+    }
+    for name in golden.arrays:
+        if match := STEP_FIGURE.fullmatch(name):
+            index = int(match[2])
+            noise = golden.draw(f"noise{index}", x.shape)
+            figures[name] = _step(match[1], denoiser, schedule, index, x, noise).numpy()
+    for step in ("ddim", "ddpm"):
+        if f"{step}_loop" in golden.arrays:
+            figures[f"{step}_loop"] = _loop(step, golden, denoiser, schedule, x).numpy()
+    return figures
+
+
+def _step(
+    figure: str, denoiser: Denoiser, schedule: Schedule, index: int, x_t: Tensor, noise: Tensor
+) -> Tensor:
+    if figure == "q_sample":
+        return schedule.add_noise(x_t, torch.full((len(x_t),), index), noise)
+    timestep = int(schedule.timesteps[index])
+    prediction = denoiser(x_t, torch.full((len(x_t),), timestep))
+    gradient = _toy_gradient(x_t, timestep)
+    if figure == "ddim_plain":
+        return ddim_step(schedule, index, x_t, prediction, clip=False)
+    if figure == "ddpm":
+        return ddpm_step(schedule, index, x_t, prediction, gradient=gradient, noise=noise)
+    eta = ETA if figure == "ddim_eta" else 0.0
+    return ddim_step(schedule, index, x_t, prediction, gradient=gradient, eta=eta, noise=noise)
+
+
+def _loop(
+    figure: str, golden: Golden, denoiser: Denoiser, schedule: Schedule, x_t: Tensor
+) -> Tensor:
+    for draw, index in enumerate(reversed(range(len(schedule))), start=1):
+        noise = golden.draw(f"loop{draw}", x_t.shape)
+        x_t = _step(figure, denoiser, schedule, index, x_t, noise)
+    return x_t
+
+
+def _lora_conv(golden: Golden) -> Figures:
+    published = {"kernel": "kernel_size"}
+    options = {published.get(key, key): value for key, value in _layer_options(golden, "conv")}
+    network = nn.Sequential(OrderedDict(conv=nn.Conv2d(**options)))
+    return _lora(golden, network, golden.option("alpha"))
+
+
+def _lora_linear(golden: Golden) -> Figures:
+    network = nn.Sequential(OrderedDict(linear=nn.Linear(**dict(_layer_options(golden, "linear")))))
+    scaled = _lora(golden, network, golden.option("alpha"), "_scaled")
+    # Published: the released forward pass leaves alpha / r out, as if alpha were r.
+    return scaled | _lora(golden, network, golden.option("r"), "_published")
+
+
+def _layer_options(golden: Golden, layer: str) -> list[tuple[str, Any]]:
+    """The adapted layer's own arguments; a bias is there if the file says so either way."""
+    recorded = f"{layer}.bias" in golden.arrays.get("keys", ())
+    options = {"bias": recorded, **golden.config}
+    return [(key, value) for key, value in options.items() if key not in ("r", "alpha")]
+
+
+def _lora(golden: Golden, network: nn.Sequential, alpha: float, suffix: str = "") -> Figures:
+    adapter = Adapter((Lora(golden.option("r"), alpha, layers=r"^(conv|linear)$"),))
+    base = {key: fill(key, value.shape) for key, value in network.state_dict().items()}
+    fresh = adapter.create(network, torch.Generator())
+    recorded = {key: key.rpartition(".")[2] for key in fresh}
+    own = {key: fill(recorded[key], value.shape) for key, value in fresh.items()}
+    weights = adapter.effective(base, own)
+    figures = _output_and_gradient(
+        golden, golden.input("x"), lambda x: functional_call(network, weights, (x,)), suffix
+    )
+    return {"keys": np.array([*base, *recorded.values()]), **figures}
+
+
+KINDS: dict[str, Callable[[Golden], Figures]] = {
+    "adm_unet": _unet,
+    "adm_classifier": _classifier,
+    "diffusion_": _diffusion,
+    "ppap_lora_conv": _lora_conv,
+    "ppap_lora_linear": _lora_linear,
+}

@@ -1,0 +1,135 @@
+"""Synthetic records of a small sweep: two predictors, five methods, every kind of record."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Record = dict[str, Any]
+
+LABELS = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
+LABELS += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+PROVENANCE = {
+    "commit": "0123456789abcdef0123456789abcdef01234567",
+    "dirty": False,
+    "packages": {"torch": "2.0"},
+    "hardware": {"cpu": "Example CPU", "cores": 2, "memory_gib": 7.75, "accelerator": None},
+    "feature_extractor": "inception-v3",
+    "samples_per_fid": 1000,
+    "created": "2023-06-18T00:00:00+00:00",
+    "wall_seconds": 12.5,
+    "configuration": {},
+}
+# method: (supervision, experts, trained share, accuracy, FID)
+METHODS = {
+    "unguided": ("none", 0, 0.0, 0.1012345678, 21.5),
+    "naive": ("none", 0, 0.0, 0.31, 24.25),
+    "single": ("data-free", 1, 0.0625, 0.64, 19.5),
+    "multi-experts": ("labelled", 5, 0.0625, 0.8123456789, 17.25),
+    "ppap": ("data-free", 5, 0.0625, 0.886, 15.125),
+}
+
+
+def row(method: str, predictor: str, **changes: Any) -> Record:
+    """A record of kind ``row``; ``changes`` replace its fields."""
+    supervision, experts, share, accuracy, fid = METHODS[method]
+    record = {
+        **_common("row", method, predictor),
+        "supervision": supervision,
+        "experts": experts,
+        "trainable_share": share,
+        "sampler": "ddim25",
+        "scale": 0.0 if method == "unguided" else 3.0,
+        "seeds": [0, 1, 2],
+        "samples": 3000,
+        "accuracy": accuracy,
+        "accuracy_low": accuracy - 0.015,
+        "accuracy_high": accuracy + 0.0125,
+        "fid": fid,
+        "fid_low": fid - 0.75,
+        "fid_high": fid + 0.5,
+        "kid": 0.01,
+        "inception_score": 4.0 + accuracy,
+        "precision": 0.75,
+        "recall": 0.5 - accuracy / 10,
+        "images_per_second": 12.0 - experts,
+        "peak_memory_mib": 512.0 + experts,
+        "per_seed": [],
+        "provenance": copy.deepcopy(PROVENANCE),
+    }
+    return record | changes
+
+
+def noise_accuracy(method: str, predictor: str, seed: int) -> Record:
+    """A record of kind ``noise_accuracy`` whose accuracy falls with the timestep."""
+    steps = list(range(0, 1000, 50))
+    reach = 150 + 800 * METHODS[method][3] + 30 * seed
+    accuracy = [0.1 + 0.8 / (1 + (step / reach) ** 4) for step in steps]
+    record = _common("noise_accuracy", method, predictor, seed)
+    return record | {"seed": seed, "timesteps": steps, "accuracy": accuracy}
+
+
+def tradeoff(method: str, predictor: str, scale: float, seed: int = 100) -> Record:
+    """A record of kind ``tradeoff``: more scale, more accuracy, a FID that turns."""
+    accuracy, fid = METHODS[method][3:]
+    gain = scale / (scale + 1.5)
+    record = _common("tradeoff", method, predictor, f"{scale}-{seed}")
+    return record | {
+        "scale": scale,
+        "seed": seed,
+        "samples": 500,
+        "accuracy": 0.1 + gain * (accuracy - 0.1) + (seed - 100) / 100,
+        "fid": fid + (scale - 3) ** 2 / 4 + (21.5 - fid) / (1 + scale),
+    }
+
+
+def grid(method: str, predictor: str) -> Record:
+    """A record of kind ``grid``; its array is one of `write_folder`'s."""
+    record = _common("grid", method, predictor)
+    named = {"scale": 0.0 if method == "unguided" else 3.0, "array": f"{method}/{predictor}"}
+    return record | named | {"labels": LABELS}
+
+
+def sweep() -> list[Record]:
+    """A whole sweep, deliberately not in the order of the table."""
+    arms = [(m, p) for p in ("vit", "resnet") for m in reversed(METHODS) if m != "unguided"]
+    trained = [(m, p, seed) for m, p in arms for seed in ((0,) if m == "naive" else (0, 1, 2))]
+    arms += [("unguided", "none")]
+    scales = [
+        tradeoff(m, p, scale, seed)
+        for m, p in arms
+        for scale in ((0.0,) if m == "unguided" else (0.5, 1.0, 3.0, 6.0, 10.0))
+        for seed in (100, 101)
+    ]
+    curves = [noise_accuracy(*arm) for arm in trained]
+    return [row(*arm) for arm in arms] + curves + scales + [grid(*arm) for arm in arms]
+
+
+def write_folder(folder: Path, records: list[Record]) -> Path:
+    """Write the records, and random images for their grids, as the harness does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(record) + "\n" for record in records]
+    (folder / "records.jsonl").write_text("".join(lines), encoding="utf-8")
+    draw = np.random.default_rng(0)
+    names = [record["array"] for record in records if record["kind"] == "grid"]
+    arrays = {name: draw.integers(0, 256, (10, 6, 32, 32), dtype=np.uint8) for name in names}
+    if arrays:
+        np.savez(folder / "grids.npz", **arrays)  # type: ignore[arg-type]
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A results folder that holds a whole sweep and no outputs yet."""
+    return write_folder(tmp_path / "fashion-test", sweep())
+
+
+def _common(kind: str, method: str, predictor: str, *more: object) -> Record:
+    key = "-".join(map(str, (kind, method, predictor, *more)))
+    names = {"kind": kind, "sweep": "methods", "setting": "fashion", "budget": "test", "key": key}
+    return names | {"method": method, "predictor": predictor}

@@ -1,0 +1,166 @@
+"""From a results folder to its page, and every way in which a folder can be wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reports.__main__ import main
+from reports.build import build, results_folders
+from reports.records import RecordError, Records
+from tests.reports.conftest import PROVENANCE, grid, noise_accuracy, row, tradeoff, write_folder
+
+ROOT = Path(__file__).parents[2]
+OUTPUTS = ["methods.csv", "noise_accuracy.png", "tradeoff.png", "samples.png", "methods.md"]
+
+
+def test_build_writes_every_output(folder: Path) -> None:
+    assert build(folder) == [folder / name for name in OUTPUTS]
+    assert all((folder / name).stat().st_size > 500 for name in OUTPUTS)
+    page = (folder / "methods.md").read_text()
+    assert all(f"({name})" in page for name in OUTPUTS if name.endswith(".png"))
+    assert page.startswith("# ")
+    assert "95 % bootstrap interval" in page
+
+
+def test_build_is_a_pure_function_of_the_records(folder: Path) -> None:
+    first = {path: path.read_bytes() for path in build(folder)}
+    assert {path: path.read_bytes() for path in build(folder)} == first
+
+
+@pytest.mark.parametrize(
+    ("record", "outputs"),
+    [
+        (row("ppap", "vit"), ["methods.csv"]),
+        (noise_accuracy("ppap", "vit", 0), ["noise_accuracy.png"]),
+        (tradeoff("unguided", "none", 0.0), ["tradeoff.png"]),
+        (tradeoff("ppap", "vit", 1.0) | {"fid": None}, ["tradeoff.png"]),
+        (grid("unguided", "none"), ["samples.png"]),
+    ],
+)
+def test_absent_kinds_are_left_out(tmp_path: Path, record: Any, outputs: list[str]) -> None:
+    folder = write_folder(tmp_path, [record])
+    assert [path.name for path in build(folder)] == [*outputs, "methods.md"]
+    page = (folder / "methods.md").read_text()
+    for name in OUTPUTS[1:4]:
+        assert (name in page) == (name in outputs)
+    assert ("| method" in page) == ("methods.csv" in outputs)
+
+
+def test_importing_and_building_leaves_torch_alone(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; import reports.__main__; "
+        f"reports.__main__.main(['build', {str(folder)!r}]); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+    assert (folder / "methods.md").exists()
+
+
+def test_command_builds_the_folders_given(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_folder(tmp_path / "other", [row("ppap", "vit")])
+    assert main(["build", str(folder), str(other)]) == 0
+    expected = [folder / name for name in OUTPUTS] + [other / "methods.csv", other / "methods.md"]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
+
+
+def test_command_finds_the_folders_by_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder.parent / "without records").mkdir()
+    found = results_folders(folder.parent)
+    monkeypatch.setattr("reports.__main__.results_folders", lambda: found)
+    assert found == [folder]
+    assert main(["build"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(folder / "methods.md")
+
+
+def test_no_results_at_all_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match=r"no folder below .* has records\.jsonl; run a sweep"):
+        results_folders(tmp_path)
+
+
+def without(field: str) -> str:
+    return json.dumps({k: v for k, v in row("ppap", "vit").items() if k != field})
+
+
+MALFORMED = {
+    "cut short": (json.dumps(row("ppap", "vit"))[:80], "not JSON"),
+    "no object": ("[1, 2]", "kind None is none of row, noise_accuracy, tradeoff, grid"),
+    "unknown kind": ('{"kind": "rows"}', "kind 'rows'"),
+    "missing field": (without("fid"), "row: fid is missing"),
+    "text for a number": (json.dumps(row("ppap", "vit", fid="7")), 'row: fid cannot be "7"'),
+    "percent for a share": (json.dumps(row("ppap", "vit", accuracy=88.6)), "accuracy cannot be 88"),
+    "infinite": (json.dumps(row("ppap", "vit", fid=float("inf"))), "fid cannot be Infinity"),
+    "flag for a count": (json.dumps(row("ppap", "vit", experts=True)), "experts cannot be true"),
+    "no seeds": (json.dumps(row("ppap", "vit", seeds=[])), "seeds cannot be []"),
+    "provenance": (
+        json.dumps(row("ppap", "vit", provenance=PROVENANCE | {"dirty": None})),
+        "provenance.dirty cannot be null",
+    ),
+    "hardware": (
+        json.dumps(row("ppap", "vit", provenance=PROVENANCE | {"hardware": {}})),
+        "provenance.hardware.cpu is missing",
+    ),
+    "uneven curve": (
+        json.dumps(noise_accuracy("ppap", "vit", 0) | {"timesteps": [0]}),
+        "timesteps and accuracy differ in length",
+    ),
+    "another budget": (
+        json.dumps(row("ppap", "vit", budget="full")),
+        "a record of methods/fashion/full among methods/fashion/test",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_line_is_one_clear_line_and_status_2(
+    folder: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line, problem = MALFORMED[case]
+    records = folder / "records.jsonl"
+    whole = records.read_text()
+    records.write_text(whole + line + "\n")
+    assert main(["build", str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {records}:{len(whole.splitlines()) + 1}: ")
+    assert captured.err.count("\n") == 1
+    assert problem in captured.err
+    assert "; mend or delete the line" in captured.err or "; keep one sweep" in captured.err
+    assert not (folder / "methods.md").exists(), "nothing is written from malformed records"
+
+
+def test_missing_folder_and_empty_records_are_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere has no records.jsonl; run the sweep" in capsys.readouterr().err
+    assert main(["build", str(write_folder(tmp_path / "empty", []))]) == 2
+    assert "is empty; run the sweep" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        (None, r"grids\.npz cannot be read"),
+        ({"other": np.zeros((10, 2, 4, 4), np.uint8)}, "has no array 'ppap/vit'"),
+        ({"ppap/vit": np.zeros((10, 2, 4, 4))}, r"is float64 \(10, 2, 4, 4\), not uint8"),
+        ({"ppap/vit": np.zeros((9, 2, 4, 4), np.uint8)}, r"is uint8 \(9, 2, 4, 4\)"),
+        ({"ppap/vit": np.zeros((10, 2, 4, 4, 1), np.uint8)}, r"\(10, columns, H, W\) or"),
+    ],
+)
+def test_wrong_grids_are_refused(tmp_path: Path, arrays: Any, problem: str) -> None:
+    folder = write_folder(tmp_path, [grid("ppap", "vit")])
+    (folder / "grids.npz").unlink()
+    if arrays is not None:
+        np.savez(folder / "grids.npz", **arrays)
+    with pytest.raises(RecordError, match=problem):
+        Records.read(folder)

@@ -1,0 +1,147 @@
+"""The table of methods says what the records say, in the order and the form promised."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from reports.records import Records
+from reports.tables import csv_table, headline, markdown_table
+from tests.reports.conftest import PROVENANCE, Record, row, sweep, write_folder
+
+COLUMNS = (
+    "method,predictor,supervision,experts,trainable_share,sampler,scale,seeds,samples,"
+    "accuracy,accuracy_low,accuracy_high,fid,fid_low,fid_high,inception_score,precision,recall,"
+    "images_per_second,peak_memory_mib"
+)
+
+
+def read(tmp_path: Path, *records: Record) -> Records:
+    return Records.read(write_folder(tmp_path, list(records)))
+
+
+def csv_rows(records: Records) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(csv_table(records))))
+
+
+def cells(records: Records) -> list[dict[str, str]]:
+    """The Markdown table as one mapping a row, from bare column name to cell."""
+    lines = [line.strip("|").split("|") for line in markdown_table(records).splitlines()]
+    header, _, *body = [[cell.strip() for cell in line] for line in lines]
+    names = [name.rstrip(" ↑↓") for name in header]
+    return [dict(zip(names, line, strict=True)) for line in body]
+
+
+def test_csv_has_exactly_the_promised_columns_in_order(folder: Path) -> None:
+    assert csv_table(Records.read(folder)).splitlines()[0] == COLUMNS
+
+
+def test_csv_numbers_are_the_records_numbers(folder: Path) -> None:
+    put_in = {(r["method"], r["predictor"]): r for r in sweep() if r["kind"] == "row"}
+    came_out = csv_rows(Records.read(folder))
+    assert len(came_out) == len(put_in) == 9
+    for line in came_out:
+        record = put_in[line["method"], line["predictor"]]
+        for name, text in line.items():
+            expected = len(record["seeds"]) if name == "seeds" else record[name]
+            if isinstance(expected, str):
+                assert text == expected
+            else:
+                assert float(text) == pytest.approx(expected, rel=5e-6), name
+
+
+def test_rows_are_grouped_by_predictor_in_the_papers_order(tmp_path: Path) -> None:
+    extra = row("ppap", "resnet") | {"method": "ppap, shared start", "key": "extra"}
+    other = row("ppap", "resnet") | {"method": "a method of others", "key": "other"}
+    records = read(tmp_path, extra, other, *sweep())
+    got = [(line["predictor"], line["method"]) for line in csv_rows(records)]
+    arms = ["naive", "single", "multi-experts", "ppap"]
+    resnet = [*arms, "a method of others", "ppap, shared start"]
+    expected = [("none", "unguided")]
+    expected += [("resnet", name) for name in resnet] + [("vit", name) for name in arms]
+    assert got == expected
+    assert [(line["predictor"], line["method"]) for line in cells(records)] == expected
+
+
+def test_the_last_line_of_a_key_counts(tmp_path: Path) -> None:
+    old, new = row("ppap", "resnet", fid=99.0), row("ppap", "resnet", fid=11.0)
+    (line,) = csv_rows(read(tmp_path, old, row("ppap", "resnet", fid=50.0), new))
+    assert float(line["fid"]) == 11.0
+
+
+def test_markdown_folds_the_interval_into_the_cell(tmp_path: Path) -> None:
+    measured = row("ppap", "resnet", accuracy=0.886, accuracy_low=0.871, accuracy_high=0.899)
+    (line,) = cells(read(tmp_path, measured))
+    assert line["accuracy"] == "0.886 [0.871, 0.899]"
+    assert not any(name.endswith(("_low", "_high")) for name in line)
+    assert line["seeds"] == "3"
+    assert line["samples"] == "3,000"
+
+
+def test_header_marks_the_better_direction(folder: Path) -> None:
+    header = markdown_table(Records.read(folder)).splitlines()[0]
+    marked = {name.strip() for name in header.split("|") if name.strip().endswith(("↑", "↓"))}
+    higher = {"accuracy ↑", "IS ↑", "precision ↑", "recall ↑", "images/s ↑"}
+    assert marked == higher | {"FID ↓", "peak MiB ↓"}
+
+
+def test_best_guided_row_of_each_predictor_is_bold(tmp_path: Path) -> None:
+    lines = cells(
+        read(
+            tmp_path,
+            row("unguided", "none", accuracy=0.99, fid=1.0),
+            row("single", "resnet", accuracy=0.5, fid=10.0),
+            row("ppap", "resnet", accuracy=0.6, fid=12.0),
+            row("single", "vit", accuracy=0.4, fid=30.0),
+            row("ppap", "vit", accuracy=0.3, fid=20.0),
+        )
+    )
+
+    def bold(name: str) -> list[tuple[str, str]]:
+        return [(x["predictor"], x["method"]) for x in lines if x[name].startswith("**")]
+
+    assert bold("accuracy") == [("resnet", "ppap"), ("vit", "single")]
+    assert bold("FID") == [("resnet", "single"), ("vit", "ppap")]
+
+
+def test_ties_are_all_bold_unless_every_row_ties(tmp_path: Path) -> None:
+    lines = cells(
+        read(
+            tmp_path,
+            row("naive", "resnet", fid=15.001, precision=0.7),
+            row("single", "resnet", fid=15.004, precision=0.7),
+            row("ppap", "resnet", fid=16.0, precision=0.7),
+        )
+    )
+    assert [line["FID"].startswith("**15.00**") for line in lines] == [True, True, False]
+    assert [line["precision"] for line in lines] == ["0.700"] * 3
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    partly = row("ppap", "resnet", fid=None, fid_low=float("nan"), peak_memory_mib=None)
+    records = read(tmp_path, partly, row("single", "resnet"))
+    assert csv_rows(records)[1]["fid"] == csv_rows(records)[1]["peak_memory_mib"] == ""
+    single, ppap = cells(records)
+    assert ppap["FID"] == ppap["peak MiB"] == "n/a"
+    assert not single["FID"].startswith("**"), "a row without a rival is not the best"
+
+
+def test_headline_names_the_provenance(tmp_path: Path) -> None:
+    dirty = PROVENANCE | {"commit": "f" * 40, "dirty": True}
+    records = read(tmp_path, row("single", "resnet"), row("ppap", "resnet", provenance=dirty))
+    assert headline(records) == (
+        "Setting **fashion**, budget **test**; 3,000 samples per row; seeds 0, 1, 2; FID on 1,000 "
+        "samples; features of inception-v3; hardware Example CPU (2 cores), 8 GiB; "
+        "commit `0123456789ab`, `ffffffffffff` (dirty)."
+    )
+
+
+def test_headline_names_the_accelerator_and_unequal_counts(tmp_path: Path) -> None:
+    machine = PROVENANCE["hardware"] | {"accelerator": "Example GPU"}  # type: ignore[operator]
+    lent = row("ppap", "vit", samples=500, seeds=[7], provenance=PROVENANCE | {"hardware": machine})
+    line = headline(read(tmp_path, row("single", "vit"), lent))
+    assert "500 to 3,000 samples per row; seeds 0, 1, 2 or seed 7" in line
+    assert "8 GiB / Example CPU (2 cores), 8 GiB, Example GPU" in line
