@@ -130,7 +130,8 @@ def _fashion() -> Setting:
 
     @lru_cache
     def denoiser() -> Denoiser:
-        return Denoiser(filled(fashion.unet(), "denoiser"), linear_schedule(), fashion.SHAPE).eval()
+        network = filled(fashion.unet(), "denoiser")
+        return Denoiser(network, linear_schedule(), fashion.SHAPE, target="v").eval()
 
     @lru_cache
     def extractor() -> EvaluatorExtractor:

@@ -216,7 +216,7 @@ def _legend(figure: Figure, methods: list[str], looks: dict[str, Style], markers
         if markers:
             line.set_marker(look.marker)
         handles.append(line)
-    columns = min(len(handles), 2 + 2 * len(figure.axes))
+    columns = min(len(handles), 3 + 2 * len(figure.axes))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 

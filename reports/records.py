@@ -188,7 +188,8 @@ def _number(value: Any) -> bool:
 
 def _measured(value: Any) -> bool:
     """A number, or null or NaN for what was not measured."""
-    return value is None or value != value or _number(value)
+    unmeasured = value is None or (isinstance(value, float) and math.isnan(value))
+    return unmeasured or _number(value)
 
 
 def _share(value: Any) -> bool:

@@ -56,7 +56,7 @@ FORMATS = {
     "scale": "g",
     "samples": ",d",
     "accuracy": ".3f",
-    "fid": ".2f",
+    "fid": "#.4g",
     "inception_score": ".2f",
     "precision": ".3f",
     "recall": ".3f",

@@ -75,8 +75,7 @@ def grouped_lora_linear(
         backend: "auto", "torch" or "triton"; see `ppap_kernels.dispatch`.
 
     Returns:
-        (B, ..., out) in the dtype of x, or in autocast's where autocast is on. The Triton path's
-        gradients in a and b are differentiable once.
+        (B, ..., out) in the dtype of x, or in autocast's where autocast is on.
 
     Raises:
         ValueError: if shapes do not fit each other, or the backend cannot run here.
@@ -124,11 +123,9 @@ def grouped_low_rank_matmul_op(
     shape = {"m": batch * tokens, "n": n, "k": k, "r": q.shape[2]}
     entry = select("grouped_low_rank_matmul", x, shape, force)
     if entry is None:
-        own = (index >= 0).to(x.dtype)[:, None, None]
-        at = index.clamp(min=0)
-        h = torch.bmm(x, q[at]) * own
+        h = torch.bmm(x, _of_samples(q, index))
         base = x @ p if bias is None else x @ p + bias
-        return torch.baddbmm(base, h, r[at], alpha=scale), h
+        return torch.baddbmm(base, h, _of_samples(r, index), alpha=scale), h
     from ppap_kernels import triton_matmul  # noqa: PLC0415, Triton is not on every platform
 
     return triton_matmul.grouped_low_rank_matmul(x, p, q, r, bias, index, scale, entry.config)
@@ -138,7 +135,7 @@ def grouped_low_rank_matmul_op(
 def grouped_outer_op(
     u: Tensor, v: Tensor, index: Tensor, experts: int, scale: float, force: bool
 ) -> Tensor:
-    """scale times the sum of u_rowᵀ v_row over each expert's rows; 0 for an empty expert.
+    """Sum, times scale, of u_rowᵀ v_row over each expert's rows; 0 for an empty expert.
 
     Args:
         u: (B, T, U).
@@ -193,25 +190,48 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 def _backward(ctx: Any, dy: Tensor | None, dh: Tensor | None) -> tuple[Any, ...]:
     x, p, q, r, index, h = ctx.saved_tensors
     needs_x, needs_p, needs_q, needs_r, needs_bias, *_ = ctx.needs_input_grad
-    if dh is not None:
-        raise NotImplementedError("h is an intermediate: only y has a derivative")
-    if dy is None:
-        return (None,) * 8
     dx = dp = dq = dr = dbias = None
-    if needs_x or needs_q:
-        transposed = (p.t(), r.transpose(1, 2), q.transpose(1, 2))
-        dx, g = _apply(dy, *transposed, None, index, ctx.scale, ctx.force)
-    if needs_q:
-        dq = grouped_outer_op(x, g, index, len(q), ctx.scale, ctx.force)
-    if needs_r:
-        dr = grouped_outer_op(h, dy, index, len(q), ctx.scale, ctx.force)
-    if needs_p:
-        dp = x.flatten(0, 1).t() @ dy.flatten(0, 1)
-    if needs_bias:
-        dbias = dy.sum((0, 1))
+    if dy is not None:
+        if needs_x or needs_q:
+            transposed = (p.t(), r.transpose(1, 2), q.transpose(1, 2))
+            dx, g = _apply(dy, *transposed, None, index, ctx.scale, ctx.force)
+        if needs_q:
+            dq = _outer(x, g, index, len(q), ctx.scale, ctx.force)
+        if needs_r:
+            dr = _outer(h, dy, index, len(q), ctx.scale, ctx.force)
+        if needs_p:
+            dp = x.flatten(0, 1).t() @ dy.flatten(0, 1)
+        if needs_bias:
+            dbias = dy.sum((0, 1))
+    if dh is not None:
+        if needs_x:
+            dx_h = torch.bmm(dh, _of_samples(q, index).transpose(1, 2))
+            dx = dx_h if dx is None else dx + dx_h
+        if needs_q:
+            dq_h = _outer(x, dh, index, len(q), 1.0, ctx.force)
+            dq = dq_h if dq is None else dq + dq_h
     return (dx if needs_x else None), dp, dq, dr, dbias, None, None, None
 
 
+def _outer_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    u, v, index, _, scale, _ = inputs
+    ctx.save_for_backward(u, v, index)
+    ctx.scale = scale
+
+
+def _outer_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    u, v, index = ctx.saved_tensors
+    own = _of_samples(grad, index) * ctx.scale
+    return torch.bmm(v, own.transpose(1, 2)), torch.bmm(u, own), None, None, None, None
+
+
+def _of_samples(matrices: Tensor, index: Tensor) -> Tensor:
+    """The matrix (E, K, N) of each sample's expert as (B, K, N), 0 where there is none."""
+    own = (index >= 0).to(matrices.dtype)[:, None, None]
+    return matrices[index.clamp(min=0)] * own
+
+
+_outer = differentiable(grouped_outer_op, _outer_setup_context, _outer_backward)
 _apply = differentiable(grouped_low_rank_matmul_op, _setup_context, _backward)
 
 

@@ -41,8 +41,7 @@ def transfer_loss(
         backend: "auto", "torch" or "triton"; see `ppap_kernels.dispatch`.
 
     Returns:
-        () float32, or float64 for a float64 student. Differentiable once by the Triton path, to
-        any order by the torch path.
+        () float32, or float64 for a float64 student.
 
     Raises:
         ValueError: if the shapes are not equal matrices with at least one element, tau is not
@@ -101,21 +100,22 @@ def _(student: Tensor, teacher: Tensor, tau: float, force: bool) -> tuple[Tensor
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1])
+    ctx.save_for_backward(inputs[0], output[1])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, dlosses: Tensor | None, dgradient: Tensor | None) -> tuple[Any, ...]:
+    student, gradient = ctx.saved_tensors
+    dstudent = None
+    if dlosses is not None:
+        # The stored gradient is that of the mean, hence the factor B for a row's own loss.
+        dstudent = (gradient * (dlosses * len(student))[:, None]).to(student.dtype)
     if dgradient is not None:
-        raise NotImplementedError(
-            "the fused transfer loss has no second derivative; use backend='torch'"
-        )
-    if dlosses is None:
-        return None, None, None, None
-    (gradient,) = ctx.saved_tensors
-    # The stored gradient is that of the mean; a row's own weight is its share of it.
-    weights = (dlosses * len(gradient))[:, None]
-    return (gradient * weights).to(gradient.dtype), None, None, None
+        q = student.to(torch.promote_types(student.dtype, torch.float32)).softmax(1)
+        centred = dgradient - (q * dgradient).sum(1, keepdim=True)
+        second = (q * centred / len(student)).to(student.dtype)
+        dstudent = second if dstudent is None else dstudent + second
+    return dstudent, None, None, None
 
 
 _apply = differentiable(transfer_loss_op, _setup_context, _backward)

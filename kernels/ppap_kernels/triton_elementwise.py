@@ -100,7 +100,8 @@ def transfer_loss_kernel(
     s_at = student + safe[:, None] * student_b + at[None, :]
     t_at = teacher + safe[:, None] * teacher_b + at[None, :]
     s = tl.where(inside, tl.load(s_at, mask=inside, other=0.0).to(tl.float32), MASKED)
-    t = tl.where(inside, tl.load(t_at, mask=inside, other=0.0).to(tl.float32) * inverse_tau, MASKED)
+    t = tl.load(t_at, mask=inside, other=0.0).to(tl.float32) * inverse_tau
+    t = tl.where(inside, t, MASKED)
     s -= tl.max(s, 1)[:, None]
     t -= tl.max(t, 1)[:, None]
     exp_s, exp_t = tl.exp(s), tl.exp(t)
@@ -120,7 +121,7 @@ def merge_lora_kernel(
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """Give out = weight + scale * (b a), the (rows, cols) product laid over the weight's elements."""
+    """Give out = weight + scale * (b a), the product laid over the elements of the weight."""
     i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     j = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)

@@ -22,7 +22,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["Plan", "grouped_low_rank_matmul", "grouped_outer", "low_rank_matmul", "plan_rows"]
+__all__ = [
+    "Plan",
+    "grouped_low_rank_matmul",
+    "grouped_outer",
+    "low_rank_matmul",
+    "plan_rows",
+    "rank_block",
+]
 
 
 @triton.jit
@@ -46,8 +53,7 @@ def low_rank_matmul_kernel(
         in_m = position < end
         sample = tl.load(order + position // tokens, mask=in_m, other=0)
         rows = sample.to(tl.int64) * tokens + position % tokens
-        if group < 0:
-            rank_here = 0
+        rank_here = tl.where(group < 0, 0, rank)
         q += tl.maximum(group, 0).to(tl.int64) * q_e
         r += tl.maximum(group, 0).to(tl.int64) * r_e
     else:
@@ -93,7 +99,7 @@ def grouped_outer_kernel(
     PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
-    """Give out[e] = scale * sum over the rows of expert e of u_rowᵀ v_row; 0 for an empty expert."""
+    """Give out[e] = scale * sum of u_rowᵀ v_row over the rows of expert e; 0 without rows."""
     expert = tl.program_id(0)
     us = tl.program_id(1) * BLOCK_U + tl.arange(0, BLOCK_U)
     vs = tl.program_id(2) * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -177,7 +183,7 @@ def low_rank_matmul(
             m, n, x.shape[1], rank, 1, scale, *x.stride(), *p.stride(),
             0, *q.stride(), 0, *r.stride(),
             HAS_BIAS=bias is not None, GROUPED=False, PRECISION=_precision(x),
-            BLOCK_R=_rank_block(rank), **config,
+            BLOCK_R=rank_block(rank), **config,
         )  # fmt: skip
     return y, h
 
@@ -200,7 +206,7 @@ def grouped_low_rank_matmul(
             len(rows), n, k, rank, tokens, scale, *rows.stride(), *p.stride(),
             *q.stride(), *r.stride(),
             HAS_BIAS=bias is not None, GROUPED=True, PRECISION=_precision(x),
-            BLOCK_R=_rank_block(rank), **config,
+            BLOCK_R=rank_block(rank), **config,
         )  # fmt: skip
     return y, h
 
@@ -216,8 +222,8 @@ def grouped_outer(
         plan = plan_rows(index, experts, tokens, config["BLOCK_M"])
         us, vs = u.reshape(batch * tokens, n_u), v.reshape(batch * tokens, n_v)
         launch = dict(config)
-        launch["BLOCK_U"] = min(launch["BLOCK_U"], _rank_block(n_u))
-        launch["BLOCK_V"] = min(launch["BLOCK_V"], _rank_block(n_v))
+        launch["BLOCK_U"] = min(launch["BLOCK_U"], rank_block(n_u))
+        launch["BLOCK_V"] = min(launch["BLOCK_V"], rank_block(n_v))
         grid = (experts, triton.cdiv(n_u, launch["BLOCK_U"]), triton.cdiv(n_v, launch["BLOCK_V"]))
         grouped_outer_kernel[grid](
             us, vs, out, plan.order, plan.group_first, plan.group_end,
@@ -227,7 +233,7 @@ def grouped_outer(
     return out
 
 
-def _rank_block(rank: int) -> int:
+def rank_block(rank: int) -> int:
     """The tile that holds `rank` columns: a power of two, at least tl.dot's smallest side."""
     return int(max(16, triton.next_power_of_2(rank)))
 

@@ -229,7 +229,9 @@ def _diffusion(golden: Golden) -> Figures:
     schedule = full.respace(golden.option("spacing") or len(full))
     x = golden.input("x")
     learned = golden.option("learn_sigma")
-    denoiser = Denoiser(_toy_network(learned), full, tuple(x.shape[1:]), learned_variance=learned)
+    _, channels, height, width = x.shape
+    shape = (channels, height, width)
+    denoiser = Denoiser(_toy_network(learned), full, shape, learned_variance=learned)
     figures: Figures = {
         "timestep_map": schedule.timesteps,
         "alphas_cumprod": schedule.alphas_cumprod,
@@ -257,7 +259,15 @@ def _step(
     if figure == "ddim_plain":
         return ddim_step(schedule, index, x_t, prediction, clip=False)
     if figure == "ddpm":
-        return ddpm_step(schedule, index, x_t, prediction, gradient=gradient, noise=noise)
+        return ddpm_step(
+            schedule,
+            index,
+            x_t,
+            prediction,
+            gradient=gradient,
+            noise=noise,
+            fixed_variance="small",  # what the published code was set to when it was recorded
+        )
     eta = ETA if figure == "ddim_eta" else 0.0
     return ddim_step(schedule, index, x_t, prediction, gradient=gradient, eta=eta, noise=noise)
 

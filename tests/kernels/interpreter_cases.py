@@ -1,0 +1,199 @@
+"""The Triton kernels in Triton's interpreter against float64 references.
+
+`test_interpreter.py` runs this file in a process of its own, because TRITON_INTERPRET must be set
+before the kernels are decorated and must not leak into other tests. The interpreter has bfloat16
+products wrong; that dtype is left to a GPU. Every output starts as NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from ppap_kernels import (
+    grouped_lora_linear,
+    guided_ddim_step,
+    guided_ddpm_step,
+    lora_linear,
+    merge_lora,
+    transfer_loss,
+    triton_elementwise,
+    triton_matmul,
+)
+from ppap_kernels.dispatch import interpreting, table
+from ppap_kernels.grouped_lora_linear import grouped_low_rank_matmul_op
+from ppap_kernels.lora_linear import low_rank_matmul_op
+from ppap_kernels.merge_lora import merge_lora_reference
+from torch import Tensor
+
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
+LIMIT = {torch.float32: 3e-6, torch.float16: 2e-3}
+
+
+@pytest.fixture(autouse=True)
+def poisoned_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert interpreting()
+    original = torch.Tensor.new_empty
+
+    def new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
+        return original(self, *size, **options).fill_(torch.nan)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+
+
+def randoms(dtype: torch.dtype, *shapes: Sequence[int]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(*s, generator=generator).to(dtype).requires_grad_() for s in shapes]
+
+
+def wide(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [t.detach().double().requires_grad_() for t in tensors]
+
+
+def assert_close(got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Relative to the largest value: cancellation makes small ones as uncertain as large."""
+    for one, reference in zip(got, expected, strict=True):
+        error = (one.double() - reference).abs().max() / reference.abs().max().clamp(min=1e-30)
+        assert error <= LIMIT[one.dtype]
+
+
+@dtypes
+@pytest.mark.parametrize(("m", "k", "n", "r"), [(5, 7, 6, 3), (19, 70, 66, 64), (33, 100, 70, 1)])
+def test_lora_linear(dtype: torch.dtype, m: int, k: int, n: int, r: int) -> None:
+    inputs = randoms(dtype, (m, k), (n, k), (r, k), (n, r), (n,))
+    upstream = torch.randn(m, n).to(dtype)
+    y = lora_linear(*inputs, scale=0.5, backend="triton")
+    got = torch.autograd.grad(y, inputs, upstream)
+    references = wide(inputs)
+    expected = lora_linear(*references, scale=0.5, backend="torch")
+    wanted = torch.autograd.grad(expected, references, upstream.double())
+    assert_close((y, *got), (expected, *wanted))
+
+
+@dtypes
+@pytest.mark.parametrize(
+    "index",
+    [[2, 0, -1, 0, 2], [1, 1, 1, 1, 1], [-1, -1, -1, -1, -1]],
+    ids=["mixed", "one expert", "none"],
+)
+def test_grouped_lora_linear(dtype: torch.dtype, index: list[int]) -> None:
+    inputs = randoms(dtype, (5, 7, 21), (18, 21), (3, 5, 21), (3, 18, 5), (18,))
+    experts, upstream = torch.tensor(index), torch.randn(5, 7, 18).to(dtype)
+
+    def call(tensors: Sequence[Tensor], backend: Any) -> Tensor:
+        *matrices, bias = tensors
+        return grouped_lora_linear(*matrices, experts, bias, 0.5, backend=backend)
+
+    y = call(inputs, "triton")
+    got = torch.autograd.grad(y, inputs, upstream)
+    references = wide(inputs)
+    expected = call(references, "torch")
+    wanted = torch.autograd.grad(expected, references, upstream.double())
+    assert_close((y, *got), (expected, *wanted))
+    for expert in set(range(3)) - set(index):
+        assert not got[2][expert].any()
+        assert not got[3][expert].any()
+
+
+@pytest.mark.parametrize("kernel", ["low_rank_matmul", "grouped_low_rank_matmul"])
+def test_every_shipped_tile_gives_the_same_product(kernel: str) -> None:
+    x, p, q, r = (
+        t.detach() for t in randoms(torch.float32, (2, 70, 45), (45, 77), (45, 9), (9, 77))
+    )
+    expected = x.double() @ p.double() + 0.5 * x.double() @ q.double() @ r.double()
+    for entry in table("default")[kernel]:
+        if kernel == "low_rank_matmul":
+            y, h = triton_matmul.low_rank_matmul(x.flatten(0, 1), p, q, r, None, 0.5, entry.config)
+            y, h = y.view(2, 70, 77), h.view(2, 70, 9)
+        else:
+            index = torch.tensor([1, 0])
+            stacks = (q.expand(2, -1, -1), r.expand(2, -1, -1))
+            y, h = triton_matmul.grouped_low_rank_matmul(
+                x, p, *stacks, None, index, 0.5, entry.config
+            )
+        assert_close((y, h), (expected, x.double() @ q.double()))
+
+
+@dtypes
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize("clip", [True, False])
+def test_guided_ddim_step(dtype: torch.dtype, guided: bool, clip: bool) -> None:
+    x, both, g, z = (
+        t.detach() for t in randoms(dtype, (3, 2, 5, 7), (3, 4, 5, 7), (3, 2, 5, 7), (3, 2, 5, 7))
+    )
+    eps = both[:, :2]
+    levels = [torch.tensor(v) for v in ([0.1, 0.5, 0.9], [0.2, 0.7, 1.0], [0.2, 0.3, 0.0])]
+    images = (g, z) if guided else (None, None)
+    got = guided_ddim_step(x, eps, *levels, *images, clip, backend="triton")
+    wide_images = [None if t is None else t.double() for t in images]
+    doubles = [t.double() for t in (x, eps, *levels)]
+    assert_close([got], [guided_ddim_step(*doubles, *wide_images, clip, backend="torch")])
+
+
+@dtypes
+@pytest.mark.parametrize("pixelwise", [True, False])
+@pytest.mark.parametrize("own_variance", [True, False])
+def test_guided_ddpm_step(dtype: torch.dtype, pixelwise: bool, own_variance: bool) -> None:
+    x, e, g, z, v = (t.detach() for t in randoms(dtype, *[(3, 2, 5, 7)] * 5))
+    levels = [torch.tensor(v) for v in ([0.1, 0.5, 0.9], [0.2, 0.7, 1.0], [0.2, 0.3, 0.0])]
+    log_variance = v if pixelwise else torch.tensor([-2.0, -1.0, -torch.inf])
+    variance = torch.tensor([0.1, 0.2, 0.0]) if own_variance else None
+    arguments = (x, e, *levels, log_variance, variance, g, z)
+    got = guided_ddpm_step(*arguments, backend="triton")
+    doubles = [None if t is None else t.double() for t in arguments]
+    assert_close([got], [guided_ddpm_step(*doubles, backend="torch")])
+
+
+@dtypes
+@pytest.mark.parametrize("shape", [(5, 10), (3, 1000), (37, 21)])
+def test_transfer_loss(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    student, teacher = randoms(dtype, shape, shape)
+    loss = transfer_loss(student, teacher, 0.5, backend="triton")
+    (got,) = torch.autograd.grad(loss, student)
+    (reference,) = wide([student])
+    expected = transfer_loss(reference, teacher.double(), 0.5, backend="torch")
+    (wanted,) = torch.autograd.grad(expected, reference)
+    assert_close((loss, got), (expected, wanted))
+
+
+@dtypes
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_merge_lora(dtype: torch.dtype, layout: torch.memory_format, kernel: int) -> None:
+    shapes = ((10, 23, kernel, kernel), (5 * kernel, 23 * kernel), (10 * kernel, 5 * kernel))
+    weight, a, b = (t.detach() for t in randoms(dtype, *shapes))
+    laid_out = weight.to(memory_format=layout)
+    out = torch.full_like(laid_out, torch.nan)
+    merge_lora(out, laid_out, a, b, 0.5, backend="triton")
+    assert_close([out], [merge_lora_reference(weight.double(), a.double(), b.double(), 0.5)])
+
+
+def test_merge_lora_of_a_linear_layer() -> None:
+    weight, a, b = (t.detach() for t in randoms(torch.float32, (70, 67), (33, 67), (70, 33)))
+    out = torch.full_like(weight, torch.nan)
+    merge_lora(out, weight, a, b, 0.5, backend="triton")
+    assert_close([out], [merge_lora_reference(weight.double(), a.double(), b.double(), 0.5)])
+
+
+def test_the_operators_pass_opcheck_on_their_triton_path() -> None:
+    x, p, q, r, bias = randoms(torch.float32, (5, 7), (7, 6), (7, 3), (3, 6), (6,))
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
+    arguments = (x, p, q, r, bias, 0.5, True)
+    torch.library.opcheck(low_rank_matmul_op, arguments, test_utils=checks)
+    stacks = (q[None], r[None], bias, torch.tensor([0]), 0.5, True)
+    torch.library.opcheck(grouped_low_rank_matmul_op, (x[None], p, *stacks), test_utils=checks)
+
+
+def test_it_is_the_kernels_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("launched")
+
+    monkeypatch.setattr(triton_matmul, "low_rank_matmul", refuse)
+    monkeypatch.setattr(triton_elementwise, "transfer_loss", refuse)
+    x = torch.ones(4, 4)
+    with pytest.raises(AssertionError, match="launched"):
+        lora_linear(x, x, x, x, backend="triton")
+    with pytest.raises(AssertionError, match="launched"):
+        transfer_loss(x, x, backend="triton")
