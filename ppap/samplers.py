@@ -9,20 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ppap.denoiser import Denoiser, Prediction, module_device
 from ppap.guidance import Guide
-from ppap.schedule import Floats, Schedule
+from ppap.schedule import Schedule
 from ppap.streams import NoiseStreams
 
 __all__ = ["DDIM", "DDPM", "Sampler", "ddim_step", "ddpm_step", "sample", "trajectory"]
 
 Index = int | Tensor
+Table = npt.NDArray[np.floating[Any]]
 FixedVariance = Literal["large", "small"]
 
 
@@ -175,18 +177,24 @@ def ddim_step(
     """
     if eta > 0 and noise is None:
         raise ValueError("DDIM with eta > 0 needs noise")
+    # The published code takes these differences from 1 in float32, and so do we: at low noise
+    # the rounding moves a trajectory by more than agreement with it allows.
     level, before = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
-    sigma = eta * np.sqrt((1 - before) / (1 - level)) * np.sqrt(1 - level / before)
+    level_32, before_32 = level.astype(np.float32), before.astype(np.float32)
+    sigma = eta * np.sqrt((1 - before_32) / (1 - level_32)) * np.sqrt(1 - level_32 / before_32)
+    direction = np.sqrt(1 - before_32 - sigma**2)
     at = _gather(index, x_t)
-    epsilon = prediction.epsilon
-    x_0 = at(1 / np.sqrt(level)) * x_t - at(np.sqrt(1 / level - 1)) * epsilon
+    scaled = at(np.sqrt(1 / level)) * x_t
+    ratio = at(np.sqrt(1 / level - 1))
+    x_0 = scaled - ratio * prediction.epsilon
     if clip:
         x_0 = x_0.clamp(-1, 1)
-        epsilon = (at(1 / np.sqrt(level)) * x_t - x_0) / at(np.sqrt(1 / level - 1))
+    epsilon = (scaled - x_0) / ratio
     if gradient is not None:
-        epsilon = epsilon - at(np.sqrt(1 - level)) * gradient
-        x_0 = at(1 / np.sqrt(level)) * x_t - at(np.sqrt(1 / level - 1)) * epsilon
-    x_next = at(np.sqrt(before)) * x_0 + at(np.sqrt(1 - before - sigma**2)) * epsilon
+        epsilon = epsilon - at(np.sqrt(1 - level_32)) * gradient
+        x_0 = scaled - ratio * epsilon
+        epsilon = (scaled - x_0) / ratio
+    x_next = at(np.sqrt(before)) * x_0 + at(direction) * epsilon
     if noise is None or eta == 0:
         return x_next
     return x_next + at(sigma) * noise
@@ -226,7 +234,7 @@ def ddpm_step(
     level, before = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
     betas = schedule.betas
     at = _gather(index, x_t)
-    x_0 = at(1 / np.sqrt(level)) * x_t - at(np.sqrt(1 / level - 1)) * prediction.epsilon
+    x_0 = at(np.sqrt(1 / level)) * x_t - at(np.sqrt(1 / level - 1)) * prediction.epsilon
     if clip:
         x_0 = x_0.clamp(-1, 1)
     towards_image = betas * np.sqrt(before) / (1 - level)
@@ -241,7 +249,7 @@ def ddpm_step(
 
 def _log_variance(
     schedule: Schedule,
-    at: Callable[[Floats], Tensor],
+    at: Callable[[Table], Tensor],
     fraction: Tensor | None,
     fixed_variance: FixedVariance,
 ) -> Tensor:
@@ -257,10 +265,10 @@ def _log_variance(
     return at(np.log(np.append(first, schedule.betas[1:])))
 
 
-def _gather(index: Index, like: Tensor) -> Callable[[Floats], Tensor]:
-    """Reads a float64 table at the index, shaped to multiply images like ``like``."""
+def _gather(index: Index, like: Tensor) -> Callable[[Table], Tensor]:
+    """Reads a table at the index, shaped to multiply images like ``like``."""
 
-    def at(table: Floats) -> Tensor:
+    def at(table: Table) -> Tensor:
         if isinstance(index, int):
             return torch.tensor(table[index], dtype=like.dtype, device=like.device)
         rows = torch.from_numpy(table)[index.cpu()]

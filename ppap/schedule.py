@@ -94,7 +94,10 @@ class Schedule:
             ValueError: if the spacing is malformed or asks for more steps than there are.
         """
         kept = _spaced_indices(len(self), str(spacing))
-        return Schedule(self.alphas_cumprod[kept], self.timesteps[kept])
+        levels = self.alphas_cumprod[kept]
+        # Through the betas, as published: the last bit of a level near 1 matters in float32.
+        betas = 1.0 - levels / np.append(1.0, levels[:-1])
+        return Schedule(np.cumprod(1.0 - betas), self.timesteps[kept])
 
     def signal(self, timesteps: Tensor) -> Tensor:
         """abar of (B,) indices into this schedule: (B,) float32 on their device."""

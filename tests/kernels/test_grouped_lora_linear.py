@@ -97,7 +97,8 @@ def test_gradients(function: Function) -> None:
 def test_opcheck() -> None:
     x, weight, a, b, bias = problem(dtype=torch.float32)
     index = torch.tensor(INDICES["no adapter"])
-    stacks = (weight.detach().t(), a.transpose(1, 2), b.transpose(1, 2))
+    q, r = (t.detach().transpose(1, 2).requires_grad_() for t in (a, b))
+    stacks = (weight.detach().t(), q, r)
     torch.library.opcheck(grouped_low_rank_matmul_op, (x, *stacks, bias, index, 0.5, False))
     torch.library.opcheck(grouped_outer_op, (x, x.detach()[..., :3], index, 3, 0.5, False))
 

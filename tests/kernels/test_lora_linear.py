@@ -77,7 +77,8 @@ def test_only_the_input_gradient_is_computed_when_the_adapter_is_frozen_too() ->
 
 def test_opcheck() -> None:
     x, weight, a, b, bias = problem((5,), dtype=torch.float32)
-    p, q, r = weight.detach().t(), a.t(), b.t()
+    p = weight.detach().t()
+    q, r = (t.detach().t().requires_grad_() for t in (a, b))
     torch.library.opcheck(low_rank_matmul_op, (x, p, q, r, bias, 0.5, False))
     torch.library.opcheck(low_rank_matmul_op, (x, p, q.detach(), r.detach(), None, 0.5, False))
 
