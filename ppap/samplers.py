@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ppap.denoiser import Denoiser, Prediction, module_device
 from ppap.guidance import Guide
-from ppap.schedule import Schedule
+from ppap.schedule import Floats, Schedule
 from ppap.streams import NoiseStreams
 
 __all__ = ["DDIM", "DDPM", "Sampler", "ddim_step", "ddpm_step", "sample", "trajectory"]
 
 Index = int | Tensor
-Table = npt.NDArray[np.floating[Any]]
+Table = Floats | Tensor
 FixedVariance = Literal["large", "small"]
 
 
@@ -180,9 +179,9 @@ def ddim_step(
     # The published code takes these differences from 1 in float32, and so do we: at low noise
     # the rounding moves a trajectory by more than agreement with it allows.
     level, before = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
-    level_32, before_32 = level.astype(np.float32), before.astype(np.float32)
-    sigma = eta * np.sqrt((1 - before_32) / (1 - level_32)) * np.sqrt(1 - level_32 / before_32)
-    direction = np.sqrt(1 - before_32 - sigma**2)
+    level_32, before_32 = (torch.from_numpy(levels).float() for levels in (level, before))
+    sigma = eta * ((1 - before_32) / (1 - level_32)).sqrt() * (1 - level_32 / before_32).sqrt()
+    direction = (1 - before_32 - sigma**2).sqrt()
     at = _gather(index, x_t)
     scaled = at(np.sqrt(1 / level)) * x_t
     ratio = at(np.sqrt(1 / level - 1))
@@ -191,10 +190,10 @@ def ddim_step(
         x_0 = x_0.clamp(-1, 1)
     epsilon = (scaled - x_0) / ratio
     if gradient is not None:
-        epsilon = epsilon - at(np.sqrt(1 - level_32)) * gradient
+        epsilon = epsilon - at((1 - level_32).sqrt()) * gradient
         x_0 = scaled - ratio * epsilon
         epsilon = (scaled - x_0) / ratio
-    x_next = at(np.sqrt(before)) * x_0 + at(direction) * epsilon
+    x_next = at(before_32.sqrt()) * x_0 + at(direction) * epsilon
     if noise is None or eta == 0:
         return x_next
     return x_next + at(sigma) * noise
@@ -269,9 +268,10 @@ def _gather(index: Index, like: Tensor) -> Callable[[Table], Tensor]:
     """Reads a table at the index, shaped to multiply images like ``like``."""
 
     def at(table: Table) -> Tensor:
+        values = torch.as_tensor(table)
         if isinstance(index, int):
-            return torch.tensor(table[index], dtype=like.dtype, device=like.device)
-        rows = torch.from_numpy(table)[index.cpu()]
+            return values[index].to(device=like.device, dtype=like.dtype)
+        rows = values[index.cpu()]
         return rows.to(device=like.device, dtype=like.dtype)[:, None, None, None]
 
     return at
