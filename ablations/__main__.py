@@ -12,12 +12,12 @@ from pathlib import Path
 
 from ablations import engine, records
 from ablations.errors import UserError
-from ablations.methods import Grid, Result, methods
+from ablations.methods import Grid, Result, methods, starts
 from ablations.settings import BUDGETS, Budget, Setting, load_setting
 from ablations.store import Store
 
 Sweep = Callable[[Setting, Budget, str, tuple[str, ...]], Iterator[Result]]
-SWEEPS: dict[str, Sweep] = {"methods": methods}
+SWEEPS: dict[str, Sweep] = {"methods": methods, "starts": starts}
 ROOT = Path(__file__).resolve().parent.parent
 EXIT_FAILED, EXIT_USER = 1, 2
 
@@ -129,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True)
     running = commands.add_parser("run", help="run sweeps and build their reports")
     running.set_defaults(command=run)
-    running.add_argument("sweeps", nargs="+", choices=SWEEPS, metavar="SWEEP", help=", ".join(SWEEPS))
+    running.add_argument(
+        "sweeps", nargs="+", choices=SWEEPS, metavar="SWEEP", help=", ".join(SWEEPS)
+    )
     running.add_argument("--setting", default="fashion", help="scale of the experiment")
     running.add_argument("--budget", default="default", choices=BUDGETS, help="how much is run")
     running.add_argument("--predictors", nargs="+", help="only these of the setting's")

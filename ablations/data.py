@@ -120,7 +120,10 @@ def _is_whole(folder: Path) -> bool:
 def _read_idx(folder: Path, name: str, magic: int) -> npt.NDArray[np.uint8]:
     plain = folder / name
     try:
-        raw = plain.read_bytes() if plain.exists() else gzip.open(f"{plain}.gz").read()
+        if plain.exists():
+            raw = plain.read_bytes()
+        else:
+            raw = gzip.decompress(plain.with_name(f"{name}.gz").read_bytes())
     except (OSError, EOFError) as error:
         raise UserError(f"{plain} cannot be read: {error}", "replace the file") from error
     found, count = struct.unpack(">II", raw[:8]) if len(raw) >= 8 else (0, 0)
@@ -143,10 +146,12 @@ def _fetch_debian(cache: Path) -> None:
         raise RuntimeError("this is not a Debian system")
     with tempfile.TemporaryDirectory() as scratch:
         download = ["apt-get", "download", "-qq", DEBIAN_PACKAGE]
-        if subprocess.run(download, cwd=scratch, capture_output=True).returncode:
+        if subprocess.run(download, cwd=scratch, capture_output=True, check=False).returncode:
             # Package lists may be absent on a fresh machine; root can fetch them.
-            subprocess.run(["apt-get", "update", "-qq"], capture_output=True)
-            result = subprocess.run(download, cwd=scratch, capture_output=True, text=True)
+            subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)
+            result = subprocess.run(
+                download, cwd=scratch, capture_output=True, text=True, check=False
+            )
             if result.returncode:
                 raise RuntimeError(f"apt-get download failed: {result.stderr.strip()[:200]}")
         package = next(Path(scratch).glob("*.deb"))

@@ -6,14 +6,15 @@ predictors are timm networks; the evaluator shares an architecture with neither.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ppap.predictors import Predictor
 from ppap.denoiser import SpaceToDepth
+from ppap.predictors import Predictor
 from ppap.unet import UNetModel
 
 __all__ = ["CLASSES", "SHAPE", "Evaluator", "predictor", "resnet", "unet", "vit"]
@@ -96,7 +97,7 @@ class Evaluator(nn.Module):
 
         def stage(*widths: int) -> list[nn.Module]:
             layers: list[nn.Module] = []
-            for before, after in zip(widths, widths[1:], strict=False):
+            for before, after in pairwise(widths):
                 layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after)]
                 layers += [nn.ReLU()]
             return layers

@@ -1,9 +1,9 @@
 """The sweep ``methods``: the ways of guiding one diffusion model, compared.
 
 For every predictor: naive off-the-shelf, one noise-aware network, several labelled experts,
-and PPAP, whose experts are small and saw no data. The budget ``full`` adds what an expert
-starts from as further arms. A sweep is a function from a setting and a budget to result
-cells; the engine finds out what they need.
+and PPAP, whose experts are small and saw no data. The sweep ``starts`` adds rows to the same
+table: the experts of one predictor, by what each is trained from. A sweep is a function from
+a setting and a budget to result cells; the engine finds out what they need.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ppap.metrics import bootstrap_fid, bootstrap_mean
 from ppap.samplers import DDIM
 from ppap.transfer import Start, Training
 
-__all__ = ["Grid", "NoiseCurve", "Result", "Row", "TradeoffPoint", "methods"]
+__all__ = ["Grid", "NoiseCurve", "Result", "Row", "TradeoffPoint", "methods", "starts"]
 
 SAMPLER = DDIM(25)
 EXPERTS = 5
@@ -76,7 +76,6 @@ STARTS = (
     Method("ppap, from base", EXPERTS, "data-free", "base"),
     Method("ppap, shared start", EXPERTS, "data-free", "shared"),
 )
-STARTS_PREDICTOR = "resnet"
 UNGUIDED = Method("unguided")
 
 
@@ -238,7 +237,7 @@ SCORED = ("accuracy", "fid", "kid", "inception_score", "precision", "recall")
 def methods(
     setting: Setting, budget: Budget, name: str, predictors: tuple[str, ...]
 ) -> Iterator[Result]:
-    """The result cells of the sweep.
+    """Every way of guiding, for every predictor: the main table.
 
     Args:
         setting: what the experiment is run on.
@@ -249,9 +248,17 @@ def methods(
     build = _Builder(Setup.of(setting), budget, name)
     yield from build.method(UNGUIDED, None)
     for predictor in predictors:
-        arms = PAPER + (STARTS if budget.starts and predictor == STARTS_PREDICTOR else ())
-        for method in arms:
+        for method in PAPER:
             yield from build.method(method, predictor)
+
+
+def starts(
+    setting: Setting, budget: Budget, name: str, predictors: tuple[str, ...]
+) -> Iterator[Result]:
+    """What an expert is trained from: the one before it, the clean base, or a shared expert."""
+    build = _Builder(Setup.of(setting), budget, name)
+    for method in STARTS:
+        yield from build.method(method, predictors[0])
 
 
 @dataclass(frozen=True)

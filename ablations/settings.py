@@ -37,7 +37,6 @@ class Budget:
         batch: images per step.
         scales: guidance scales among which each row's is chosen.
         selection_samples: per scale and row, on seeds that no row is measured on.
-        starts: whether the arms on what an expert starts from are run too.
     """
 
     seeds: int
@@ -47,7 +46,6 @@ class Budget:
     batch: int
     scales: tuple[float, ...]
     selection_samples: int
-    starts: bool = False
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.samples < 10 or self.steps < 1 or not self.scales:
@@ -59,9 +57,9 @@ class Budget:
 
 
 BUDGETS = {
-    "smoke": Budget(1, 40, 100, 20, 32, (4.0, 8.0), 20),
-    "default": Budget(1, 500, 2_000, 1_500, 64, (4.0, 8.0, 16.0), 150),
-    "full": Budget(3, 1_000, 8_000, 4_000, 64, (2.0, 4.0, 8.0, 16.0), 300, starts=True),
+    "smoke": Budget(1, 40, 100, 20, 32, (16.0,), 20),
+    "default": Budget(1, 200, 1_000, 800, 64, (8.0, 16.0), 100),
+    "full": Budget(3, 500, 4_000, 2_000, 64, (4.0, 8.0, 16.0, 32.0), 150),
 }
 
 

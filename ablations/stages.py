@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,11 +16,10 @@ from ablations.cells import Cell, Load
 from ablations.settings import Setting, load_setting
 from ablations.store import Artifact
 from ppap.adapters import Adapter
-from ppap.denoiser import Denoiser
 from ppap.experts import ExpertBank
 from ppap.guidance import Guide, LikelihoodGuide, naive_guide
 from ppap.images import from_uint8, to_uint8
-from ppap.metrics import Features, correct, extract, image_quality
+from ppap.metrics import correct, extract, image_quality
 from ppap.samplers import DDIM, DDPM, sample
 from ppap.synthesis import synthesize
 from ppap.tasks import ClassTask
@@ -43,7 +43,7 @@ DENOISE_SECONDS = 0.0019
 GUIDE_SECONDS = {"resnet": 0.0007, "vit": 0.0015}
 TRAIN_SECONDS = {"resnet": 0.06, "vit": 0.11}
 NOISE_LEVELS = (20, 60, 100, 150, 199, 200, 250, 300, 350, 400, 450, 500, 600, 700, 800, 900, 980)
-NOISY_TEST_IMAGES = 2_000
+NOISY_TEST_IMAGES = 1_000
 SPEED_BATCH, SPEED_REPEATS = 64, 3
 SELECTION_MARGIN = 0.02
 
@@ -320,10 +320,8 @@ class Speed(_Guided):
 
 def _forget_peak() -> None:
     """Start the kernel's record of this process's peak resident memory afresh (Linux)."""
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def _peak_mib() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
 
     def __init__(
         self,
-        network: Callable[[Tensor, Tensor], Tensor],
+        network: Callable[[Tensor, Tensor], Any],
         schedule: Schedule,
         shape: tuple[int, int, int],
         target: Target = "epsilon",

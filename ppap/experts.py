@@ -111,6 +111,8 @@ class ExpertBank(nn.Module):
         seed: of the adapters' random initial values.
     """
 
+    predictor: Predictor
+
     def __init__(
         self,
         predictor: Predictor,
@@ -120,7 +122,8 @@ class ExpertBank(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.predictor = freeze(predictor)
+        self.predictor = predictor
+        freeze(predictor)
         self.ranges = NoiseRanges.equal(ranges, steps) if isinstance(ranges, int) else ranges
         self.adapter = ppap_adapter() if adapter is None else adapter
         generator = torch.Generator().manual_seed(seed)
@@ -164,7 +167,7 @@ class ExpertBank(nn.Module):
             ValueError: for a timestep outside all ranges.
         """
         experts = self.ranges.expert_of(timesteps)
-        present = experts.unique().tolist()
+        present = sorted(set(experts.tolist()))
         if len(present) == 1:
             return self.predict(x_t, present[0])
         order, parts = [], []
@@ -268,9 +271,7 @@ class ExpertBank(nn.Module):
             "predictor": self.predictor.name,
             "fingerprint": self.fingerprint(),
             "boundaries": self.ranges.boundaries,
-            "adapter": [
-                {"part": names[type(part)], **vars(part)} for part in self.adapter.parts
-            ],
+            "adapter": [{"part": names[type(part)], **vars(part)} for part in self.adapter.parts],
         }
         scratch = folder / "bank.json.part"
         scratch.write_text(json.dumps(description, indent=2) + "\n")

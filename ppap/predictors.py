@@ -33,6 +33,7 @@ class Predictor(nn.Module):
             and at the call for a wrong number of channels.
     """
 
+    network: nn.Module
     mean: Tensor
     std: Tensor
 
@@ -93,14 +94,17 @@ def load_predictor(
         CheckpointError: for weights that are damaged or of another network.
     """
     import timm
+    from timm.data.config import resolve_model_data_config
 
     architecture = name.removeprefix(TIMM_PREFIX)
     if architecture == name or not timm.is_model(architecture.split(".")[0]):
-        raise ValueError(f"unknown predictor {name!r}; write timm/ and a name of timm.list_models()")
+        raise ValueError(
+            f"unknown predictor {name!r}; write timm/ and a name of timm.list_models()"
+        )
     network = timm.create_model(architecture, pretrained=weights is None, **options)
     if weights is not None:
         check_and_load(network, load_state(weights), Path(weights).name)
-    settings = timm.data.resolve_model_data_config(network)
+    settings = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
     return Predictor(
         network.eval(),
         settings["mean"],

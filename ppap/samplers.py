@@ -7,6 +7,7 @@ gradient enters: Dhariwal & Nichol (arXiv 2105.05233), algorithms 1 and 2.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -239,29 +240,31 @@ def ddpm_step(
     towards_image = betas * np.sqrt(before) / (1 - level)
     towards_noise = (1 - before) * np.sqrt(1 - betas) / (1 - level)
     mean = at(towards_image) * x_0 + at(towards_noise) * x_t
-    log_variance = _log_variance(schedule, at, prediction.variance_fraction, fixed_variance)
+    variance, log_variance = _variance(schedule, at, prediction.variance_fraction, fixed_variance)
     if gradient is not None:
-        mean = mean + log_variance.exp() * gradient
+        mean = mean + variance * gradient
     inner = np.append(0.0, np.ones(len(schedule) - 1))
     return mean + at(inner) * (0.5 * log_variance).exp() * noise
 
 
-def _log_variance(
+def _variance(
     schedule: Schedule,
     at: Callable[[Table], Tensor],
     fraction: Tensor | None,
     fixed_variance: FixedVariance,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
+    """The step's variance and its logarithm; they part at index 0 of "small", where it is 0."""
     small = schedule.posterior_log_variance
     if fraction is not None:
         # The network's output in [-1, 1] interpolates between the two (Improved DDPM, eq. 15).
         weight = (fraction + 1) / 2
-        return weight * at(np.log(schedule.betas)) + (1 - weight) * at(small)
+        learned = weight * at(np.log(schedule.betas)) + (1 - weight) * at(small)
+        return learned.exp(), learned
     if fixed_variance == "small":
-        return at(small)
+        return at(schedule.posterior_variance), at(small)
     # The published "large" variance borrows the posterior's at index 0, where beta is too much.
-    first = np.exp(small[:1])
-    return at(np.log(np.append(first, schedule.betas[1:])))
+    large = np.append(np.exp(small[:1]), schedule.betas[1:])
+    return at(large), at(np.log(large))
 
 
 def _gather(index: Index, like: Tensor) -> Callable[[Table], Tensor]:
@@ -334,10 +337,8 @@ def sample(
     for start in range(0, len(seeds), batch):
         rows = slice(start, start + batch)
         part = None if guide is None else guide.rows(rows)
-        x_t = torch.empty(0)
-        for _, x_t in trajectory(denoiser, sampler, seeds[rows], part):
-            pass
-        images.append(x_t.clamp(-1, 1).float().cpu())
+        _, x_0 = deque(trajectory(denoiser, sampler, seeds[rows], part), maxlen=1).pop()
+        images.append(x_0.clamp(-1, 1).float().cpu())
         if progress is not None:
-            progress(len(x_t))
+            progress(len(x_0))
     return torch.cat(images) if images else torch.empty(0, *denoiser.shape)

@@ -46,7 +46,9 @@ class Schedule:
         if not steps.size:
             steps = np.arange(len(levels), dtype=np.int64)
         if steps.shape != levels.shape:
-            raise ValueError(f"{len(levels)} signal levels need as many timesteps, got {len(steps)}")
+            raise ValueError(
+                f"{len(levels)} signal levels need as many timesteps, got {len(steps)}"
+            )
         object.__setattr__(self, "alphas_cumprod", levels)
         object.__setattr__(self, "timesteps", steps)
 
@@ -126,7 +128,7 @@ class Schedule:
 def linear_schedule(steps: int = 1000) -> Schedule:
     """DDPM's schedule: beta from 1e-4 to 0.02 at 1000 steps, rescaled to any other number."""
     scale = 1000 / steps
-    return Schedule(np.cumprod(1.0 - np.linspace(scale * 1e-4, scale * 0.02, steps)))
+    return _of_betas(np.linspace(scale * 1e-4, scale * 0.02, steps, dtype=np.float64))
 
 
 def cosine_schedule(steps: int = 1000, max_beta: float = 0.999) -> Schedule:
@@ -136,7 +138,7 @@ def cosine_schedule(steps: int = 1000, max_beta: float = 0.999) -> Schedule:
         return math.cos((fraction + 0.008) / 1.008 * math.pi / 2) ** 2
 
     betas = [min(1 - level((i + 1) / steps) / level(i / steps), max_beta) for i in range(steps)]
-    return Schedule(np.cumprod(1.0 - np.array(betas)))
+    return _of_betas(np.array(betas, dtype=np.float64))
 
 
 def make_schedule(name: str, steps: int = 1000) -> Schedule:
@@ -151,12 +153,17 @@ def make_schedule(name: str, steps: int = 1000) -> Schedule:
     return makers[name](steps)
 
 
+def _of_betas(betas: Floats) -> Schedule:
+    levels: Floats = np.cumprod(1.0 - betas, dtype=np.float64)
+    return Schedule(levels)
+
+
 def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
     if spacing.startswith("ddim"):
         count = _count(spacing.removeprefix("ddim"), spacing)
         for stride in range(1, total + 1):
             if len(range(0, total, stride)) == count:
-                return np.arange(0, total, stride)
+                return np.arange(0, total, stride, dtype=np.int64)
         raise ValueError(f"no integer stride takes exactly {count} of {total} steps ({spacing!r})")
     counts = [_count(part, spacing) for part in spacing.split(",")]
     size, longer = divmod(total, len(counts))
@@ -166,11 +173,11 @@ def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
         length = size + (section < longer)
         if count > length:
             raise ValueError(f"a section of {length} steps cannot keep {count} ({spacing!r})")
-        stride = (length - 1) / (count - 1) if count > 1 else 1.0
+        gap = (length - 1) / (count - 1) if count > 1 else 1.0
         position = 0.0
         for _ in range(count):
             kept.append(start + round(position))
-            position += stride
+            position += gap  # added up, as published: rounding depends on it
         start += length
     return np.array(sorted(set(kept)), dtype=np.int64)
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ppap.experts import ExpertBank
+from ppap.images import from_uint8
 from ppap.schedule import Schedule
 from ppap.streams import derived_generator
-from ppap.images import from_uint8
 from ppap.tasks import Task
 
 __all__ = ["Distillation", "Objective", "Supervision", "Training", "transfer"]
@@ -86,9 +86,8 @@ class Distillation:
 
     def prepare(self, bank: ExpertBank, images: Tensor) -> None:
         device = next(bank.parameters()).device
-        self._taught = torch.cat(
-            [bank.teach(from_uint8(part).to(device)) for part in images.split(self.batch)]
-        )
+        parts = torch.split(images, self.batch)
+        self._taught = torch.cat([bank.teach(from_uint8(part).to(device)) for part in parts])
 
     def loss(self, prediction: Any, chosen: Tensor) -> Tensor:
         return self.task.transfer_loss(prediction, self._taught[chosen.to(self._taught.device)])
@@ -192,7 +191,7 @@ class _Run:
             optimiser.param_groups[0]["lr"] = self.training.learning_rate * (1 - step / steps)
             value = self._loss(number, bounds)
             optimiser.zero_grad()
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             self.done += 1
             loss = float(value.detach())

@@ -118,7 +118,7 @@ class ResBlock(nn.Module):
         channels: int,
         out_channels: int,
         options: _BlockOptions,
-        resample: type[Upsample] | type[Downsample] | None = None,
+        resample: type[Upsample | Downsample] | None = None,
     ) -> None:
         super().__init__()
         self.scale_shift = options.scale_shift
@@ -143,7 +143,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(self._forward, x, emb, use_reentrant=False))
+            return checkpoint(self._forward, x, emb, use_reentrant=False)
         return self._forward(x, emb)
 
     def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -205,9 +205,7 @@ class AttentionPool2d(nn.Module):
     def __init__(self, size: int, channels: int, head_channels: int, out_channels: int) -> None:
         super().__init__()
         self.heads = channels // head_channels
-        self.positional_embedding = nn.Parameter(
-            torch.randn(channels, size**2 + 1) / channels**0.5
-        )
+        self.positional_embedding = nn.Parameter(torch.randn(channels, size**2 + 1) / channels**0.5)
         self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
         self.c_proj = nn.Conv1d(channels, out_channels, 1)
 
@@ -222,7 +220,7 @@ class AttentionPool2d(nn.Module):
 class TimestepEmbedSequential(nn.Sequential):
     """A sequence that hands the timestep embedding to the layers which take one."""
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
             x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
         return x

@@ -126,7 +126,7 @@ def grouped_low_rank_matmul_op(
         h = torch.bmm(x, _of_samples(q, index))
         base = x @ p if bias is None else x @ p + bias
         return torch.baddbmm(base, h, _of_samples(r, index), alpha=scale), h
-    from ppap_kernels import triton_matmul  # noqa: PLC0415, Triton is not on every platform
+    from ppap_kernels import triton_matmul
 
     return triton_matmul.grouped_low_rank_matmul(x, p, q, r, bias, index, scale, entry.config)
 
@@ -153,7 +153,7 @@ def grouped_outer_op(
     if entry is None:
         own = index[None] == torch.arange(experts, device=index.device)[:, None]
         return torch.einsum("eb,btu,btv->euv", own.to(u.dtype) * scale, u, v)
-    from ppap_kernels import triton_matmul  # noqa: PLC0415, Triton is not on every platform
+    from ppap_kernels import triton_matmul
 
     return triton_matmul.grouped_outer(u, v, index, experts, scale, entry.config)
 

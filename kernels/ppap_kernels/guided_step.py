@@ -191,7 +191,7 @@ def guided_ddim_op(
     vectors, images = (signal, signal_prev, sigma), (gradient, noise)
     if entry is None:
         return _fresh(guided_ddim_reference(x_t, eps, *vectors, *images, clip), x_t)
-    from ppap_kernels import triton_elementwise  # noqa: PLC0415, Triton is not on every platform
+    from ppap_kernels import triton_elementwise
 
     return triton_elementwise.guided_ddim(x_t, eps, vectors, images, clip, entry.config)
 
@@ -216,7 +216,7 @@ def guided_ddpm_op(
     rest = (log_variance, variance, gradient, noise)
     if entry is None:
         return _fresh(guided_ddpm_reference(x_t, eps, *vectors, *rest, clip), x_t)
-    from ppap_kernels import triton_elementwise  # noqa: PLC0415, Triton is not on every platform
+    from ppap_kernels import triton_elementwise
 
     return triton_elementwise.guided_ddpm(x_t, eps, vectors, rest, clip, entry.config)
 

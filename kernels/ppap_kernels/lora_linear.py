@@ -103,7 +103,7 @@ def low_rank_matmul_op(
         h = x @ q
         base = x @ p if bias is None else torch.addmm(bias, x, p)
         return base.addmm_(h, r, alpha=scale), h
-    from ppap_kernels import triton_matmul  # noqa: PLC0415, Triton is not on every platform
+    from ppap_kernels import triton_matmul
 
     return triton_matmul.low_rank_matmul(x, p, q, r, bias, scale, entry.config)
 

@@ -67,7 +67,7 @@ def merge_lora_op(
     if entry is None:
         _merge(out, weight, a, b, scale)
         return
-    from ppap_kernels import triton_elementwise  # noqa: PLC0415, Triton is not on every platform
+    from ppap_kernels import triton_elementwise
 
     triton_elementwise.merge_lora(weight, a, b, out, scale, entry.config)
 

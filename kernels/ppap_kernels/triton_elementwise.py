@@ -116,9 +116,9 @@ def transfer_loss_kernel(
 
 @triton.jit
 def merge_lora_kernel(
-    weight, a, b, out, rows, cols, rank, inner, kernel, scale,
+    weight, a, b, out, rows, cols, rank, inner, scale,
     w_o, w_i, w_h, w_w, o_o, o_i, o_h, o_w, a_r, a_c, b_m, b_r,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, KERNEL: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Give out = weight + scale * (b a), the product laid over the elements of the weight."""
@@ -132,11 +132,12 @@ def merge_lora_kernel(
         a_at = a + rs[:, None] * a_r + j[None, :] * a_c
         a_tile = tl.load(a_at, mask=(rs < rank)[:, None] & (j < cols)[None, :], other=0.0)
         acc = tl.dot(b_tile, a_tile, acc, input_precision=PRECISION)
-    flat = i[:, None].to(tl.int64) * cols + j[None, :]
-    x = flat % kernel
-    y = flat // kernel % kernel
-    c = flat // (kernel * kernel) % inner
-    o = flat // (kernel * kernel * inner)
+    flat = i[:, None] * cols + j[None, :]
+    x = flat % KERNEL
+    y = flat // KERNEL % KERNEL
+    channels = flat // (KERNEL * KERNEL)
+    c = channels % inner
+    o = channels // inner
     mask = (i < rows)[:, None] & (j < cols)[None, :]
     w = tl.load(weight + o * w_o + c * w_i + y * w_h + x * w_w, mask=mask, other=0.0)
     merged = w.to(tl.float32) + scale * acc
@@ -206,16 +207,18 @@ def merge_lora(
     weight: Tensor, a: Tensor, b: Tensor, out: Tensor, scale: float, config: Mapping[str, int]
 ) -> None:
     """Launch: weight and out (out, in) or (out, in, k, k), a (r, C), b (R, r), R C = out in k k."""
+    if max(_extent(weight), _extent(out)) >= 2**31:
+        raise ValueError("the kernel indexes weights in 32 bits: merge in slices of out-channels")
     square = weight.ndim == 4
     w_strides = weight.stride() if square else (*weight.stride(), 0, 0)
     o_strides = out.stride() if square else (*out.stride(), 0, 0)
     grid = (triton.cdiv(len(b), config["BLOCK_M"]), triton.cdiv(a.shape[1], config["BLOCK_N"]))
     with torch.cuda.device_of(weight):
         merge_lora_kernel[grid](
-            weight, a, b, out, len(b), a.shape[1], len(a), weight.shape[1],
-            weight.shape[-1] if square else 1, scale, *w_strides, *o_strides,
-            *a.stride(), *b.stride(),
-            PRECISION="ieee" if a.dtype == torch.float32 else "tf32", **config,
+            weight, a, b, out, len(b), a.shape[1], len(a), weight.shape[1], scale,
+            *w_strides, *o_strides, *a.stride(), *b.stride(),
+            PRECISION="ieee" if a.dtype == torch.float32 else "tf32",
+            KERNEL=weight.shape[-1] if square else 1, **config,
         )  # fmt: skip
 
 
@@ -225,6 +228,11 @@ def _images(images: Tensor | None, like: Tensor) -> tuple[Tensor, Any]:
         return like, 0
     dense = images if images[0].is_contiguous() else images.contiguous()
     return dense, dense.stride(0)
+
+
+def _extent(tensor: Tensor) -> int:
+    """One more than the largest offset of an element."""
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _rows(matrix: Tensor) -> Tensor:

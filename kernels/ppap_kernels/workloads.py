@@ -20,6 +20,7 @@ __all__ = ["DTYPES", "Case", "Traffic", "cases"]
 
 DTYPES = {"fp16": 2, "bf16": 2, "fp32": 4}
 EXPERTS = 5
+ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,9 @@ def _merge(entry: Entry, dtype: str, rank: int, kernel: int) -> Case:
     rows, cols, low = entry.shape["rows"], entry.shape["cols"], rank * kernel
     pointers = dict.fromkeys(("weight", "a", "b", "out"), dtype)
     strides = {"w_w", "o_w"} if kernel > 1 else {"w_i", "o_i"}
-    unaligned = {"kernel", "w_h", "o_h", "w_i", "o_i"}
-    ones = {"a_c", "b_r"} | strides | ({"kernel"} if kernel == 1 else set())
-    constants = {"PRECISION": "ieee" if dtype == "fp32" else "tf32"}
+    unaligned = {"w_h", "o_h", "w_i", "o_i"}
+    ones = {"a_c", "b_r"} | strides
+    constants = {"PRECISION": "ieee" if dtype == "fp32" else "tf32", "KERNEL": kernel}
     source = _source(
         elementwise.merge_lora_kernel, entry, pointers, constants, ones, unaligned - ones
     )
@@ -187,7 +188,7 @@ def _step(name: str, entry: Entry, dtype: str, source: Source, passes: int, eage
 
 
 def _transfer(entry: Entry, dtype: str) -> Case:
-    rows, classes = entry.shape["rows"], entry.shape["classes"]
+    rows, classes = ROWS, entry.shape["classes"]
     pointers = dict.fromkeys(("student", "teacher", "gradient"), dtype) | {"losses": "fp32"}
     constants = {"BLOCK_CLASSES": 1 << (classes - 1).bit_length()}
     unaligned = set() if classes % 16 == 0 else {"classes", "student_b", "teacher_b"}

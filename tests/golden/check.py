@@ -305,12 +305,7 @@ def _layer_options(golden: Golden, layer: str) -> list[tuple[str, Any]]:
 
 
 def _lora(golden: Golden, network: nn.Sequential, alphas: Mapping[str, float]) -> Figures:
-    """Figures by suffix and alpha, under whichever reading of the file is the nearer one.
-
-    The released layers add the update to the frozen weight when they are put in evaluation
-    mode, and add it again if they are then run as unmerged. Recorded files may have been
-    through that; every figure of a file must agree under one and the same reading.
-    """
+    """The output and its gradient, by suffix and alpha."""
 
     def lora(alpha: float) -> Adapter:
         return Adapter((Lora(golden.option("r"), alpha, layers=r"^(conv|linear)$"),))
@@ -319,20 +314,34 @@ def _lora(golden: Golden, network: nn.Sequential, alphas: Mapping[str, float]) -
     fresh = lora(1.0).create(network, torch.Generator())
     recorded = {key: key.rpartition(".")[2] for key in fresh}
     own = {key: fill(recorded[key], value.shape) for key, value in fresh.items()}
-    keys = np.array([*filled, *recorded.values()])
-    readings = []
-    for base in (filled, lora(golden.option("alpha")).effective(filled, own)):
-        figures: Figures = {"keys": keys}
-        for suffix, alpha in alphas.items():
-            weights = lora(alpha).effective(base, own)
-            run = partial(functional_call, network, weights)
-            figures |= _output_and_gradient(golden, golden.input("x"), run, suffix)
-        readings.append(figures)
-    return min(readings, key=lambda figures: _distance(golden, figures))
+    base = _as_recorded(golden, network, filled, {recorded[key]: own[key] for key in own})
+    figures: Figures = {"keys": np.array([*filled, *recorded.values()])}
+    for suffix, alpha in alphas.items():
+        run = partial(functional_call, network, lora(alpha).effective(base, own))
+        figures |= _output_and_gradient(golden, golden.input("x"), run, suffix)
+    return figures
 
 
-def _distance(golden: Golden, figures: Figures) -> float:
-    return max(_error(k, golden.arrays[k], v) for k, v in figures.items() if k in golden.arrays)
+def _as_recorded(
+    golden: Golden, network: nn.Module, filled: dict[str, Tensor], own: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The frozen tensors that the recorded layer had, told without the library's LoRA.
+
+    The released layers add the update to the frozen weight when they are put in evaluation
+    mode, and add it again if they are then run as unmerged. Recorded files may have been
+    through that: of the two the nearer is taken.
+    """
+    (name,) = (key for key in filled if key.endswith("weight"))
+    update = (own["lora_B"] @ own["lora_A"]).view(filled[name].shape)
+    update = update * golden.option("alpha") / golden.option("r")
+    figure = next(key for key in ("output", "output_scaled") if key in golden.arrays)
+    distances = []
+    for merged in (0, 1):
+        weights = filled | {name: filled[name] + (merged + 1) * update}
+        output = functional_call(network, weights, (golden.input("x"),))
+        distances.append(_error(figure, golden.arrays[figure], output.detach().numpy()))
+    merged = int(np.argmin(distances))
+    return filled | {name: filled[name] + merged * update}
 
 
 KINDS: dict[str, Callable[[Golden], Figures]] = {

@@ -38,7 +38,8 @@ def poisoned_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     original = torch.Tensor.new_empty
 
     def new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
-        return original(self, *size, **options).fill_(torch.nan)
+        fresh = original(self, *size, **options)
+        return fresh.fill_(torch.nan) if fresh.is_floating_point() else fresh
 
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
 

@@ -18,7 +18,7 @@ COMMITTED = {
     "lora_linear forward m=1536 n=384 k=384 r=16": 2 * (2 * 1536 * 384 + 384**2 + 36864),
     "guided_ddim_step batch=8 pixels=196608": 2 * 5 * 8 * 196608,
     "guided_ddpm_step batch=8 pixels=196608": 2 * 5 * 8 * 196608,
-    "transfer_loss rows=64 classes=1000": 2 * 3 * 64 * 1000 + 4 * 64,
+    "transfer_loss rows=256 classes=1000": 2 * 3 * 256 * 1000 + 4 * 256,
     "merge_lora linear 1024x1024 r=16": 2 * (2 * 1024**2 + 2 * 1024 * 16),
     "grouped_lora_linear dA m=8192 width=384 r=16": 2 * (8192 * (384 + 16) + 5 * 384 * 16),
 }

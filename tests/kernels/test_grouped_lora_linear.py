@@ -94,6 +94,7 @@ def test_gradients(function: Function) -> None:
     assert torch.autograd.gradgradcheck(call, (x, weight.detach(), a, b, bias.detach()))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch hides it itself
 def test_opcheck() -> None:
     x, weight, a, b, bias = problem(dtype=torch.float32)
     index = torch.tensor(INDICES["no adapter"])

@@ -124,6 +124,7 @@ def test_gradients(ddim: Function, ddpm: Function) -> None:
     assert torch.autograd.gradcheck(ddpm, (x, e, *coefficients, log_variance, None, g, z))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch hides it itself
 def test_opcheck() -> None:
     x, e, g, z = (t.requires_grad_() for t in images(4, torch.float32))
     coefficients = levels(torch.float32)

@@ -75,6 +75,7 @@ def test_only_the_input_gradient_is_computed_when_the_adapter_is_frozen_too() ->
     assert a.grad is b.grad is None
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch hides it itself
 def test_opcheck() -> None:
     x, weight, a, b, bias = problem((5,), dtype=torch.float32)
     p = weight.detach().t()

@@ -49,6 +49,7 @@ def test_half_precision_weights_take_float32_adapters() -> None:
     torch.testing.assert_close(out.double(), weight + 0.5 * b @ a, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch hides it itself
 def test_opcheck_and_compilation() -> None:
     weight, a, b = randoms((4, 3, 3, 3), (6, 9), (12, 6))
     torch.library.opcheck(merge_lora_op, (torch.empty_like(weight), weight, a, b, 0.5, False))

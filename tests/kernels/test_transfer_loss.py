@@ -79,6 +79,7 @@ def test_a_certain_teacher_is_cross_entropy(function: Function) -> None:
     torch.testing.assert_close(function(student, teacher), expected)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch hides it itself
 def test_opcheck() -> None:
     student, teacher = logits(dtype=torch.float32)
     torch.library.opcheck(transfer_loss_op, (student.requires_grad_(), teacher, 0.5, False))

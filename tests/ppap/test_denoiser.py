@@ -51,7 +51,7 @@ def test_diffusers_style_output_is_unwrapped() -> None:
     class Output:
         sample = images(2)
 
-    denoiser = Denoiser(lambda x, t: Output(), linear_schedule(), SHAPE)  # type: ignore[arg-type]
+    denoiser = Denoiser(lambda x, t: Output(), linear_schedule(), SHAPE)
     assert torch.equal(denoiser(images(2), torch.tensor([1, 2])).epsilon, images(2))
 
 

@@ -24,7 +24,7 @@ def scrambled(bank: ExpertBank) -> ExpertBank:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in bank.experts.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
     return bank.eval()
 
 

@@ -55,7 +55,7 @@ def test_respacing_twice_remembers_the_original_timesteps() -> None:
 
 @pytest.mark.parametrize("spacing", ["ddim600", "ddim", "0", "25.5", "600,600", "ten", "-3", ""])
 def test_malformed_spacing_is_refused(spacing: str) -> None:
-    with pytest.raises(ValueError, match="steps|spacing"):
+    with pytest.raises(ValueError, match=r"steps|spacing"):
         linear_schedule().respace(spacing)
 
 
