@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from ablations import engine, records
 from ablations.errors import UserError
@@ -64,9 +65,22 @@ def run(options: argparse.Namespace) -> int:
     _report(finished, store, folder)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     print(f"{outcome.computed} cells computed in {minutes:.0f} min {seconds:02.0f} s; see {folder}")
-    for label, reason in outcome.failures.items():
-        print(f"failed: {label}: {reason}", file=sys.stderr)
-    return EXIT_FAILED if outcome.failures else 0
+    return _tell_failures(outcome)
+
+
+def _tell_failures(outcome: engine.Outcome) -> int:
+    """One line per cause; the exit status."""
+    mends = {str(error) for error in outcome.failures.values() if isinstance(error, UserError)}
+    for mend in sorted(mends):
+        print(f"error: {mend}", file=sys.stderr)
+    others = {k: e for k, e in outcome.failures.items() if not isinstance(e, UserError)}
+    for label, error in others.items():
+        print(f"failed: {label}: {type(error).__name__}: {error}", file=sys.stderr)
+    if outcome.skipped:
+        print(f"{len(outcome.skipped)} cells that need these were skipped", file=sys.stderr)
+    if others:
+        return EXIT_FAILED
+    return EXIT_USER if mends else 0
 
 
 def _report(finished: list[Result], store: Store, folder: Path) -> None:
@@ -124,8 +138,15 @@ def _store(path: Path | None) -> Store:
         raise UserError(f"no store at {root}: {error}", "name another with --store") from error
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER, f"error: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ablations", description=__doc__)
+    parser = _Parser(prog="python -m ablations", description=__doc__)
     commands = parser.add_subparsers(required=True)
     running = commands.add_parser("run", help="run sweeps and build their reports")
     running.set_defaults(command=run)

@@ -19,7 +19,6 @@ from typing import Self
 from tqdm import tqdm
 
 from ablations.cells import Cell, describe
-from ablations.errors import UserError
 from ablations.records import stamp
 from ablations.store import Artifact, Store
 
@@ -54,12 +53,13 @@ class Outcome:
 
     Attributes:
         computed: number of cells computed.
-        failures: reason by label, of cells that failed or could not start for another's
-            failure.
+        failures: what went wrong, by the label of the cell that it went wrong in.
+        skipped: labels of cells that needed one which failed.
     """
 
     computed: int = 0
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, BaseException] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
 
 
 def plan(targets: Iterable[Cell], store: Store) -> Plan:
@@ -174,18 +174,18 @@ class _Run:
             self.outcome.computed += 1
             self.progress.finish(cell)
             return False
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        self._fail(cell, reason)
+        self.outcome.failures[f"{cell.label()} ({cell.key})"] = error
+        self.progress.finish(cell)
+        self._skip_what_needs(cell)
         return isinstance(error, BrokenProcessPool)
 
-    def _fail(self, cell: Cell, reason: str) -> None:
-        """Record a failure, and that of every cell that needed this one."""
-        self.outcome.failures[f"{cell.label()} ({cell.key})"] = reason
-        self.progress.finish(cell)
+    def _skip_what_needs(self, cell: Cell) -> None:
         for dependant in list(self.waiting.values()):
             if dependant.key in self.waiting and cell.key in {i.key for i in dependant.inputs()}:
                 del self.waiting[dependant.key]
-                self._fail(dependant, f"needs {cell.label()} ({cell.key})")
+                self.outcome.skipped.append(dependant.label())
+                self.progress.finish(dependant)
+                self._skip_what_needs(dependant)
 
 
 class _Progress:
@@ -241,9 +241,14 @@ class _Progress:
 
 
 def _pool(workers: int, threads: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _use_threads, (threads,)
-    )
+    context: multiprocessing.context.BaseContext
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        # One clean process imports torch, once; workers are its forks and start at no cost.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["ablations.stages"])
+    else:
+        context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, _use_threads, (threads,))
 
 
 def _use_threads(threads: int) -> None:

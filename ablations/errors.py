@@ -14,6 +14,9 @@ class UserError(Exception):
     """
 
     def __init__(self, problem: str, mend: str) -> None:
-        super().__init__(f"{problem}; {mend}")
+        super().__init__(problem, mend)
         self.problem = problem
         self.mend = mend
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.mend}"

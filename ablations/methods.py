@@ -281,13 +281,17 @@ class _Builder:
             for seed, model in zip(seeds, models, strict=True)
         ]
         scores = tuple(Score(drawn) for drawn in samples)
-        yield Row(*about, scores, seeds, Speed(self.setup, SAMPLER, models[0] or None, scale))
+        timed = self.budget.timed_images
+        speed = Speed(self.setup, SAMPLER, models[0] or None, scale, timed)
+        yield Row(*about, scores, seeds, speed)
         yield Grid(*about, samples[0])
         for score in candidates:
             yield TradeoffPoint(*about, score)
         for seed, model in zip(seeds, models, strict=True):
             if model and (method.experts or seed == 0):
-                yield NoiseCurve(*about, NoiseAccuracy(self.setup, model), seed)
+                yield NoiseCurve(
+                    *about, NoiseAccuracy(self.setup, model, self.budget.noisy_images), seed
+                )
 
     def experts(self, method: Method, predictor: str, seed: int) -> Experts | None:
         """The trained bank of a method, None for an untouched predictor."""

@@ -37,6 +37,8 @@ class Budget:
         batch: images per step.
         scales: guidance scales among which each row's is chosen.
         selection_samples: per scale and row, on seeds that no row is measured on.
+        noisy_images: test images on which accuracy against noise is measured.
+        timed_images: per batch of the throughput measurement.
     """
 
     seeds: int
@@ -46,6 +48,8 @@ class Budget:
     batch: int
     scales: tuple[float, ...]
     selection_samples: int
+    noisy_images: int = 1_000
+    timed_images: int = 64
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.samples < 10 or self.steps < 1 or not self.scales:
@@ -57,7 +61,7 @@ class Budget:
 
 
 BUDGETS = {
-    "smoke": Budget(1, 40, 100, 20, 32, (16.0,), 20),
+    "smoke": Budget(1, 40, 100, 20, 32, (16.0,), 20, noisy_images=100, timed_images=8),
     "default": Budget(1, 200, 1_000, 800, 64, (8.0, 16.0), 100),
     "full": Budget(3, 500, 4_000, 2_000, 64, (4.0, 8.0, 16.0, 32.0), 150),
 }

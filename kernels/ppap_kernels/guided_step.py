@@ -212,13 +212,15 @@ def guided_ddpm_op(
 ) -> Tensor:
     """`guided_ddpm_step` as an operator; `force` takes Triton against the table."""
     entry = select("guided_ddpm_step", x_t, _size(x_t), force)
-    vectors = (signal, x0_weight, x_t_weight)
-    rest = (log_variance, variance, gradient, noise)
+    vectors, images = (signal, x0_weight, x_t_weight), (gradient, noise)
     if entry is None:
-        return _fresh(guided_ddpm_reference(x_t, eps, *vectors, *rest, clip), x_t)
+        result = guided_ddpm_reference(x_t, eps, *vectors, log_variance, variance, *images, clip)
+        return _fresh(result, x_t)
     from ppap_kernels import triton_elementwise
 
-    return triton_elementwise.guided_ddpm(x_t, eps, vectors, rest, clip, entry.config)
+    return triton_elementwise.guided_ddpm(
+        x_t, eps, vectors, (log_variance, variance, *images), clip, entry.config
+    )
 
 
 def _fake(x_t: Tensor, *_: Any) -> Tensor:

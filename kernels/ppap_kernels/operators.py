@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import CustomOpDef
+from torch.library import CustomOpDef  # type: ignore[attr-defined]  # public, not re-exported
 
 __all__ = ["autocast", "differentiable", "reference_vjp"]
 
@@ -65,7 +65,7 @@ def reference_vjp(
             filled[i] = tensor
         return reference(*filled)
 
-    _, vjp = torch.func.vjp(of_tensors, *[arguments[i] for i in at])
+    vjp = torch.func.vjp(of_tensors, *[arguments[i] for i in at])[1]
     gradients = dict(zip(at, vjp(grad), strict=True))
     return tuple(gradients.get(i) for i in range(len(arguments)))
 

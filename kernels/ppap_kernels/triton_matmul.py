@@ -10,7 +10,7 @@ them (the layout of vLLM's `moe_align_block_size`), so one launch serves all exp
 """
 # Kernel bodies are Triton's language, which carries no types for mypy to check.
 # ruff: noqa: ANN001, ANN202, N803
-# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 
 from __future__ import annotations
 
