@@ -248,13 +248,16 @@ def _pool(workers: int, threads: int) -> ProcessPoolExecutor:
         context.set_forkserver_preload(["ablations.stages"])
     else:
         context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, _use_threads, (threads,))
+    return ProcessPoolExecutor(workers, context, _prepare_worker, (threads, dict(os.environ)))
 
 
-def _use_threads(threads: int) -> None:
+def _prepare_worker(threads: int, environment: dict[str, str]) -> None:
+    """Set threads, and the caller's environment: the server that forks may be older than it."""
     import torch
 
     torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def _compute(cell: Cell, root: Path) -> float:
