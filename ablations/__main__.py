@@ -13,12 +13,12 @@ from typing import NoReturn
 
 from ablations import engine, records
 from ablations.errors import UserError
-from ablations.methods import Grid, Result, methods, starts
+from ablations.methods import Grid, Result, methods, starts, supervision
 from ablations.settings import BUDGETS, Budget, Setting, load_setting
 from ablations.store import Store
 
 Sweep = Callable[[Setting, Budget, str, tuple[str, ...]], Iterator[Result]]
-SWEEPS: dict[str, Sweep] = {"methods": methods, "starts": starts}
+SWEEPS: dict[str, Sweep] = {"methods": methods, "starts": starts, "supervision": supervision}
 ROOT = Path(__file__).resolve().parent.parent
 EXIT_FAILED, EXIT_USER = 1, 2
 

@@ -2,7 +2,8 @@
 
 For every predictor: naive off-the-shelf, one noise-aware network, several labelled experts,
 and PPAP, whose experts are small and saw no data. The sweep ``starts`` adds rows to the same
-table: the experts of one predictor, by what each is trained from. A sweep is a function from
+table: the experts of one predictor, by what each is trained from; ``supervision`` crosses
+labels with what is trained. A sweep is a function from
 a setting and a budget to result cells; the engine finds out what they need.
 """
 
@@ -33,7 +34,16 @@ from ppap.metrics import bootstrap_fid, bootstrap_mean
 from ppap.samplers import DDIM
 from ppap.transfer import Start, Training
 
-__all__ = ["Grid", "NoiseCurve", "Result", "Row", "TradeoffPoint", "methods", "starts"]
+__all__ = [
+    "Grid",
+    "NoiseCurve",
+    "Result",
+    "Row",
+    "TradeoffPoint",
+    "methods",
+    "starts",
+    "supervision",
+]
 
 SAMPLER = DDIM(25)
 EXPERTS = 5
@@ -55,12 +65,14 @@ class Method:
         name: as in the tables.
         experts: how many, 0 for an untouched predictor.
         supervision: what they are trained on.
+        adapter: what is trained of the predictor: all of it, or the paper's adapter.
         start: what an expert starts from.
     """
 
     name: str
     experts: int = 0
     supervision: Supervision | Literal["none"] = "none"
+    adapter: Literal["full", "lora"] = "full"
     start: Start = "previous"
 
 
@@ -68,13 +80,17 @@ PAPER = (
     Method("naive"),
     Method("single", 1, "labelled"),
     Method("multi-experts", EXPERTS, "labelled"),
-    Method("ppap", EXPERTS, "data-free"),
+    Method("ppap", EXPERTS, "data-free", "lora"),
 )
 STARTS = (
-    Method("multi-experts, from base", EXPERTS, "labelled", "base"),
-    Method("multi-experts, shared start", EXPERTS, "labelled", "shared"),
-    Method("ppap, from base", EXPERTS, "data-free", "base"),
-    Method("ppap, shared start", EXPERTS, "data-free", "shared"),
+    Method("multi-experts, from base", EXPERTS, "labelled", "full", "base"),
+    Method("multi-experts, shared start", EXPERTS, "labelled", "full", "shared"),
+    Method("ppap, from base", EXPERTS, "data-free", "lora", "base"),
+    Method("ppap, shared start", EXPERTS, "data-free", "lora", "shared"),
+)
+CROSSED = (
+    Method("multi-experts, data-free", EXPERTS, "data-free", "full"),
+    Method("ppap, labelled", EXPERTS, "labelled", "lora"),
 )
 UNGUIDED = Method("unguided")
 
@@ -261,6 +277,16 @@ def starts(
         yield from build.method(method, predictors[0])
 
 
+def supervision(
+    setting: Setting, budget: Budget, name: str, predictors: tuple[str, ...]
+) -> Iterator[Result]:
+    """Labels or none, crossed with full fine-tuning or adapters: what makes PPAP differ."""
+    build = _Builder(Setup.of(setting), budget, name)
+    for predictor in predictors:
+        for method in CROSSED:
+            yield from build.method(method, predictor)
+
+
 @dataclass(frozen=True)
 class _Builder:
     """Puts the cells of one sweep together."""
@@ -297,19 +323,17 @@ class _Builder:
         """The trained bank of a method, None for an untouched predictor."""
         if not method.experts:
             return None
-        labelled = method.supervision == "labelled"
         training = Training(
             self.budget.steps,
             self.budget.batch,
-            LEARNING_RATES["full" if labelled else "lora"],
+            LEARNING_RATES[method.adapter],
             start=method.start,
             seed=seed,
         )
-        if labelled:
-            adapter = Adapter((Full(),))
-            return Experts(self.setup, predictor, method.experts, adapter, training, "labelled")
-        adapter = ppap_adapter(LORA_RANK, LORA_ALPHA)
-        return Experts(self.setup, predictor, method.experts, adapter, training, self.synthesis())
+        full = method.adapter == "full"
+        adapter = Adapter((Full(),)) if full else ppap_adapter(LORA_RANK, LORA_ALPHA)
+        images = self.synthesis() if method.supervision == "data-free" else "labelled"
+        return Experts(self.setup, predictor, method.experts, adapter, training, images)
 
     def synthesis(self) -> tuple[Synthesis, ...]:
         """The synthetic images, in shards that can be drawn side by side."""
