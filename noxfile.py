@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import nox
@@ -41,15 +42,14 @@ def shared_python(session: nox.Session) -> str:
 
 
 def run_shared(session: nox.Session, *arguments: str) -> None:
-    """Run a module in the shared environment, the session's own arguments last."""
-    python = shared_python(session)
-    session.run(python, "-m", *arguments, *session.posargs, external=True)
+    """Run a module in the shared environment."""
+    session.run(shared_python(session), "-m", *arguments, external=True)
 
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run the tests: pytest."""
-    run_shared(session, "pytest")
+    run_shared(session, "pytest", *session.posargs)
 
 
 @nox.session
@@ -63,23 +63,24 @@ def lint(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """Check types: mypy, strict on what the wheel contains."""
-    run_shared(session, "mypy")
+    run_shared(session, "mypy", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def ablations(session: nox.Session) -> None:
-    """Run the comparison of methods; arguments after -- override the default budget."""
-    defaults = ("--setting", "fashion", "--budget", "default")
-    run_shared(session, "ablations", "run", "methods", *defaults)
+    """Run sweeps, by default the comparison of methods: nox -s ablations -- SWEEP... OPTION..."""
+    sweeps = list(takewhile(lambda word: not word.startswith("-"), session.posargs))
+    options = session.posargs[len(sweeps) :]
+    run_shared(session, "ablations", "run", *(sweeps or ["methods"]), *options)
 
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Run the benchmarks: pytest --benchmark-only."""
-    run_shared(session, "pytest", "--benchmark-only")
+    run_shared(session, "pytest", "--benchmark-only", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def zoo(session: nox.Session) -> None:
     """Train the networks that the repository ships."""
-    run_shared(session, "ablations.zoo")
+    run_shared(session, "ablations.zoo", *session.posargs)

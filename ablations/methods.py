@@ -30,7 +30,7 @@ from ablations.stages import (
 )
 from ablations.store import Artifact
 from ppap.adapters import Adapter, Full, ppap_adapter
-from ppap.metrics import bootstrap_fid, bootstrap_mean
+from ppap.intervals import bootstrap_fid, bootstrap_mean
 from ppap.samplers import DDIM
 from ppap.transfer import Start, Training
 

@@ -16,8 +16,9 @@ from ablations import data, fashion
 from ablations.errors import UserError
 from ppap.checkpoints import CheckpointError, load_weights
 from ppap.denoiser import Denoiser, freeze
-from ppap.metrics import Features, ReferenceStatistics
+from ppap.features import Features
 from ppap.predictors import Predictor
+from ppap.reference import ReferenceStatistics
 from ppap.schedule import linear_schedule
 
 __all__ = ["BUDGETS", "Budget", "EvaluatorExtractor", "Setting", "load_setting"]

@@ -17,9 +17,10 @@ from ablations.settings import Setting, load_setting
 from ablations.store import Artifact
 from ppap.adapters import Adapter
 from ppap.experts import ExpertBank
+from ppap.features import extract
 from ppap.guidance import Guide, LikelihoodGuide, naive_guide
 from ppap.images import from_uint8, to_uint8
-from ppap.metrics import correct, extract, image_quality
+from ppap.metrics import correct, image_quality
 from ppap.samplers import DDIM, DDPM, sample
 from ppap.synthesis import synthesize
 from ppap.tasks import ClassTask

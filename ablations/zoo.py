@@ -28,10 +28,12 @@ from ablations import fashion
 from ablations.data import load_fashion
 from ablations.errors import UserError
 from ablations.settings import WEIGHTS, EvaluatorExtractor
-from ppap.checkpoints import load_weights, save_weights
+from ppap.checkpoints import load_state, load_weights, save_weights
 from ppap.denoiser import Denoiser, freeze
+from ppap.features import extract
 from ppap.images import from_uint8
-from ppap.metrics import ReferenceStatistics, extract, image_quality
+from ppap.metrics import image_quality
+from ppap.reference import ReferenceStatistics
 from ppap.samplers import DDIM, sample
 from ppap.schedule import linear_schedule
 
@@ -272,8 +274,9 @@ def measure(target: Path) -> dict[str, Any]:
             entry["test_accuracy"] = round(float((logits.argmax(1) == labels).float().mean()), 4)
         facts["models"][name] = entry
     digest = hashlib.sha256()
-    for path in sorted(target.glob("*.safetensors")):
-        digest.update(path.name.encode() + path.read_bytes())
+    for name in networks():
+        for key, value in sorted(load_state(target / f"{name}.safetensors").items()):
+            digest.update(f"{name}.{key}".encode() + value.numpy().tobytes())
     return facts | {"fingerprint": digest.hexdigest()[:16]}
 
 
