@@ -1,4 +1,4 @@
-"""What every test run shares: benchmarks run only when they are asked for."""
+"""What every test run shares: benchmarks run when they are asked for, and then alone."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pytest
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("benchmark_only") or config.getoption("benchmark_enable"):
+    if config.getoption("benchmark_enable") and not config.getoption("benchmark_only"):
         return
-    timed = [item for item in items if "benchmark" in getattr(item, "fixturenames", ())]
-    if timed:
-        config.hook.pytest_deselected(items=timed)
-        items[:] = [item for item in items if item not in timed]
+    only = config.getoption("benchmark_only")
+    unwanted = [i for i in items if ("benchmark" in getattr(i, "fixturenames", ())) != only]
+    if unwanted:
+        config.hook.pytest_deselected(items=unwanted)
+        items[:] = [item for item in items if item not in unwanted]
