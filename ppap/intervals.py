@@ -11,7 +11,16 @@ from ppap.features import Features
 from ppap.metrics import matrix_fid
 from ppap.reference import Floats, ReferenceStatistics, Samples, check_extractor
 
-__all__ = ["Interval", "bootstrap_fid", "bootstrap_mean", "fid_infinity"]
+__all__ = [
+    "Difference",
+    "Interval",
+    "bootstrap_fid",
+    "bootstrap_mean",
+    "fid_infinity",
+    "holm",
+    "paired_fid",
+    "paired_mean",
+]
 
 
 @dataclass(frozen=True)
@@ -21,6 +30,17 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A difference of two figures, its interval and the p-value of no difference.
+
+    Attributes:
+        p: two-sided, from the bootstrap; it counts no other comparison (see ``holm``).
+    """
+
+    p: float
 
 
 def bootstrap_mean(groups: Sequence[Samples], resamples: int = 1000, seed: int = 0) -> Interval:
@@ -41,14 +61,9 @@ def bootstrap_mean(groups: Sequence[Samples], resamples: int = 1000, seed: int =
     Raises:
         ValueError: for no groups, or a group which is empty or no vector.
     """
-    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
-    if not arrays or resamples < 1 or any(a.ndim != 1 or not a.size for a in arrays):
-        shapes = [array.shape for array in arrays]
-        raise ValueError(f"expected resamples >= 1 and vectors of samples, got {shapes}")
-    rng = np.random.default_rng(seed)
-    replicates = [np.mean([r.mean() for r in _resample(arrays, rng)]) for _ in range(resamples)]
+    value, replicates = _replicate_means(groups, resamples, seed)
     low, high = np.percentile(replicates, [2.5, 97.5])
-    return Interval(float(np.mean([array.mean() for array in arrays])), float(low), float(high))
+    return Interval(value, float(low), float(high))
 
 
 def bootstrap_fid(
@@ -126,6 +141,113 @@ def fid_infinity(
     return float(np.polynomial.Polynomial.fit(1 / sizes, values, 1)(0.0))
 
 
+def _replicate_means(groups: Sequence[Samples], resamples: int, seed: int) -> tuple[float, Floats]:
+    """The mean of the groups' means, and its hierarchical bootstrap replicates."""
+    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
+    if not arrays or resamples < 1 or any(a.ndim != 1 or not a.size for a in arrays):
+        shapes = [array.shape for array in arrays]
+        raise ValueError(f"expected resamples >= 1 and vectors of samples, got {shapes}")
+    rng = np.random.default_rng(seed)
+    replicates = [np.mean([r.mean() for r in _resample(arrays, rng)]) for _ in range(resamples)]
+    return float(np.mean([array.mean() for array in arrays])), np.array(replicates)
+
+
 def _resample(groups: Sequence[Floats], rng: np.random.Generator) -> list[Floats]:
     chosen = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
     return [group[rng.integers(len(group), size=len(group))] for group in chosen]
+
+
+def paired_mean(
+    ours: Sequence[Samples], reference: Sequence[Samples], resamples: int = 1000, seed: int = 0
+) -> Difference:
+    """Difference of two means over the same seeds and images, tested in pairs.
+
+    Image i of seed s of one side was drawn from the same noise as that of the other: the
+    hierarchical bootstrap (as in ``bootstrap_mean``) resamples the pairs' differences.
+
+    Args:
+        ours: one (N,) array per seed.
+        reference: the same shapes.
+        resamples: bootstrap replicates; the p-value is no smaller than 2 / (resamples + 1).
+        seed: of the resampling.
+
+    Raises:
+        ValueError: if the two sides do not pair up, or as ``bootstrap_mean`` does.
+    """
+    differences = [a - b for a, b in _pairs(ours, reference)]
+    value, replicates = _replicate_means(differences, resamples, seed)
+    low, high = np.percentile(replicates, [2.5, 97.5])
+    return Difference(value, float(low), float(high), _p_value(replicates))
+
+
+def paired_fid(
+    ours: Sequence[Samples],
+    reference: Sequence[Samples],
+    statistics: ReferenceStatistics,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Difference:
+    """Difference of two FIDs over the same seeds and images, tested in pairs.
+
+    Each replicate draws the same seeds and images on both sides; replicates are shifted until
+    their mean is the value, as in ``bootstrap_fid``.
+
+    Args:
+        ours: one (N, D) array of features per seed.
+        reference: the same shapes.
+        statistics: of the reference images.
+        resamples: bootstrap replicates; the p-value is no smaller than 2 / (resamples + 1).
+        seed: of the resampling.
+
+    Raises:
+        ValueError: if the two sides do not pair up, or as ``bootstrap_fid`` does.
+    """
+    pairs = _pairs([statistics.check(a) for a in ours], [statistics.check(b) for b in reference])
+
+    def difference(a: Floats, b: Floats) -> float:
+        return matrix_fid(a, statistics) - matrix_fid(b, statistics)
+
+    value = float(np.mean([difference(a, b) for a, b in pairs]))
+    rng = np.random.default_rng(seed)
+    replicates = np.empty(resamples)
+    for place in range(resamples):
+        drawn = []
+        for group in rng.integers(len(pairs), size=len(pairs)):
+            a, b = pairs[group]
+            rows = rng.integers(len(a), size=len(a))
+            drawn.append(difference(a[rows], b[rows]))
+        replicates[place] = np.mean(drawn)
+    replicates += value - replicates.mean()
+    low, high = np.percentile(replicates, [2.5, 97.5])
+    return Difference(value, float(low), float(high), _p_value(replicates))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number: Holm, Scand. J. Statist. 6 (1979), step-down.
+
+    Raises:
+        ValueError: for a p-value outside [0, 1].
+    """
+    if any(not 0 <= p <= 1 for p in p_values):
+        raise ValueError(f"p-values lie in [0, 1], got {list(p_values)}")
+    corrected = [0.0] * len(p_values)
+    floor = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = floor
+    return corrected
+
+
+def _pairs(ours: Sequence[Samples], reference: Sequence[Samples]) -> list[tuple[Floats, Floats]]:
+    left = [np.asarray(group, dtype=np.float64) for group in ours]
+    right = [np.asarray(group, dtype=np.float64) for group in reference]
+    shapes = [a.shape for a in left], [b.shape for b in right]
+    if not left or shapes[0] != shapes[1]:
+        raise ValueError(f"paired samples need the same seeds and images, got {shapes}")
+    return list(zip(left, right, strict=True))
+
+
+def _p_value(replicates: Floats) -> float:
+    """Two-sided: twice the smaller tail beyond 0, counting the observation itself."""
+    below, above = int((replicates <= 0).sum()), int((replicates >= 0).sum())
+    return min(1.0, 2 * (min(below, above) + 1) / (len(replicates) + 1))

@@ -6,9 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from ppap.intervals import bootstrap_fid, bootstrap_mean, fid_infinity
+from ppap.features import Features
+from ppap.intervals import (
+    bootstrap_fid,
+    bootstrap_mean,
+    fid_infinity,
+    holm,
+    paired_fid,
+    paired_mean,
+)
 from ppap.metrics import fid
+from ppap.reference import ReferenceStatistics
 from tests.ppap.statistics import normal, reference, standard
 
 
@@ -98,3 +108,63 @@ def test_too_few_images_are_refused() -> None:
         fid_infinity(normal(31), reference())
     with pytest.raises(ValueError, match="2 or more"):
         bootstrap_fid([normal(1).features], reference())
+
+
+def test_a_paired_difference_sees_what_unpaired_intervals_cannot() -> None:
+    rng = np.random.default_rng(0)
+    shared = [rng.normal(0, 10, 200) for _ in range(3)]
+    ours = [group + 0.5 + rng.normal(0, 0.5, 200) for group in shared]
+    paired = paired_mean(ours, shared)
+    assert paired.low > 0
+    assert paired.value == pytest.approx(
+        np.mean([a.mean() - b.mean() for a, b in zip(ours, shared, strict=True)])
+    )
+    assert paired.p == pytest.approx(2 / 1001)
+    assert bootstrap_mean(ours).low < bootstrap_mean(shared).high
+
+
+def test_no_difference_has_a_p_value_of_one() -> None:
+    same = [np.array([0.0, 1.0, 1.0]), np.array([1.0, 0.0, 0.0])]
+    assert paired_mean(same, same).p == 1.0
+    assert paired_mean(same, same).value == 0.0
+
+
+def test_under_no_effect_few_paired_p_values_are_small() -> None:
+    rng = np.random.default_rng(1)
+    p_values = [
+        paired_mean([rng.normal(size=80)], [rng.normal(size=80)], 199).p for _ in range(200)
+    ]
+    assert 0.01 < np.mean(np.array(p_values) < 0.05) < 0.11
+
+
+def test_paired_fid_differs_by_the_difference_and_is_sure_of_it() -> None:
+    rng = np.random.default_rng(2)
+    images = torch.from_numpy(rng.normal(size=(500, 4)))
+    real = ReferenceStatistics.from_features(Features(images, images, "toy"))
+    good = [rng.normal(size=(150, 4)) for _ in range(2)]
+    bad = [group + 0.4 for group in good]
+    found = paired_fid(bad, good, real, 100)
+    expected = np.mean(
+        [
+            bootstrap_fid([b], real, 1).value - bootstrap_fid([g], real, 1).value
+            for b, g in zip(bad, good, strict=True)
+        ]
+    )
+    assert found.value == pytest.approx(expected)
+    assert found.low > 0
+    assert found.p == pytest.approx(2 / 101)
+    assert paired_fid(good, good, real, 20).p == 1.0
+
+
+def test_sides_that_do_not_pair_up_are_refused() -> None:
+    with pytest.raises(ValueError, match="same seeds and images"):
+        paired_mean([np.zeros(3)], [np.zeros(4)])
+
+
+def test_holm_steps_down() -> None:
+    # By hand: sorted .005 .01 .03 .04 -> 4x.005, 3x.01, 2x.03, then never below the last.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        holm([1.5])
