@@ -17,7 +17,7 @@ from ppap.denoiser import SpaceToDepth
 from ppap.predictors import Predictor
 from ppap.unet import UNetModel
 
-__all__ = ["CLASSES", "SHAPE", "Evaluator", "predictor", "resnet", "unet", "vit"]
+__all__ = ["CLASSES", "SHAPE", "Evaluator", "predictor", "resnet", "unet", "untrained", "vit"]
 
 SHAPE = (1, 32, 32)
 CLASSES = (
@@ -54,14 +54,15 @@ def unet() -> SpaceToDepth:
     return SpaceToDepth(network, factor=2)
 
 
-def resnet() -> ResNet:
+def resnet(width: int = 16) -> ResNet:
     """A four-stage ResNet of basic blocks with the usual small-image stem (3x3, stride 1)."""
+    channels = (width, 3 * width // 2, 3 * width, 4 * width)
     network = ResNet(
-        BasicBlock, (1, 1, 1, 1), num_classes=len(CLASSES), in_chans=1, channels=(16, 24, 48, 64)
+        BasicBlock, (1, 1, 1, 1), num_classes=len(CLASSES), in_chans=1, channels=channels
     )
-    network.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
-    network.bn1 = nn.BatchNorm2d(16)
-    network.layer1 = nn.Sequential(BasicBlock(16, 16))
+    network.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
+    network.bn1 = nn.BatchNorm2d(width)
+    network.layer1 = nn.Sequential(BasicBlock(width, width))
     return network
 
 
@@ -81,6 +82,11 @@ def vit() -> VisionTransformer:
 def predictor(name: str) -> Predictor:
     """An off-the-shelf predictor of the setting, without its weights: ``resnet`` or ``vit``."""
     return Predictor({"resnet": resnet, "vit": vit}[name](), MEAN, STD, name=f"fashion/{name}")
+
+
+def untrained(width: int) -> Predictor:
+    """The ResNet of another width, with fresh weights."""
+    return Predictor(resnet(width), MEAN, STD, name=f"fashion/resnet-{width}")
 
 
 class Evaluator(nn.Module):

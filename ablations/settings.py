@@ -36,10 +36,13 @@ class Budget:
         synthetic: images drawn for data-free transfer.
         steps: optimiser steps per model, all experts together.
         batch: images per step.
-        scales: guidance scales among which each row's is chosen.
+        scales: guidance scales among which a row's is chosen, where it is chosen.
         selection_samples: per scale and row, on seeds that no row is measured on.
+        ancestral_samples: per seed and row, of the slow sampler DDPM-250.
         noisy_images: test images on which accuracy against noise is measured.
         timed_images: per batch of the throughput measurement.
+        resamples: bootstrap replicates of an FID; those of a mean are five times as many.
+        expert_counts: numbers of experts that are compared.
     """
 
     seeds: int
@@ -49,8 +52,11 @@ class Budget:
     batch: int
     scales: tuple[float, ...]
     selection_samples: int
+    ancestral_samples: int = 200
     noisy_images: int = 1_000
     timed_images: int = 64
+    resamples: int = 200
+    expert_counts: tuple[int, ...] = (1, 2, 3, 5, 8, 10)
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.samples < 10 or self.steps < 1 or not self.scales:
@@ -62,9 +68,41 @@ class Budget:
 
 
 BUDGETS = {
-    "smoke": Budget(1, 40, 100, 20, 32, (16.0,), 20, noisy_images=100, timed_images=8),
-    "default": Budget(1, 200, 1_000, 800, 64, (8.0, 16.0), 100),
-    "full": Budget(3, 500, 4_000, 2_000, 64, (4.0, 8.0, 16.0, 32.0), 150),
+    "smoke": Budget(
+        seeds=1,
+        samples=10,
+        synthetic=64,
+        steps=10,
+        batch=16,
+        scales=(16.0,),
+        selection_samples=10,
+        ancestral_samples=10,
+        noisy_images=20,
+        timed_images=8,
+        resamples=20,
+        expert_counts=(1, 5),
+    ),
+    "default": Budget(
+        seeds=3,
+        samples=100,
+        synthetic=1_000,
+        steps=320,
+        batch=64,
+        scales=(8.0, 16.0, 32.0),
+        selection_samples=60,
+        ancestral_samples=30,
+        noisy_images=500,
+        timed_images=32,
+    ),
+    "full": Budget(
+        seeds=3,
+        samples=500,
+        synthetic=4_000,
+        steps=2_000,
+        batch=64,
+        scales=(4.0, 8.0, 16.0, 32.0, 64.0),
+        selection_samples=150,
+    ),
 }
 
 
@@ -91,6 +129,7 @@ class Setting:
         predictors: names of the off-the-shelf predictors.
         denoiser: makes the unconditional diffusion model.
         predictor: makes an off-the-shelf predictor, by name.
+        untrained: makes one of another width, to be trained on clean images.
         extractor: makes the independent evaluator.
         reference: reads the evaluator's statistics of the test set.
         labelled: reads a labelled split: images (N, C, H, W) uint8 and labels (N,).
@@ -102,6 +141,7 @@ class Setting:
     predictors: tuple[str, ...]
     denoiser: Callable[[], Denoiser]
     predictor: Callable[[str], Predictor]
+    untrained: Callable[[int], Predictor]
     extractor: Callable[[], EvaluatorExtractor]
     reference: Callable[[], ReferenceStatistics]
     labelled: Callable[[data.Split], tuple[Tensor, Tensor]]
@@ -147,6 +187,7 @@ def _fashion() -> Setting:
         except (OSError, ValueError) as error:
             raise UserError(str(error), "restore ablations/weights, or run nox -s zoo") from error
 
+    @lru_cache
     def labelled(split: data.Split) -> tuple[Tensor, Tensor]:
         found = data.load_fashion(split)
         return torch.from_numpy(found.images), torch.from_numpy(found.labels)
@@ -163,6 +204,7 @@ def _fashion() -> Setting:
         ("resnet", "vit"),
         denoiser,
         lambda name: filled(fashion.predictor(name), name),
+        fashion.untrained,
         extractor,
         reference,
         labelled,

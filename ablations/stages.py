@@ -1,41 +1,44 @@
-"""The stages of the experiment as cells: synthesis, experts, samples, scores, measurements."""
+"""The stages of the experiment as cells: synthesis, experts, samples, scores."""
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ablations.cells import Cell, Load
 from ablations.settings import Setting, load_setting
 from ablations.store import Artifact
 from ppap.adapters import Adapter
-from ppap.experts import ExpertBank
+from ppap.experts import ExpertBank, NoiseRanges
 from ppap.features import extract
 from ppap.guidance import Guide, LikelihoodGuide, naive_guide
 from ppap.images import from_uint8, to_uint8
 from ppap.metrics import correct, image_quality
+from ppap.predictors import Predictor
 from ppap.samplers import DDIM, DDPM, sample
+from ppap.streams import derived_generator
 from ppap.synthesis import synthesize
 from ppap.tasks import ClassTask
 from ppap.transfer import Distillation, Supervision, Training, transfer
 
 __all__ = [
+    "BalancedRanges",
     "Experts",
+    "Guided",
     "Model",
-    "NoiseAccuracy",
+    "Pretrained",
     "Samples",
     "Score",
     "Selection",
     "Setup",
-    "Speed",
     "Synthesis",
+    "TrainingData",
 ]
 
 # Measured on one core of the reference machine: seconds per image and step, per training step
@@ -43,8 +46,7 @@ __all__ = [
 DENOISE_SECONDS = 0.0019
 GUIDE_SECONDS = {"resnet": 0.0007, "vit": 0.0015}
 TRAIN_SECONDS = {"resnet": 0.06, "vit": 0.11}
-NOISE_LEVELS = (20, 60, 100, 150, 199, 200, 250, 300, 350, 400, 450, 500, 600, 700, 800, 900, 980)
-SPEED_REPEATS = 3
+REFERENCE_WIDTH = 16
 SELECTION_MARGIN = 0.02
 
 
@@ -64,6 +66,72 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class Pretrained(Cell):
+    """An off-the-shelf predictor of another width, trained here on clean labelled images."""
+
+    setup: Setup
+    width: int
+    steps: int
+    batch: int = 128
+    learning_rate: float = 3e-3
+    seed: int = 0
+
+    def label(self) -> str:
+        return f"clean predictor of width {self.width}"
+
+    def seconds(self) -> float:
+        return self.steps * self.batch / 64 * relative_cost(self) * TRAIN_SECONDS["resnet"]
+
+    def blank(self) -> Predictor:
+        torch.manual_seed(self.seed)
+        return self.setup.load().untrained(self.width)
+
+    def predictor(self, artifact: Artifact) -> Predictor:
+        """The trained predictor."""
+        made = self.blank()
+        state = {key: torch.from_numpy(value.copy()) for key, value in artifact.arrays.items()}
+        made.network.load_state_dict(state)
+        return made.eval()
+
+    def compute(self, load: Load) -> Artifact:
+        images, labels = self.setup.load().labelled("train")
+        predictor = self.blank().train()
+        optimiser = torch.optim.AdamW(predictor.parameters(), self.learning_rate, weight_decay=0.05)
+        anneal = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
+        for step in range(self.steps):
+            generator = derived_generator(self.seed, step)
+            chosen = torch.randint(len(images), (self.batch,), generator=generator)
+            loss = F.cross_entropy(predictor(from_uint8(images[chosen])), labels[chosen])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            anneal.step()
+        state = {key: value.numpy() for key, value in predictor.network.state_dict().items()}
+        return Artifact({}, state)
+
+
+def load_predictor(setup: Setup, source: str | Pretrained, load: Load) -> Predictor:
+    """One of the setting's predictors by name, or one that was trained here."""
+    if isinstance(source, Pretrained):
+        return source.predictor(load(source))
+    return setup.load().predictor(source)
+
+
+def predictor_name(source: str | Pretrained) -> str:
+    """As in the tables."""
+    return f"resnet-{source.width}" if isinstance(source, Pretrained) else source
+
+
+def relative_cost(source: str | Pretrained) -> float:
+    """Cost of a predictor relative to the setting's of the same kind."""
+    return (source.width / REFERENCE_WIDTH) ** 1.7 if isinstance(source, Pretrained) else 1.0
+
+
+def kind_of(source: str | Pretrained) -> str:
+    return "resnet" if isinstance(source, Pretrained) else source
+
+
+@dataclass(frozen=True)
 class Synthesis(Cell):
     """A shard of images drawn without guidance: the data of data-free transfer."""
 
@@ -71,6 +139,9 @@ class Synthesis(Cell):
     sampler: DDIM
     first_seed: int
     count: int
+
+    def label(self) -> str:
+        return f"{self.count} synthetic images"
 
     def seconds(self) -> float:
         return self.count * self.sampler.steps * DENOISE_SECONDS
@@ -82,76 +153,177 @@ class Synthesis(Cell):
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """What experts are trained on.
+
+    Attributes:
+        shards: of synthetic images; none means the setting's labelled training split.
+        limit: only the first so many synthetic images; None for all.
+    """
+
+    shards: tuple[Synthesis, ...] = ()
+    limit: int | None = None
+
+    def load(self, setting: Setting, load: Load) -> tuple[Tensor, Tensor | None]:
+        """(N, C, H, W) uint8 images and, if labelled, (N,) labels."""
+        if not self.shards:
+            return setting.labelled("train")
+        images = np.concatenate([load(shard).arrays["images"] for shard in self.shards])
+        return torch.from_numpy(images[: self.limit]), None
+
+
+@dataclass(frozen=True)
+class BalancedRanges(Cell):
+    """Noise ranges of equal transfer loss, as measured on a bank of one expert."""
+
+    experts: Experts
+    count: int
+    images: int = 100
+    timesteps: tuple[int, ...] = tuple(range(10, 1000, 20))
+
+    def inputs(self) -> Iterator[Cell]:
+        yield from self.experts.bank_inputs()
+        yield from self.experts.data.shards
+
+    def label(self) -> str:
+        return "ranges of equal transfer loss"
+
+    def seconds(self) -> float:
+        return len(self.timesteps) * self.images * 0.0004
+
+    def compute(self, load: Load) -> Artifact:
+        bank = self.experts.bank(load)
+        setting = self.experts.setup.load()
+        schedule = setting.denoiser().schedule
+        images, _ = self.experts.data.load(setting, load)
+        x_0 = from_uint8(images[: self.images])
+        noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
+        taught = bank.teach(x_0)
+        losses = []
+        for timestep in self.timesteps:
+            t = torch.full((len(x_0),), timestep)
+            with torch.no_grad():
+                prediction = bank(schedule.add_noise(x_0, t, noise), t)
+                losses.append(float(ClassTask().transfer_loss(prediction, taught)))
+        per_timestep = np.interp(np.arange(len(schedule)), self.timesteps, losses)
+        ranges = NoiseRanges.balanced(torch.from_numpy(per_timestep), self.count)
+        return Artifact({"boundaries": ranges.boundaries, "losses": losses})
+
+
+@dataclass(frozen=True)
 class Experts(Cell):
     """A trained expert bank.
 
     Attributes:
-        ranges: number of experts.
-        images: the shards it is trained on without labels, or ``"labelled"`` for the
-            setting's training split with its labels.
+        predictor: of the setting, by name, or one trained here.
+        ranges: the noise range of each expert, or how they are found.
+        data: what it is trained on; its kind decides between transfer and supervision.
+        temperature: of the teacher, in data-free transfer.
+        normalised: whether the experts see normalised images, as the teacher does.
     """
 
     setup: Setup
-    predictor: str
-    ranges: int
+    predictor: str | Pretrained
+    ranges: NoiseRanges | BalancedRanges
     adapter: Adapter
     training: Training
-    images: tuple[Synthesis, ...] | Literal["labelled"]
+    data: TrainingData
+    temperature: float = 0.25
+    normalised: bool = True
+
+    def inputs(self) -> Iterator[Cell]:
+        yield from super().inputs()
+        yield from self.data.shards
+
+    def bank_inputs(self) -> Iterator[Cell]:
+        """The cells that :meth:`bank` reads."""
+        yield self
+        yield from super().inputs()
 
     def label(self) -> str:
-        kind = "labelled" if self.images == "labelled" else "data-free"
-        return f"{self.ranges} {kind} {self.predictor} expert{'s' * (self.ranges > 1)}"
+        kind = "data-free" if self.data.shards else "labelled"
+        count = self.ranges.count if isinstance(self.ranges, BalancedRanges) else len(self.ranges)
+        name = predictor_name(self.predictor)
+        return f"{count} {kind} {name} expert{'s' * (count > 1)}, seed {self.training.seed}"
 
     def seconds(self) -> float:
-        return self.training.steps * self.training.batch / 64 * TRAIN_SECONDS[self.predictor]
+        step = TRAIN_SECONDS[kind_of(self.predictor)] * relative_cost(self.predictor)
+        return 1.0 + self.training.steps * self.training.batch / 64 * step
 
-    def blank(self) -> ExpertBank:
+    def blank(self, load: Load) -> ExpertBank:
         """The bank before training."""
-        predictor = self.setup.load().predictor(self.predictor)
-        return ExpertBank(predictor, self.ranges, self.adapter, seed=self.training.seed)
+        predictor = load_predictor(self.setup, self.predictor, load)
+        ranges = self.ranges
+        if isinstance(ranges, BalancedRanges):
+            ranges = NoiseRanges(tuple(load(ranges).meta["boundaries"]))
+        seed, normalised = self.training.seed, self.normalised
+        return ExpertBank(predictor, ranges, self.adapter, seed=seed, normalised=normalised)
 
-    def bank(self, artifact: Artifact) -> ExpertBank:
+    def bank(self, load: Load) -> ExpertBank:
         """The trained bank."""
-        bank = self.blank()
-        state = {key: torch.from_numpy(value.copy()) for key, value in artifact.arrays.items()}
+        bank = self.blank(load)
+        arrays = load(self).arrays
+        state = {key: torch.from_numpy(value.copy()) for key, value in arrays.items()}
         bank.experts.load_state_dict(state)
         return bank.eval()
 
+    def objective(self, labels: Tensor | None) -> Supervision | Distillation:
+        """Labels are followed where there are any, the teacher otherwise."""
+        if labels is None:
+            return Distillation(ClassTask(self.temperature))
+        return Supervision(ClassTask(), labels)
+
     def compute(self, load: Load) -> Artifact:
         setting = self.setup.load()
-        bank = self.blank()
-        if self.images == "labelled":
-            images, labels = setting.labelled("train")
-            objective: Supervision | Distillation = Supervision(ClassTask(), labels)
-        else:
-            shards = [load(shard).arrays["images"] for shard in self.images]
-            images = torch.from_numpy(np.concatenate(shards))
-            objective = Distillation(ClassTask())
+        bank = self.blank(load)
+        images, labels = self.data.load(setting, load)
         schedule = setting.denoiser().schedule
-        losses = transfer(bank, images, schedule, objective, self.training)
+        losses = transfer(bank, images, schedule, self.objective(labels), self.training)
         state = {key: value.numpy() for key, value in bank.experts.state_dict().items()}
-        return Artifact({"losses": losses, "trainable_share": bank.trainable_share}, state)
+        facts = {
+            "losses": losses,
+            "trainable_share": bank.trainable_share,
+            "boundaries": bank.ranges.boundaries,
+        }
+        return Artifact(facts, state)
 
 
 @dataclass(frozen=True)
 class Model:
     """What guides: an off-the-shelf predictor as it is, or with experts."""
 
-    predictor: str
+    predictor: str | Pretrained
     experts: Experts | None = None
 
-    def guide(self, setting: Setting, load: Load, targets: Tensor, scale: float) -> LikelihoodGuide:
-        if self.experts is None:
-            return naive_guide(setting.predictor(self.predictor), ClassTask(), targets, scale)
-        return self.experts.bank(load(self.experts)).guide(targets, scale)
+    def inputs(self) -> Iterator[Cell]:
+        """The cells that it is made of."""
+        if isinstance(self.predictor, Pretrained):
+            yield self.predictor
+        if self.experts is not None:
+            yield from self.experts.bank_inputs()
 
-    def predict(self, setting: Setting, load: Load) -> Any:
+    @property
+    def name(self) -> str:
+        """Of the predictor, as in the tables."""
+        return predictor_name(self.predictor)
+
+    def image_seconds(self) -> float:
+        """Expected time of one gradient of one image."""
+        return GUIDE_SECONDS[kind_of(self.predictor)] * relative_cost(self.predictor)
+
+    def guide(self, setup: Setup, load: Load, targets: Tensor, scale: float) -> LikelihoodGuide:
+        if self.experts is None:
+            predictor = load_predictor(setup, self.predictor, load)
+            return naive_guide(predictor, ClassTask(), targets, scale)
+        return self.experts.bank(load).guide(targets, scale)
+
+    def predict(self, setup: Setup, load: Load) -> Any:
         """(x_t, timesteps) -> logits."""
-        return self.guide(setting, load, torch.empty(0), 1.0).model
+        return self.guide(setup, load, torch.empty(0), 1.0).model
 
 
 @dataclass(frozen=True)
-class _Guided(Cell):
+class Guided(Cell):
     """What cells that sample share: image i is drawn from seed first_seed + i."""
 
     setup: Setup
@@ -159,9 +331,9 @@ class _Guided(Cell):
     model: Model | None
     scale: float | Selection
 
-    def inputs(self) -> Any:
-        if self.model is not None and self.model.experts is not None:
-            yield self.model.experts
+    def inputs(self) -> Iterator[Cell]:
+        if self.model is not None:
+            yield from self.model.inputs()
         if isinstance(self.scale, Selection):
             yield self.scale
 
@@ -172,7 +344,7 @@ class _Guided(Cell):
         return self.scale
 
     def image_seconds(self) -> float:
-        guide = 0.0 if self.model is None else GUIDE_SECONDS[self.model.predictor]
+        guide = 0.0 if self.model is None else self.model.image_seconds()
         return self.sampler.steps * (DENOISE_SECONDS + guide)
 
     def draw(self, load: Load, seeds: range, batch: int = 128) -> Tensor:
@@ -181,19 +353,19 @@ class _Guided(Cell):
         guide: Guide | None = None
         if self.model is not None:
             targets = torch.arange(len(seeds)) % len(setting.classes)
-            guide = self.model.guide(setting, load, targets, self.chosen_scale(load))
+            guide = self.model.guide(self.setup, load, targets, self.chosen_scale(load))
         return sample(setting.denoiser(), self.sampler, seeds, guide, batch)
 
 
 @dataclass(frozen=True)
-class Samples(_Guided):
+class Samples(Guided):
     """Generated images; image i is to show class i mod the number of classes."""
 
     first_seed: int
     count: int
 
     def label(self) -> str:
-        return f"samples {self.model.predictor if self.model else 'unguided'}"
+        return f"samples {self.model.name if self.model else 'unguided'}"
 
     def seconds(self) -> float:
         return self.count * self.image_seconds()
@@ -211,7 +383,7 @@ class Score(Cell):
     samples: Samples
 
     def seconds(self) -> float:
-        return 2.0 + 0.002 * self.samples.count
+        return 0.6 + 0.006 * self.samples.count
 
     def compute(self, load: Load) -> Artifact:
         setting = self.samples.setup.load()
@@ -248,91 +420,3 @@ class Selection(Cell):
         best = max(score["accuracy"] for score in scores)
         near = [score for score in scores if score["accuracy"] >= best - SELECTION_MARGIN]
         return Artifact({"scale": min(near, key=lambda score: score["fid"])["scale"]})
-
-
-@dataclass(frozen=True)
-class NoiseAccuracy(Cell):
-    """A model's own accuracy on noisy images of the test set, by timestep."""
-
-    setup: Setup
-    model: Model
-    count: int
-    timesteps: tuple[int, ...] = NOISE_LEVELS
-
-    def label(self) -> str:
-        return f"accuracy on noise {self.model.predictor}"
-
-    def inputs(self) -> Any:
-        if self.model.experts is not None:
-            yield self.model.experts
-
-    def seconds(self) -> float:
-        return len(self.timesteps) * self.count * GUIDE_SECONDS[self.model.predictor] / 2
-
-    def compute(self, load: Load) -> Artifact:
-        setting = self.setup.load()
-        images, labels = (part[: self.count] for part in setting.labelled("test"))
-        schedule = setting.denoiser().schedule
-        predict = self.model.predict(setting, load)
-        generator = torch.Generator().manual_seed(0)
-        x_0 = from_uint8(images)
-        noise = torch.randn(x_0.shape, generator=generator)
-        accuracy = []
-        for timestep in self.timesteps:
-            t = torch.full((len(x_0),), timestep)
-            x_t = schedule.add_noise(x_0, t, noise)
-            with torch.no_grad():
-                parts = zip(x_t.split(500), t.split(500), strict=True)
-                logits = torch.cat([predict(x, at) for x, at in parts])
-            accuracy.append(float((logits.argmax(1) == labels).float().mean()))
-        return Artifact({"accuracy": accuracy})
-
-
-@dataclass(frozen=True)
-class Speed(_Guided):
-    """Throughput and memory of guided sampling of one batch, with the machine to itself."""
-
-    count: int
-
-    ALONE: ClassVar[bool] = True
-
-    def label(self) -> str:
-        return f"speed {self.model.predictor if self.model else 'unguided'}"
-
-    def seconds(self) -> float:
-        return 8.0 + SPEED_REPEATS * self.count * self.image_seconds() / 1.5
-
-    def compute(self, load: Load) -> Artifact:
-        self.draw(load, range(8))  # warm-up: weights, threads, allocator
-        _forget_peak()
-        rates = []
-        for repeat in range(SPEED_REPEATS):
-            began = time.perf_counter()
-            self.draw(load, range(repeat * self.count, (repeat + 1) * self.count), self.count)
-            rates.append(self.count / (time.perf_counter() - began))
-        return Artifact(
-            {
-                "images_per_second": float(np.median(rates)),
-                "peak_memory_mib": _peak_mib(),
-                "batch": self.count,
-                "threads": torch.get_num_threads(),
-            }
-        )
-
-
-def _forget_peak() -> None:
-    """Start the kernel's record of this process's peak resident memory afresh (Linux)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_mib() -> float:
-    """Peak resident memory of this process in MiB, libraries and weights included."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
