@@ -68,10 +68,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def ablations(session: nox.Session) -> None:
-    """Run sweeps, by default the comparison of methods: nox -s ablations -- SWEEP... OPTION..."""
+    """Run sweeps and build their reports: nox -s ablations -- SWEEP... OPTION...
+
+    Without a sweep, the headline ones; at the budget smoke, which takes minutes, all.
+    """
     sweeps = list(takewhile(lambda word: not word.startswith("-"), session.posargs))
     options = session.posargs[len(sweeps) :]
-    run_shared(session, "ablations", "run", *(sweeps or ["methods"]), *options)
+    default = "all" if "smoke" in options else "headline"
+    run_shared(session, "ablations", "run", *(sweeps or [default]), *options)
 
 
 @nox.session(venv_backend="none")

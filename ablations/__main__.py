@@ -6,19 +6,18 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ablations import engine, records
 from ablations.errors import UserError
-from ablations.methods import Grid, Result, methods, starts, supervision
+from ablations.results import Grid, Result
 from ablations.settings import BUDGETS, Budget, Setting, load_setting
 from ablations.store import Store
+from ablations.sweeps import HEADLINE, SWEEPS, Lab
 
-Sweep = Callable[[Setting, Budget, str, tuple[str, ...]], Iterator[Result]]
-SWEEPS: dict[str, Sweep] = {"methods": methods, "starts": starts, "supervision": supervision}
+GROUPS = {"headline": HEADLINE, "all": tuple(SWEEPS)}
 ROOT = Path(__file__).resolve().parent.parent
 EXIT_FAILED, EXIT_USER = 1, 2
 
@@ -43,17 +42,15 @@ def run(options: argparse.Namespace) -> int:
     budget = _budget(options)
     predictors = _predictors(options, setting)
     name = options.budget if budget == BUDGETS[options.budget] else f"{options.budget}-custom"
-    targets = [
-        result
-        for sweep in options.sweeps
-        for result in SWEEPS[sweep](setting, budget, name, predictors)
-    ]
+    lab = Lab(setting, budget, name, predictors)
+    sweeps = list(dict.fromkeys(s for word in options.sweeps for s in GROUPS.get(word, (word,))))
+    targets = [result for sweep in sweeps for result in SWEEPS[sweep].build(lab)]
     store = _store(options.store)
     folder = options.output or ROOT / "reports" / "results" / f"{setting.name}-{name}"
     todo = engine.plan(targets, store)
     workers = options.workers or os.cpu_count() or 1
     print(
-        f"{', '.join(options.sweeps)} on {setting.name}, budget {name}: {len(todo.todo)} cells to "
+        f"{', '.join(sweeps)} on {setting.name}, budget {name}: {len(todo.todo)} cells to "
         f"compute, {todo.cached} cached, about {todo.seconds / workers / 60:.0f} min"
     )
     if options.dry_run:
@@ -62,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     outcome = engine.run(targets, store, options.workers)
     finished = [result for result in targets if store.holds(result.key)]
-    _report(finished, store, folder)
+    _report([SWEEPS[sweep].record(lab) for sweep in sweeps], finished, store, folder)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     print(f"{outcome.computed} cells computed in {minutes:.0f} min {seconds:02.0f} s; see {folder}")
     return _tell_failures(outcome)
@@ -83,11 +80,13 @@ def _tell_failures(outcome: engine.Outcome) -> int:
     return EXIT_USER if mends else 0
 
 
-def _report(finished: list[Result], store: Store, folder: Path) -> None:
+def _report(
+    sweeps: list[dict[str, Any]], finished: list[Result], store: Store, folder: Path
+) -> None:
     from reports.build import build
 
     artifacts = [(result, store.get(result.key)) for result in finished]
-    records.append(folder, [artifact.meta["record"] for _, artifact in artifacts])
+    records.append(folder, [*sweeps, *(artifact.meta["record"] for _, artifact in artifacts)])
     grids = {
         artifact.meta["record"]["array"]: artifact.arrays["grid"]
         for result, artifact in artifacts
@@ -104,7 +103,8 @@ def show_list(options: argparse.Namespace) -> int:
     """Print what can be run."""
     del options
     for name, sweep in SWEEPS.items():
-        print(f"{name}: {(sweep.__doc__ or '').splitlines()[0]}")
+        print(f"{name}{' *' * sweep.headline}: {sweep.title}")
+    print("* headline")
     for name, budget in BUDGETS.items():
         print(f"--budget {name}: {budget}")
     return 0
@@ -151,7 +151,11 @@ def _parser() -> argparse.ArgumentParser:
     running = commands.add_parser("run", help="run sweeps and build their reports")
     running.set_defaults(command=run)
     running.add_argument(
-        "sweeps", nargs="+", choices=SWEEPS, metavar="SWEEP", help=", ".join(SWEEPS)
+        "sweeps",
+        nargs="+",
+        choices=[*SWEEPS, *GROUPS],
+        metavar="SWEEP",
+        help=f"{', '.join(SWEEPS)}; headline for {', '.join(HEADLINE)}; or all",
     )
     running.add_argument("--setting", default="fashion", help="scale of the experiment")
     running.add_argument("--budget", default="default", choices=BUDGETS, help="how much is run")

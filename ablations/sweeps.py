@@ -201,6 +201,8 @@ def peft(lab: Lab) -> Iterator[Result]:
     """
     measured = Measured(noise=True, training=True)
     for name, tuning, trained in TUNINGS:
+        if name == "OFT" and lab.predictors[0] == "resnet":
+            continue  # peft's OFT is for linear layers
         label = f"{name} + norm, bias" if trained == "with" else name
         yield from lab.row(
             label,
@@ -217,11 +219,11 @@ PEFT_KINDS: dict[str, tuple[Any, float]] = {
     "LoRA (peft conv)": (Peft("lora", 4, 2.0), PEFT_RATE),
     "rsLoRA": (Peft("rslora", 4, 2.0), PEFT_RATE),
     "DoRA": (Peft("dora", 4, 2.0), PEFT_RATE),
-    "IA3": (Peft("ia3", 4, 2.0), PEFT_RATE),
+    "IA3": (Peft("ia3"), PEFT_RATE),
     "LoHa": (Peft("loha", 4, 2.0), PEFT_RATE),
     "LoKr": (Peft("lokr", 4, 2.0), PEFT_RATE),
-    "OFT": (Peft("oft", 4, 2.0), PEFT_RATE),
-    "BOFT": (Peft("boft", 4, 2.0), PEFT_RATE),
+    "OFT": (Peft("oft", 4), PEFT_RATE),
+    "BOFT": (Peft("boft", 4), PEFT_RATE),
 }
 
 

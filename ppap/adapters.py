@@ -12,17 +12,31 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["Adapter", "Biases", "Full", "Lora", "Norms", "Part", "ppap_adapter"]
+__all__ = [
+    "Adapter",
+    "Biases",
+    "Full",
+    "Head",
+    "Lora",
+    "Norms",
+    "Part",
+    "Student",
+    "full_adapter",
+    "matching_layers",
+    "ppap_adapter",
+]
 
 Tensors = dict[str, Tensor]
 PPAP_LORA_LAYERS = r"(^|\.)(conv[12]|attn\.qkv|attn\.proj)$"
 PPAP_NORM_LAYERS = r"(^|\.)bn\d+$"
+HEAD_LAYERS = r"(^|\.)(fc|head)$"
 PPAP_NO_BIAS = r"(^|\.)fc\.bias$"
 
 
@@ -56,11 +70,14 @@ class Lora:
         layers: regular expression for the names of the adapted layers; the default finds
             what the released code adapts: the stem, conv1 and conv2 of ResNets, attention's
             qkv and proj of vision transformers.
+        linear_scaling: ``"published"`` leaves alpha / rank out of linear layers, as the
+            released code does where it does not merge.
     """
 
     rank: int = 16
     alpha: float = 8.0
     layers: str = PPAP_LORA_LAYERS
+    linear_scaling: Literal["corrected", "published"] = "corrected"
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -73,7 +90,7 @@ class Lora:
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         own: Tensors = {}
-        for name, layer in _layers(network, self.layers, (nn.Linear, nn.Conv2d)):
+        for name, layer in matching_layers(network, self.layers):
             rows, columns, inner = self._factors(name, layer)
             bound = 1 / math.sqrt(columns)
             own[f"{name}.lora_A"] = torch.empty(inner, columns).uniform_(
@@ -104,7 +121,9 @@ class Lora:
             if kind == "lora_A":
                 weight = weights[f"{layer}.weight"]
                 update = (own[f"{layer}.lora_B"] @ down).view(weight.shape)
-                weights[f"{layer}.weight"] = weight + self.scaling * update
+                unscaled = weight.ndim == 2 and self.linear_scaling == "published"
+                scaling = 1.0 if unscaled else self.scaling
+                weights[f"{layer}.weight"] = weight + scaling * update
 
 
 @dataclass(frozen=True)
@@ -163,6 +182,31 @@ class Norms:
 
 
 @dataclass(frozen=True)
+class Head:
+    """Own copies of the last layer's weight and bias: linear probing.
+
+    Attributes:
+        layers: regular expression for its name.
+    """
+
+    layers: str = HEAD_LAYERS
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        return {
+            f"{name}.{key}": parameter.detach().clone()
+            for name, layer in network.named_modules()
+            if re.search(self.layers, name)
+            for key, parameter in layer.named_parameters(recurse=False)
+        }
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        return {}
+
+    def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
+        _replace(weights, own)
+
+
+@dataclass(frozen=True)
 class Full:
     """Own copies of every parameter and of batch-norm statistics: full fine-tuning."""
 
@@ -174,6 +218,53 @@ class Full:
 
     def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
         _replace(weights, own)
+
+
+@runtime_checkable
+class Wrapping(Part, Protocol):
+    """A part whose layers have a forward of their own, which training must run."""
+
+    def student(self, network: nn.Module, parts: tuple[Part, ...]) -> Student:
+        """Runs the network with all parts of the adapter, this one among them."""
+        ...
+
+
+class Student:
+    """How a network and an adapter's tensors make predictions.
+
+    Args:
+        network: the frozen predictor's.
+        parts: of the adapter.
+    """
+
+    def __init__(self, network: nn.Module, parts: tuple[Part, ...]) -> None:
+        self.network = network
+        self.parts = parts
+
+    def effective(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
+        """The network's parameters under the adapter, by name; see :meth:`Adapter.effective`."""
+        weights = dict(base)
+        for part in self.parts:
+            part.apply(weights, own)
+        return weights
+
+    def run(
+        self,
+        base: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        inputs: Tensor,
+    ) -> Any:
+        """Predict, differentiably in the adapter's tensors.
+
+        Args:
+            base: the frozen network's parameters, by name.
+            own: the adapter's tensors.
+            buffers: that the adapter keeps for itself; updated in place in training mode.
+            inputs: what the network takes.
+        """
+        state = self.effective(base, own) | dict(buffers)
+        return functional_call(self.network, state, (inputs,))
 
 
 @dataclass(frozen=True)
@@ -213,10 +304,14 @@ class Adapter:
         Returns:
             All parameters, by name; those that the adapter leaves alone are shared.
         """
-        weights = dict(base)
+        return Student(nn.Identity(), self.parts).effective(base, own)
+
+    def student(self, network: nn.Module) -> Student:
+        """How the network makes predictions under this adapter."""
         for part in self.parts:
-            part.apply(weights, own)
-        return weights
+            if isinstance(part, Wrapping):
+                return part.student(network, self.parts)
+        return Student(network, self.parts)
 
 
 def ppap_adapter(rank: int = 16, alpha: float = 8.0) -> Adapter:
@@ -229,15 +324,21 @@ def full_adapter() -> Adapter:
     return Adapter((Full(),))
 
 
-def _layers(
-    network: nn.Module, pattern: str, kinds: tuple[type[nn.Linear], type[nn.Conv2d]]
+def matching_layers(
+    network: nn.Module, pattern: str
 ) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
+    """Linear and convolutional layers whose name a regular expression finds.
+
+    Raises:
+        ValueError: if there is none.
+    """
     found = False
     for name, layer in network.named_modules():
-        if isinstance(layer, kinds) and re.search(pattern, name):
+        if isinstance(layer, nn.Linear | nn.Conv2d) and re.search(pattern, name):
             found = True
             yield name, layer
     if not found:
+        kinds = (nn.Linear, nn.Conv2d)
         names = [name for name, layer in network.named_modules() if isinstance(layer, kinds)]
         raise ValueError(
             f"no linear or convolutional layer of {type(network).__name__} matches {pattern!r}; "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ppap.adapters import Adapter, Biases, Full, Lora, Norms, Part, ppap_adapter
+from ppap.adapters import Adapter, Biases, Full, Head, Lora, Norms, Part, ppap_adapter
 from ppap.checkpoints import CheckpointError, check_and_load, load_state, save_weights
 from ppap.denoiser import freeze
 from ppap.guidance import LikelihoodGuide
+from ppap.peft_adapters import Peft
 from ppap.predictors import Predictor
+from ppap.ranges import NoiseRanges
 from ppap.tasks import ClassTask, Task
 
 __all__ = ["Expert", "ExpertBank", "NoiseRanges"]
@@ -27,53 +28,10 @@ PART_KINDS: dict[str, type[Part]] = {
     "biases": Biases,
     "norms": Norms,
     "full": Full,
+    "head": Head,
+    "peft": Peft,
 }
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class NoiseRanges:
-    """Half-open ranges of timesteps, [b_0, b_1), [b_1, b_2), ...: low noise to high.
-
-    Attributes:
-        boundaries: N + 1 increasing timesteps from 0 to the schedule's length.
-
-    Raises:
-        ValueError: if they do not start at 0 or do not increase.
-    """
-
-    boundaries: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        rising = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
-        if len(self.boundaries) < 2 or self.boundaries[0] != 0 or not rising:
-            raise ValueError(f"boundaries must increase from 0, got {self.boundaries}")
-
-    @classmethod
-    def equal(cls, count: int, steps: int = 1000) -> NoiseRanges:
-        """``count`` ranges of equal width, as in the paper: boundaries int(i steps / count)."""
-        if not 1 <= count <= steps:
-            raise ValueError(f"between 1 and {steps} experts can share {steps} steps, got {count}")
-        return cls(tuple(i * steps // count for i in range(count + 1)))
-
-    def __len__(self) -> int:
-        return len(self.boundaries) - 1
-
-    def bounds(self, expert: int) -> tuple[int, int]:
-        """First timestep of an expert's range, and the first one beyond it."""
-        return self.boundaries[expert], self.boundaries[expert + 1]
-
-    def expert_of(self, timesteps: Tensor) -> Tensor:
-        """(B,) expert of each of (B,) timesteps; a boundary belongs to the range above it.
-
-        Raises:
-            ValueError: for a timestep outside all ranges.
-        """
-        low, high = self.boundaries[0], self.boundaries[-1]
-        if timesteps.numel() and not (low <= timesteps.min() and timesteps.max() < high):
-            raise ValueError(f"timesteps must lie in [{low}, {high}), got {timesteps.tolist()}")
-        inner = torch.tensor(self.boundaries[1:-1], device=timesteps.device)
-        return torch.bucketize(timesteps, inner, right=True)
 
 
 class Expert(nn.Module):
@@ -109,6 +67,8 @@ class ExpertBank(nn.Module):
         adapter: what is trained per range.
         steps: length of the noise schedule, for a number of ranges.
         seed: of the adapters' random initial values.
+        normalised: whether the experts see images as the predictor was trained to; False
+            shows them raw [-1, 1], as the released code does to its ResNet students.
     """
 
     predictor: Predictor
@@ -120,9 +80,11 @@ class ExpertBank(nn.Module):
         adapter: Adapter | None = None,
         steps: int = 1000,
         seed: int = 0,
+        normalised: bool = True,
     ) -> None:
         super().__init__()
         self.predictor = predictor
+        self.normalised = normalised
         freeze(predictor)
         self.ranges = NoiseRanges.equal(ranges, steps) if isinstance(ranges, int) else ranges
         self.adapter = ppap_adapter() if adapter is None else adapter
@@ -134,6 +96,7 @@ class ExpertBank(nn.Module):
             )
             for _ in range(len(self.ranges))
         ).to(next(predictor.network.parameters()).device)
+        self._student = self.adapter.student(predictor.network)
         self._overwritten: dict[str, Tensor] = {}
         self._cached: tuple[int, dict[str, Tensor]] | None = None
 
@@ -180,9 +143,18 @@ class ExpertBank(nn.Module):
     def predict(self, images: Tensor, expert: int) -> Any:
         """The prediction of one expert for (B, C, H, W) images, whatever their noise."""
         network = self.predictor.network
-        network.train(self.training and bool(self.expert(expert).statistics()))
-        weights = self.effective(expert)
-        return functional_call(network, weights, (self.predictor.prepare(images),))
+        own = self.expert(expert)
+        network.train(self.training and bool(own.statistics()))
+        inputs = self.predictor.prepare(images, self.normalised)
+        if not self.training:
+            return functional_call(network, self.effective(expert), (inputs,))
+        self._cached = None
+        return self._student.run(self._base(), own.tensors(), own.statistics(), inputs)
+
+    @property
+    def overwritten(self) -> dict[str, Tensor]:
+        """What :meth:`merge` replaced in the predictor, by name; empty when nothing is merged."""
+        return dict(self._overwritten)
 
     def teach(self, images: Tensor) -> Any:
         """The unadapted predictor's prediction for (B, C, H, W) clean images, no gradient."""
@@ -193,9 +165,6 @@ class ExpertBank(nn.Module):
 
     def effective(self, expert: int) -> dict[str, Tensor]:
         """Parameters and buffers of the network under an expert, by name."""
-        if self.training:
-            self._cached = None
-            return self._effective(expert)
         if self._cached is None or self._cached[0] != expert:
             with torch.no_grad():
                 weights = self._effective(expert)
@@ -204,7 +173,7 @@ class ExpertBank(nn.Module):
 
     def _effective(self, number: int) -> dict[str, Tensor]:
         expert = self.expert(number)
-        return self.adapter.effective(self._base(), expert.tensors()) | expert.statistics()
+        return self._student.effective(self._base(), expert.tensors()) | expert.statistics()
 
     def _base(self) -> dict[str, Tensor]:
         return dict(self.predictor.network.named_parameters()) | self._overwritten
@@ -271,6 +240,8 @@ class ExpertBank(nn.Module):
             "predictor": self.predictor.name,
             "fingerprint": self.fingerprint(),
             "boundaries": self.ranges.boundaries,
+            "inclusive": self.ranges.inclusive,
+            "normalised": self.normalised,
             "adapter": [{"part": names[type(part)], **vars(part)} for part in self.adapter.parts],
         }
         scratch = folder / "bank.json.part"
@@ -290,13 +261,15 @@ class ExpertBank(nn.Module):
             parts = tuple(
                 PART_KINDS[fields.pop("part")](**fields) for fields in description["adapter"]
             )
-            ranges = NoiseRanges(tuple(description["boundaries"]))
+            inclusive = description.get("inclusive", False)
+            ranges = NoiseRanges(tuple(description["boundaries"]), inclusive)
+            normalised = description.get("normalised", True)
             fingerprint = description["fingerprint"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{folder} holds no readable bank.json ({error}); name a folder made by save()"
             ) from error
-        bank = cls(predictor, ranges, Adapter(parts))
+        bank = cls(predictor, ranges, Adapter(parts), normalised=normalised)
         if bank.fingerprint() != fingerprint:
             raise CheckpointError(
                 f"{folder} was trained for other weights of {description['predictor']}; "

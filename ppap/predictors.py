@@ -54,8 +54,11 @@ class Predictor(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) images in [-1, 1] -> what the network takes; differentiable."""
+    def prepare(self, images: Tensor, normalised: bool = True) -> Tensor:
+        """(B, C, H, W) images in [-1, 1] -> what the network takes; differentiable.
+
+        Without ``normalised`` they are resized only.
+        """
         if images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
             raise ValueError(
                 f"{self.name} takes (B, {self.mean.shape[1]}, H, W) images, "
@@ -65,7 +68,7 @@ class Predictor(nn.Module):
             images = F.interpolate(
                 images, self.size, mode="bilinear", antialias=True, align_corners=False
             )
-        return ((images + 1) / 2 - self.mean) / self.std
+        return ((images + 1) / 2 - self.mean) / self.std if normalised else images
 
     def forward(self, images: Tensor) -> Any:
         """The network's prediction for (B, C, H, W) images in [-1, 1]."""

@@ -22,6 +22,7 @@ from ppap.tasks import Task
 __all__ = ["Distillation", "Objective", "Supervision", "Training", "transfer"]
 
 Start = Literal["previous", "base", "shared"]
+Order = Literal["ascending", "descending"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,16 @@ class Training:
         batch: images per step.
         learning_rate: AdamW's, annealed linearly to 0 within each expert's share.
         weight_decay: AdamW's.
-        start: what an expert starts from: ``"previous"``, the one trained before it, low
-            noise to high, which is what the released code does; ``"base"``, the unadapted
+        start: what an expert starts from: ``"previous"``, the one trained before it, which
+            is what the released code does; ``"base"``, the unadapted
             predictor; ``"shared"``, one expert trained on all ranges for ``shared_share``
             of the steps.
         shared_share: of the steps, spent on the shared start; used by ``"shared"`` alone.
         seed: of every draw.
+        order: in which experts are trained: low noise to high, as in the released code, or
+            high to low.
+        keep_optimiser: whether one optimiser's state goes on from expert to expert, as in
+            the released code; by default each expert has a fresh one.
 
     Raises:
         ValueError: for a budget without steps, an unknown start or a share outside (0, 1).
@@ -51,6 +56,8 @@ class Training:
     start: Start = "previous"
     shared_share: float = 0.5
     seed: int = 0
+    order: Order = "ascending"
+    keep_optimiser: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
@@ -59,6 +66,8 @@ class Training:
             raise ValueError(f"unknown start {self.start!r}; choose previous, base or shared")
         if not 0 < self.shared_share < 1:
             raise ValueError(f"shared_share must lie in (0, 1), got {self.shared_share}")
+        if self.order not in ("ascending", "descending"):
+            raise ValueError(f"unknown order {self.order!r}; choose ascending or descending")
 
 
 class Objective(Protocol):
@@ -120,7 +129,7 @@ def transfer(
     """Train every expert of a bank.
 
     Args:
-        bank: its experts are trained in place, low noise to high.
+        bank: its experts are trained in place, one after another.
         images: (N, C, H, W) uint8, synthetic or real.
         schedule: the denoiser's full schedule.
         objective: :class:`Distillation` or :class:`Supervision`.
@@ -150,14 +159,19 @@ def transfer(
         run.fit(0, (0, len(schedule)), first_share)
         for number in range(1, len(bank)):
             bank.copy_expert(0, number)
-    losses = []
-    for number in range(len(bank)):
-        if number and training.start == "previous":
-            bank.copy_expert(number - 1, number)
-        share = _share(training.steps - first_share, number, len(bank))
-        losses.append(run.fit(number, bank.ranges.bounds(number), share))
+    order = list(range(len(bank)))
+    if training.order == "descending":
+        order.reverse()
+    losses = dict.fromkeys(range(len(bank)), float("nan"))
+    previous: int | None = None
+    for place, number in enumerate(order):
+        if previous is not None and training.start == "previous":
+            bank.copy_expert(previous, number)
+        share = _share(training.steps - first_share, place, len(bank))
+        losses[number] = run.fit(number, bank.ranges.bounds(number), share)
+        previous = number
     bank.eval()
-    return losses
+    return list(losses.values())
 
 
 def _share(total: int, number: int, count: int) -> int:
@@ -176,6 +190,7 @@ class _Run:
     training: Training
     progress: Callable[[int, float], None] | None
     done: int = 0
+    optimiser_state: list[dict[str, Any]] | None = None
 
     def fit(self, number: int, bounds: tuple[int, int], steps: int) -> float:
         """Train one expert on timesteps in [low, high)."""
@@ -186,6 +201,9 @@ class _Run:
             weight_decay=self.training.weight_decay,
             fused=True,
         )
+        if self.optimiser_state is not None:
+            for parameter, state in zip(expert.parameters(), self.optimiser_state, strict=True):
+                optimiser.state[parameter] = state
         last: list[float] = []
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = self.training.learning_rate * (1 - step / steps)
@@ -199,6 +217,8 @@ class _Run:
                 last.append(loss)
             if self.progress is not None:
                 self.progress(self.done, loss)
+        if self.training.keep_optimiser:
+            self.optimiser_state = [optimiser.state[p] for p in expert.parameters()]
         return sum(last) / len(last) if last else float("nan")
 
     def _loss(self, number: int, bounds: tuple[int, int]) -> Tensor:

@@ -101,6 +101,35 @@ def test_the_budget_is_kept_whatever_the_start(start: str, count: int) -> None:
     assert steps == list(range(1, 12))
 
 
+def test_descending_order_trains_high_noise_first() -> None:
+    # Two steps, one expert each: whoever comes first starts from the fresh adapter.
+    fresh = ExpertBank(tiny_predictor(), 2, ppap_adapter(2, 2.0))
+    down = trained(replace(SHORT, steps=2, order="descending"))
+    limit = 1.2 * SHORT.learning_rate
+    assert (state(down, 1) - state(fresh, 1)).abs().max() < limit
+    assert (state(down, 0) - state(down, 1)).abs().max() < limit
+    bank = ExpertBank(tiny_predictor(), 3, ppap_adapter(2, 2.0))
+    losses = transfer(
+        bank, DATA, SCHEDULE, Distillation(ClassTask()), replace(SHORT, order="descending")
+    )
+    assert len(losses) == 3
+
+
+def test_a_kept_optimiser_goes_on_where_it_was() -> None:
+    """The first expert trains alike either way; the second differs by its momentum."""
+    fresh, kept = (trained(replace(SHORT, keep_optimiser=k)) for k in (False, True))
+    assert torch.equal(state(fresh, 0), state(kept, 0))
+    assert not torch.equal(state(fresh, 1), state(kept, 1))
+
+
+def test_raw_students_see_unnormalised_images() -> None:
+    bank = ExpertBank(tiny_predictor(), 1, ppap_adapter(2), normalised=False).eval()
+    x = images(4, 1).clamp(-1, 1)
+    expected = bank.predictor.network(x)
+    torch.testing.assert_close(bank.predict(x, 0), expected)
+    assert not torch.allclose(bank.teach(x), expected)
+
+
 def test_mistakes_are_named() -> None:
     bank = ExpertBank(tiny_predictor(), 2, ppap_adapter(2), steps=500)
     with pytest.raises(ValueError, match="500"):
@@ -112,6 +141,8 @@ def test_mistakes_are_named() -> None:
         transfer(bank, DATA, SCHEDULE, Supervision(ClassTask(), torch.zeros(3).long()), SHORT)
     with pytest.raises(ValueError, match="previous, base or shared"):
         replace(SHORT, start="next")
+    with pytest.raises(ValueError, match="ascending or descending"):
+        replace(SHORT, order="upwards")
     with pytest.raises(ValueError, match="shared_share"):
         replace(SHORT, shared_share=1.0)
     with pytest.raises(ValueError, match="steps"):
