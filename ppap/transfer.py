@@ -7,17 +7,21 @@ x_t is drawn to the teacher's for the clean x_0 (data-free, the paper's way) or 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from ppap.experts import ExpertBank
+from ppap.experts import Expert, ExpertBank
 from ppap.images import from_uint8
 from ppap.schedule import Schedule
 from ppap.streams import derived_generator
 from ppap.tasks import Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["Distillation", "Objective", "Supervision", "Training", "transfer"]
 
@@ -125,8 +129,13 @@ def transfer(
     objective: Objective,
     training: Training,
     progress: Callable[[int, float], None] | None = None,
+    accelerator: Accelerator | None = None,
 ) -> list[float]:
     """Train every expert of a bank.
+
+    Under ``accelerate launch`` each process trains on its share of every batch and gradients
+    are averaged, so that several processes give what one does, batch norms aside, whose
+    statistics are those of the shares.
 
     Args:
         bank: its experts are trained in place, one after another.
@@ -135,13 +144,15 @@ def transfer(
         objective: :class:`Distillation` or :class:`Supervision`.
         training: budget and optimiser.
         progress: called after each step with (step of the whole training, loss).
+        accelerator: Hugging Face accelerate's, for mixed precision and several processes;
+            move the bank to its device first.
 
     Returns:
         Mean loss over the last tenth of each expert's steps, low noise to high.
 
     Raises:
-        ValueError: if there are no images, or the bank's ranges and the schedule differ in
-            length.
+        ValueError: if there are no images, the bank's ranges and the schedule differ in
+            length, or processes cannot share the batch evenly.
     """
     if len(images) == 0:
         raise ValueError("transfer needs at least one image")
@@ -150,8 +161,14 @@ def transfer(
             f"the bank's ranges end at {bank.ranges.boundaries[-1]}, "
             f"the schedule at {len(schedule)}"
         )
+    workers = accelerator.num_processes if accelerator else 1
+    if training.batch % workers:
+        raise ValueError(
+            f"{workers} processes cannot share batches of {training.batch} evenly; "
+            "choose a multiple"
+        )
     objective.prepare(bank, images)
-    run = _Run(bank, images, schedule, objective, training, progress)
+    run = _Run(bank, images, schedule, objective, training, progress, accelerator)
     bank.train()
     first_share = 0
     if training.start == "shared" and len(bank) > 1:
@@ -189,6 +206,7 @@ class _Run:
     objective: Objective
     training: Training
     progress: Callable[[int, float], None] | None
+    accelerator: Accelerator | None
     done: int = 0
     optimiser_state: list[dict[str, Any]] | None = None
 
@@ -204,22 +222,51 @@ class _Run:
         if self.optimiser_state is not None:
             for parameter, state in zip(expert.parameters(), self.optimiser_state, strict=True):
                 optimiser.state[parameter] = state
+        steady = self.accelerator.prepare(optimiser) if self.accelerator else optimiser
         last: list[float] = []
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = self.training.learning_rate * (1 - step / steps)
-            value = self._loss(number, bounds)
-            optimiser.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            loss = self._descend(steady, expert, number, bounds)
             self.done += 1
-            loss = float(value.detach())
             if step >= steps - max(1, steps // 10):
                 last.append(loss)
             if self.progress is not None:
                 self.progress(self.done, loss)
+        if self.accelerator is not None:
+            for buffer in expert.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self._average(buffer))
         if self.training.keep_optimiser:
             self.optimiser_state = [optimiser.state[p] for p in expert.parameters()]
         return sum(last) / len(last) if last else float("nan")
+
+    def _descend(
+        self, optimiser: torch.optim.Optimizer, expert: Expert, number: int, bounds: tuple[int, int]
+    ) -> float:
+        """One step of the optimiser; the loss, averaged over processes."""
+        with self.accelerator.autocast() if self.accelerator else nullcontext():
+            value = self._loss(number, bounds)
+        optimiser.zero_grad()
+        if self.accelerator is None:
+            value.backward()  # type: ignore[no-untyped-call]
+        else:
+            self.accelerator.backward(value)
+            for parameter in expert.parameters():
+                parameter.grad = self._average(parameter.grad)
+            value = self._average(value.detach())
+        optimiser.step()
+        return float(value.detach())
+
+    def _average(self, tensor: Any) -> Any:
+        """Over processes."""
+        assert self.accelerator is not None
+        return self.accelerator.reduce(tensor, "mean")
+
+    def _share(self, draws: Tensor) -> Tensor:
+        """The part of a batch that is this process's."""
+        if self.accelerator is None:
+            return draws
+        return draws[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def _loss(self, number: int, bounds: tuple[int, int]) -> Tensor:
         # Draws depend on the seed and the step alone, so an arm that differs in one thing
@@ -228,8 +275,8 @@ class _Run:
         size = (self.training.batch,)
         chosen = torch.randint(len(self.images), size, generator=generator)
         timesteps = torch.randint(*bounds, size, generator=generator)
-        x_0 = from_uint8(self.images[chosen])
-        noise = torch.randn(x_0.shape, generator=generator)
-        x_t = self.schedule.add_noise(x_0, timesteps, noise)
+        noise = torch.randn((*size, *self.images.shape[1:]), generator=generator)
+        chosen, timesteps, noise = map(self._share, (chosen, timesteps, noise))
+        x_t = self.schedule.add_noise(from_uint8(self.images[chosen]), timesteps, noise)
         device = next(self.bank.parameters()).device
         return self.objective.loss(self.bank.predict(x_t.to(device), number), chosen)

@@ -1,0 +1,80 @@
+"""Training through accelerate: several processes give what one does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors.torch import load_file
+
+from ppap.schedule import linear_schedule
+from ppap.tasks import ClassTask
+from ppap.transfer import Distillation, Training, transfer
+
+from .accelerated import train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state() -> None:
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+
+
+def launch(out: Path, *options: str) -> dict[str, torch.Tensor]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = ROOT / "tests" / "ppap" / "accelerated.py"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines=1"]
+    command += [f"--main_process_port={port}", "--dynamo_backend=no", *options, str(script)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "kernels")))}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(out)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return load_file(out)
+
+
+def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+    shared = launch(tmp_path / "two.safetensors", "--num_processes=2", "--mixed_precision=no")
+    alone, losses = train(None)
+    for key, value in alone.experts.state_dict().items():
+        torch.testing.assert_close(shared[key], value, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shared["losses"], torch.tensor(losses), atol=1e-5, rtol=1e-5)
+
+
+def test_one_process_through_accelerate_is_the_plain_path() -> None:
+    plain, _ = train(None)
+    through, _ = train(Accelerator(cpu=True))
+    for ours, theirs in zip(plain.experts.parameters(), through.experts.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_mixed_precision_trains_nearly_the_same() -> None:
+    plain, losses = train(None)
+    mixed, near = train(Accelerator(cpu=True, mixed_precision="bf16"))
+    assert near == pytest.approx(losses, rel=0.05)
+    assert near != losses
+    assert all(parameter.dtype == torch.float32 for parameter in mixed.experts.parameters())
+    assert plain.experts is not mixed.experts
+
+
+def test_a_batch_that_processes_cannot_share_is_refused() -> None:
+    class Three(Accelerator):
+        num_processes = 3
+
+    bank, _ = train(None)
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    objective, training = Distillation(ClassTask()), Training(steps=1, batch=64)
+    with pytest.raises(ValueError, match="multiple"):
+        transfer(bank, images, linear_schedule(), objective, training, accelerator=Three(cpu=True))
