@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from ablations.stages import (
     Guided,
     Model,
     Setup,
+    device,
     kind_of,
 )
 from ablations.store import Artifact
@@ -62,7 +63,7 @@ def noisy_test_images(
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
     for timestep in timesteps:
         t = torch.full((len(x_0),), timestep)
-        yield timestep, schedule.add_noise(x_0, t, noise), t, labels
+        yield timestep, schedule.add_noise(x_0, t, noise).to(device()), t, labels
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class NoiseAccuracy(Cell):
             with torch.no_grad():
                 parts = zip(x_t.split(500), t.split(500), strict=True)
                 logits = torch.cat([predict(x, at) for x, at in parts])
-            accuracy.append(float((logits.argmax(1) == labels).float().mean()))
+            accuracy.append(float((logits.argmax(1).cpu() == labels).float().mean()))
         return Artifact({"accuracy": accuracy})
 
 
@@ -124,7 +125,7 @@ class GradientQuality(Cell):
         cosines = []
         for _, x_t, t, _ in noisy_test_images(self.setup, self.count, self.timesteps):
             ours, theirs = (guide(x_t, t).flatten(1) for guide in guides)
-            cosines.append(torch.cosine_similarity(ours, theirs).numpy())
+            cosines.append(torch.cosine_similarity(ours, theirs).cpu().numpy())
         per_image = np.stack(cosines).mean(0)
         return Artifact({"cosine": float(per_image.mean())}, {"cosines": per_image})
 
@@ -166,7 +167,7 @@ class SynthesisSpeed(Cell):
         return 2.0 + REPEATS * self.count * self.sampler.steps * DENOISE_SECONDS / 1.5
 
     def compute(self, load: Load) -> Artifact:
-        denoiser = self.setup.load().denoiser()
+        denoiser = self.setup.load().denoiser().to(device())
         synthesize(denoiser, 4, self.sampler)
         with _Stopwatch() as watch:
             for repeat in range(REPEATS):
@@ -270,14 +271,14 @@ class Footprint(Cell):
         images = torch.zeros(2, 3, self.size, self.size, requires_grad=True)
         torch.autograd.grad(run(images).sum(), images)
         peak = _peak_mib()
-        held = {id(t): t for module in modules for t in (*module.parameters(), *module.buffers())}
+        held = [t for module in modules for t in (*module.parameters(), *module.buffers())]
         if self.form == "adapters":
-            held |= {id(t): t for t in bank.effective(0).values()}
+            held += bank.effective(0).values()
         elif self.form == "merged":
-            held |= {id(t): t for t in bank.overwritten.values()}
+            held += bank.overwritten.values()
         metrics = {
             "parameters": sum(p.numel() for module in modules for p in module.parameters()),
-            "memory_mib": sum(t.numel() * t.element_size() for t in held.values()) / 2**20,
+            "memory_mib": _bytes_alive(held) / 2**20,
             "disk_mib": sum(_bytes_on_disk(module) for module in modules) / 2**20,
             "peak_memory_mib": peak,
             "trainable_share": 1.0 if self.form == "copies" else share,
@@ -321,6 +322,12 @@ class _Stopwatch:
     def metrics(self, rate: str) -> dict[str, float]:
         """Median rate under a name, and the peak memory."""
         return {rate: float(np.median(self.rates)), "peak_memory_mib": self.peak}
+
+
+def _bytes_alive(tensors: Iterable[Tensor]) -> int:
+    """Of the tensors' storages, each counted once."""
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _bytes_on_disk(module: nn.Module) -> int:

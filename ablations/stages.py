@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,6 +50,12 @@ GUIDE_SECONDS = {"resnet": 0.0007, "vit": 0.0015}
 TRAIN_SECONDS = {"resnet": 0.06, "vit": 0.11}
 REFERENCE_WIDTH = 16
 SELECTION_MARGIN = 0.02
+
+
+def device() -> torch.device:
+    """Where networks run: ``$PPAP_DEVICE``, or a GPU if there is one."""
+    named = os.environ.get("PPAP_DEVICE")
+    return torch.device(named or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @dataclass(frozen=True)
@@ -147,9 +155,9 @@ class Synthesis(Cell):
         return self.count * self.sampler.steps * DENOISE_SECONDS
 
     def compute(self, load: Load) -> Artifact:
-        denoiser = self.setup.load().denoiser()
+        denoiser = self.setup.load().denoiser().to(device())
         images = synthesize(denoiser, self.count, self.sampler, self.first_seed)
-        return Artifact({}, {"images": images.numpy()})
+        return Artifact({}, {"images": images.cpu().numpy()})
 
 
 @dataclass(frozen=True)
@@ -198,12 +206,12 @@ class BalancedRanges(Cell):
         images, _ = self.experts.data.load(setting, load)
         x_0 = from_uint8(images[: self.images])
         noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
-        taught = bank.teach(x_0)
+        taught = bank.teach(x_0.to(device()))
         losses = []
         for timestep in self.timesteps:
             t = torch.full((len(x_0),), timestep)
             with torch.no_grad():
-                prediction = bank(schedule.add_noise(x_0, t, noise), t)
+                prediction = bank(schedule.add_noise(x_0, t, noise).to(device()), t)
                 losses.append(float(ClassTask().transfer_loss(prediction, taught)))
         per_timestep = np.interp(np.arange(len(schedule)), self.timesteps, losses)
         ranges = NoiseRanges.balanced(torch.from_numpy(per_timestep), self.count)
@@ -252,7 +260,7 @@ class Experts(Cell):
 
     def blank(self, load: Load) -> ExpertBank:
         """The bank before training."""
-        predictor = load_predictor(self.setup, self.predictor, load)
+        predictor = load_predictor(self.setup, self.predictor, load).to(device())
         ranges = self.ranges
         if isinstance(ranges, BalancedRanges):
             ranges = NoiseRanges(tuple(load(ranges).meta["boundaries"]))
@@ -274,12 +282,19 @@ class Experts(Cell):
         return Supervision(ClassTask(), labels)
 
     def compute(self, load: Load) -> Artifact:
+        on_gpu = device().type == "cuda"
+        return self.train(load, Accelerator() if on_gpu else None)
+
+    def train(self, load: Load, accelerator: Accelerator | None) -> Artifact:
+        """Train the bank, on several processes and in mixed precision if accelerate says so."""
         setting = self.setup.load()
         bank = self.blank(load)
         images, labels = self.data.load(setting, load)
         schedule = setting.denoiser().schedule
-        losses = transfer(bank, images, schedule, self.objective(labels), self.training)
-        state = {key: value.numpy() for key, value in bank.experts.state_dict().items()}
+        losses = transfer(
+            bank, images, schedule, self.objective(labels), self.training, accelerator=accelerator
+        )
+        state = {key: value.cpu().numpy() for key, value in bank.experts.state_dict().items()}
         facts = {
             "losses": losses,
             "trainable_share": bank.trainable_share,
@@ -313,7 +328,7 @@ class Model:
 
     def guide(self, setup: Setup, load: Load, targets: Tensor, scale: float) -> LikelihoodGuide:
         if self.experts is None:
-            predictor = load_predictor(setup, self.predictor, load)
+            predictor = load_predictor(setup, self.predictor, load).to(device())
             return naive_guide(predictor, ClassTask(), targets, scale)
         return self.experts.bank(load).guide(targets, scale)
 
@@ -354,7 +369,7 @@ class Guided(Cell):
         if self.model is not None:
             targets = torch.arange(len(seeds)) % len(setting.classes)
             guide = self.model.guide(self.setup, load, targets, self.chosen_scale(load))
-        return sample(setting.denoiser(), self.sampler, seeds, guide, batch)
+        return sample(setting.denoiser().to(device()), self.sampler, seeds, guide, batch)
 
 
 @dataclass(frozen=True)
@@ -372,7 +387,7 @@ class Samples(Guided):
 
     def compute(self, load: Load) -> Artifact:
         seeds = range(self.first_seed, self.first_seed + self.count)
-        images = to_uint8(self.draw(load, seeds)).numpy()
+        images = to_uint8(self.draw(load, seeds)).cpu().numpy()
         return Artifact({"scale": self.chosen_scale(load)}, {"images": images})
 
 

@@ -1,0 +1,156 @@
+"""Sweeps: what they are made of, before anything is computed."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from ablations.cells import Cell
+from ablations.lab import LORA, Lab
+from ablations.measures import Footprint
+from ablations.results import Comparison, Result, Row
+from ablations.settings import BUDGETS, load_setting
+from ablations.stages import Experts, Samples, Selection, Synthesis
+from ablations.sweeps import HEADLINE, PPAP, SWEEPS, Sweep, sweep
+
+
+def lab(budget: str = "default") -> Lab:
+    return Lab(load_setting("fashion"), BUDGETS[budget], budget, ("resnet", "vit"))
+
+
+def results(name: str, budget: str = "default") -> list[Result]:
+    return list(SWEEPS[name].build(lab(budget)))
+
+
+def needed(targets: Iterable[Cell]) -> dict[str, Cell]:
+    """Everything that the targets are made from, by key."""
+    found: dict[str, Cell] = {}
+    pending = list(targets)
+    while pending:
+        cell = pending.pop()
+        if cell.key not in found:
+            found[cell.key] = cell
+            pending += cell.inputs()
+    return found
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweeps_rows_are_told_apart_and_described(name: str) -> None:
+    found = results(name)
+    record = SWEEPS[name].record(lab())
+    rows = [result for result in found if isinstance(result, Row)]
+    labels = Counter((row.about.method, row.about.predictor, row.sampler) for row in rows)
+    assert labels.most_common(1)[0][1] == 1 if rows else found
+    for result in found:
+        assert result.about.sweep == name
+        assert not result.about.axes or [axis for axis, _ in result.about.axes] == record["axes"]
+    assert record["title"]
+    assert "\n" not in record["title"]
+    assert len(record["description"]) > 40
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_row_of_a_family_is_compared_with_its_reference(name: str) -> None:
+    found = results(name)
+    families = defaultdict(list)
+    for row in found:
+        if isinstance(row, Row):
+            families[row.about.predictor, row.sampler].append(row)
+    compared = {cell.row: cell for cell in found if isinstance(cell, Comparison)}
+    for (predictor, _), rows in families.items():
+        references = [row for row in rows if row.about.reference]
+        assert len(references) == (predictor != "none")
+        for row in rows:
+            if references and row is not references[0]:
+                comparison = compared.pop(row.key)
+                assert comparison.reference == references[0].key
+                assert len(comparison.tests) == len(rows) - 1
+                assert comparison.tests[comparison.place].ours == row.scored
+    assert not compared
+
+
+def test_rows_of_different_sweeps_share_their_stages() -> None:
+    def banks(name: str) -> set[str]:
+        return {k for k, cell in needed(results(name)).items() if isinstance(cell, Experts)}
+
+    assert len(banks("methods") & banks("experts")) == 9
+    assert len(banks("methods") & banks("supervision")) == 9
+    assert len(banks("methods") & banks("peft")) == 3
+    shards = [c for c in needed(results("synthetic-size")).values() if isinstance(c, Synthesis)]
+    assert sum(shard.count for shard in shards) == 8_000
+
+
+def test_rows_have_three_seeds_and_measure_nothing_that_a_scale_was_chosen_on() -> None:
+    cells = needed(cell for name in SWEEPS for cell in results(name)).values()
+    selecting = {
+        score.samples.first_seed
+        for cell in cells
+        if isinstance(cell, Selection)
+        for score in cell.candidates
+    }
+    spans = sorted(
+        {(cell.first_seed, cell.first_seed + cell.count) for cell in cells
+         if isinstance(cell, Samples | Synthesis)}
+    )  # fmt: skip
+    starts = {low: max(high for first, high in spans if first == low) for low, _ in spans}
+    assert all(end <= start for (_, end), (start, _) in pairwise(sorted(starts.items())))
+    rows = [cell for name in SWEEPS for cell in results(name) if isinstance(cell, Row)]
+    assert all(len(row.seeds) == len(row.scored.scores) == 3 for row in rows)
+    measured = {s.samples.first_seed for row in rows for s in row.scored.scores}
+    assert not measured & selecting
+
+
+def test_every_methods_rows_draw_from_the_same_seeds() -> None:
+    rows = [row for name in SWEEPS for row in results(name) if isinstance(row, Row)]
+    seeds = {tuple(score.samples.first_seed for score in row.scored.scores) for row in rows}
+    assert len(seeds) == 1
+
+
+def test_total_training_is_the_same_for_any_number_of_experts() -> None:
+    banks = [c for c in needed(results("experts")).values() if isinstance(c, Experts)]
+    assert {len(bank.ranges) for bank in banks} == {1, 2, 3, 5, 8, 10}  # type: ignore[arg-type]
+    assert {bank.training.steps for bank in banks} == {BUDGETS["default"].steps}
+
+
+def test_the_headline_is_what_the_default_run_makes() -> None:
+    assert HEADLINE == ("methods", "experts", "peft", "supervision", "memory", "throughput")
+
+
+def test_a_new_sweep_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example in the module's docstring."""
+    monkeypatch.setattr("ablations.sweeps.SWEEPS", {})
+
+    @sweep("learning-rate", axes={"rate": "log"}, figure="lines")
+    def learning_rate(lab: Lab) -> Iterator[Result]:
+        """Learning rate of PPAP."""
+        for rate in (1e-3, 3e-3, 1e-2):
+            recipe = replace(PPAP, tuning=replace(LORA, learning_rate=rate))
+            yield from lab.row(f"{rate:g}", recipe, reference=rate == 3e-3, rate=rate)
+
+    made = Sweep("learning-rate", learning_rate, {"rate": "log"}, ("accuracy",), "lines", False)
+    found = list(made.build(lab()))
+    assert [type(cell).__name__ for cell in found] == ["Row"] * 3 + ["Comparison"] * 2
+    assert made.record(lab())["title"] == "Learning rate of PPAP"
+
+
+def test_copies_weigh_n_times_and_adapters_hardly_more_than_one() -> None:
+    weigh = {
+        (form, count): Footprint("resnet18", form, count).compute(lambda cell: None).meta["metrics"]  # type: ignore[arg-type,return-value]
+        for form in ("copies", "adapters", "merged")
+        for count in (1, 4)
+    }
+    one = weigh["copies", 1]["memory_mib"]
+    assert weigh["copies", 4]["memory_mib"] == pytest.approx(4 * one)
+    assert weigh["copies", 4]["parameters"] == 4 * weigh["copies", 1]["parameters"]
+    for form in ("adapters", "merged"):
+        few, many = weigh[form, 1], weigh[form, 4]
+        per_expert = (many["parameters"] - few["parameters"]) / 3
+        assert per_expert == pytest.approx(
+            few["trainable_share"] * weigh["copies", 1]["parameters"]
+        )
+        assert many["disk_mib"] < 2 * weigh["copies", 1]["disk_mib"]
+        assert many["memory_mib"] < 3 * one
