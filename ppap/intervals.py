@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,8 @@ class Difference(Interval):
     """A difference of two figures, its interval and the p-value of no difference.
 
     Attributes:
-        p: two-sided, from the bootstrap; it counts no other comparison (see ``holm``).
+        p: two-sided, normal with the bootstrap's standard error; it counts no other comparison
+            (see ``holm``).
     """
 
     p: float
@@ -168,7 +170,7 @@ def paired_mean(
     Args:
         ours: one (N,) array per seed.
         reference: the same shapes.
-        resamples: bootstrap replicates; the p-value is no smaller than 2 / (resamples + 1).
+        resamples: bootstrap replicates.
         seed: of the resampling.
 
     Raises:
@@ -177,7 +179,7 @@ def paired_mean(
     differences = [a - b for a, b in _pairs(ours, reference)]
     value, replicates = _replicate_means(differences, resamples, seed)
     low, high = np.percentile(replicates, [2.5, 97.5])
-    return Difference(value, float(low), float(high), _p_value(replicates))
+    return Difference(value, float(low), float(high), _p_value(value, replicates))
 
 
 def paired_fid(
@@ -196,7 +198,7 @@ def paired_fid(
         ours: one (N, D) array of features per seed.
         reference: the same shapes.
         statistics: of the reference images.
-        resamples: bootstrap replicates; the p-value is no smaller than 2 / (resamples + 1).
+        resamples: bootstrap replicates.
         seed: of the resampling.
 
     Raises:
@@ -219,7 +221,7 @@ def paired_fid(
         replicates[place] = np.mean(drawn)
     replicates += value - replicates.mean()
     low, high = np.percentile(replicates, [2.5, 97.5])
-    return Difference(value, float(low), float(high), _p_value(replicates))
+    return Difference(value, float(low), float(high), _p_value(value, replicates))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -247,7 +249,9 @@ def _pairs(ours: Sequence[Samples], reference: Sequence[Samples]) -> list[tuple[
     return list(zip(left, right, strict=True))
 
 
-def _p_value(replicates: Floats) -> float:
-    """Two-sided: twice the smaller tail beyond 0, counting the observation itself."""
-    below, above = int((replicates <= 0).sum()), int((replicates >= 0).sum())
-    return min(1.0, 2 * (min(below, above) + 1) / (len(replicates) + 1))
+def _p_value(value: float, replicates: Floats) -> float:
+    """Two-sided, by the bootstrap's standard error: tails finer than the replicates resolve."""
+    error = float(replicates.std())
+    if error == 0:
+        return 1.0 if value == 0 else 0.0
+    return math.erfc(abs(value) / error / math.sqrt(2))

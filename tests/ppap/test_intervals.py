@@ -119,7 +119,7 @@ def test_a_paired_difference_sees_what_unpaired_intervals_cannot() -> None:
     assert paired.value == pytest.approx(
         np.mean([a.mean() - b.mean() for a, b in zip(ours, shared, strict=True)])
     )
-    assert paired.p == pytest.approx(2 / 1001)
+    assert paired.p < 1e-6
     assert bootstrap_mean(ours).low < bootstrap_mean(shared).high
 
 
@@ -152,7 +152,7 @@ def test_paired_fid_differs_by_the_difference_and_is_sure_of_it() -> None:
     )
     assert found.value == pytest.approx(expected)
     assert found.low > 0
-    assert found.p == pytest.approx(2 / 101)
+    assert found.p < 1e-3
     assert paired_fid(good, good, real, 20).p == 1.0
 
 
