@@ -47,7 +47,7 @@ __all__ = [
 # of 64 images. They steer the estimate of the time left and nothing else.
 DENOISE_SECONDS = 0.0019
 GUIDE_SECONDS = {"resnet": 0.0007, "vit": 0.0015}
-TRAIN_SECONDS = {"resnet": 0.06, "vit": 0.11}
+TRAIN_SECONDS = {"resnet": 0.035, "vit": 0.075}
 REFERENCE_WIDTH = 16
 SELECTION_MARGIN = 0.02
 

@@ -7,9 +7,9 @@ compared with the one marked ``reference``; the reports draw what the decorator 
     @sweep("learning-rate", axes={"rate": "log"}, figure="lines")
     def learning_rate(lab: Lab) -> Iterator[Result]:
         \"\"\"Learning rate of PPAP.\"\"\"
-        for rate in (1e-3, 3e-3, 1e-2):
+        for rate in (3e-3, 1e-2, 3e-2):
             recipe = replace(PPAP, tuning=replace(LORA, learning_rate=rate))
-            yield from lab.row(f"{rate:g}", recipe, reference=rate == 3e-3, rate=rate)
+            yield from lab.row(f"{rate:g}", recipe, reference=rate == 1e-2, rate=rate)
 """
 
 from __future__ import annotations
@@ -213,29 +213,31 @@ def peft(lab: Lab) -> Iterator[Result]:
         )
 
 
-PEFT_RATE = 3e-3
-PEFT_KINDS: dict[str, tuple[Any, float]] = {
-    "LoRA (loralib conv)": (Lora(4, 2.0), LORA.learning_rate),
-    "LoRA (peft conv)": (Peft("lora", 4, 2.0), PEFT_RATE),
-    "rsLoRA": (Peft("rslora", 4, 2.0), PEFT_RATE),
-    "DoRA": (Peft("dora", 4, 2.0), PEFT_RATE),
-    "IA3": (Peft("ia3"), PEFT_RATE),
-    "LoHa": (Peft("loha", 4, 2.0), PEFT_RATE),
-    "LoKr": (Peft("lokr", 4, 2.0), PEFT_RATE),
-    "OFT": (Peft("oft", 4), PEFT_RATE),
-    "BOFT": (Peft("boft", 4), PEFT_RATE),
+PEFT_KINDS: dict[str, tuple[Any, float, float]] = {
+    "LoRA (loralib conv)": (Lora(4, 2.0), 1e-2, 1e-2),
+    "LoRA (peft conv)": (Peft("lora", 4, 2.0), 1e-2, 1e-2),
+    "rsLoRA": (Peft("rslora", 4, 2.0), 1e-2, 1e-2),
+    "DoRA": (Peft("dora", 4, 2.0), 1e-2, 1e-2),
+    "IA3": (Peft("ia3"), 1e-1, 3e-2),
+    "LoHa": (Peft("loha", 4, 2.0), 3e-2, 3e-2),
+    "LoKr": (Peft("lokr", 4, 2.0), 3e-2, 3e-2),
+    "OFT": (Peft("oft", 4), 3e-2, 3e-2),
+    "BOFT": (Peft("boft", 4), 3e-2, 3e-2),
 }
+"""Adapter, learning rate alone, learning rate with norms and biases: the best of 1e-3, 3e-3,
+1e-2, 3e-2 and 1e-1 by accuracy on noisy images that no row is measured on, for a seed that no
+row has. One rate for all would favour the methods it happens to suit."""
 
 
 def _tunings() -> Iterator[tuple[str, Tuning, str]]:
     """(name, tuning, whether norms and biases are trained too)."""
     yield "full", FULL, "with"
-    yield "last layer", Tuning("last layer", Adapter((Head(),)), 3e-3), "without"
-    yield "bias", Tuning("bias", Adapter((Biases(),)), 3e-3), "without"
-    yield "norm", Tuning("norm", Adapter((Norms(),)), 3e-3), "without"
-    for name, (part, rate) in PEFT_KINDS.items():
-        yield name, Tuning(name, Adapter((part,)), rate), "without"
-        both = Tuning(f"{name}, bias, norm", Adapter((Biases(), Norms(), part)), rate)
+    yield "last layer", Tuning("last layer", Adapter((Head(),)), 1e-1), "without"
+    yield "bias", Tuning("bias", Adapter((Biases(),)), 1e-1), "without"
+    yield "norm", Tuning("norm", Adapter((Norms(),)), 3e-2), "without"
+    for name, (part, alone, joined) in PEFT_KINDS.items():
+        yield name, Tuning(name, Adapter((part,)), alone), "without"
+        both = Tuning(f"{name}, bias, norm", Adapter((Biases(), Norms(), part)), joined)
         yield name, LORA if part == Lora(4, 2.0) else both, "with"
 
 
@@ -326,7 +328,9 @@ def rank(lab: Lab) -> Iterator[Result]:
     parameters and no freedom.
     """
     for value in (1, 2, 4, 8, 16, 32):
-        tuning = Tuning(f"LoRA r={value}, bias, norm", ppap_adapter(value, value / 2), 3e-3)
+        tuning = Tuning(
+            f"LoRA r={value}, bias, norm", ppap_adapter(value, value / 2), LORA.learning_rate
+        )
         recipe = replace(PPAP, tuning=LORA if value == 4 else tuning)
         yield from lab.row(f"rank {value}", recipe, reference=value == 4, rank=value)
 

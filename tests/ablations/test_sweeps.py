@@ -127,9 +127,9 @@ def test_a_new_sweep_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     @sweep("learning-rate", axes={"rate": "log"}, figure="lines")
     def learning_rate(lab: Lab) -> Iterator[Result]:
         """Learning rate of PPAP."""
-        for rate in (1e-3, 3e-3, 1e-2):
+        for rate in (3e-3, 1e-2, 3e-2):
             recipe = replace(PPAP, tuning=replace(LORA, learning_rate=rate))
-            yield from lab.row(f"{rate:g}", recipe, reference=rate == 3e-3, rate=rate)
+            yield from lab.row(f"{rate:g}", recipe, reference=rate == 1e-2, rate=rate)
 
     made = Sweep("learning-rate", learning_rate, {"rate": "log"}, ("accuracy",), "lines", False)
     found = list(made.build(lab()))
