@@ -1,32 +1,52 @@
-"""Command line: ``python -m ablations run methods --setting fashion --budget default``."""
+"""Command line of the ablations: ``python -m ablations run methods --budget default``."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import time
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ablations import engine, records
+from ablations import inspection
 from ablations.errors import UserError
-from ablations.results import Grid, Result
-from ablations.settings import BUDGETS, Budget, Setting, load_setting
-from ablations.store import Store
-from ablations.sweeps import HEADLINE, SWEEPS, Lab
+from ablations.runs import EXIT_USER, GROUPS, RESULTS, Options, execute, open_store
+from ablations.settings import BUDGETS
+from ablations.sweeps import HEADLINE, SWEEPS
 
-GROUPS = {"headline": HEADLINE, "all": tuple(SWEEPS)}
-ROOT = Path(__file__).resolve().parent.parent
-EXIT_FAILED, EXIT_USER = 1, 2
+EXAMPLES = """\
+examples:
+  python -m ablations run headline                     the default run, 45 minutes on 2 cores
+  python -m ablations run all --budget smoke           every sweep, minutes
+  python -m ablations run rank --predictors vit        one sweep, one predictor
+  python -m ablations run methods --budget full --engine ray --ray-address auto --store s3://b/p
+  python -m ablations run methods --dry-run            what would be computed, and how long
+  python -m ablations show 3fa9                        where a result comes from
+  python -m ablations gc                               what no record needs; --delete removes it
+"""
+SHARED = {
+    "setting": "scale of the experiment",
+    "budget": f"how much is run: {', '.join(BUDGETS)}",
+    "predictors": "only these of the setting's (default: all)",
+    "seeds": "training seeds per row (default: the budget's)",
+    "samples": "images per seed and row (default: the budget's)",
+    "steps": "training steps per model (default: the budget's)",
+    "synthetic": "images drawn for data-free transfer (default: the budget's)",
+    "store": "folder or URL of artifacts (default: $PPAP_STORE, or .ppap/store)",
+}
+RUN = {
+    "engine": "local: processes of this machine; ray: tasks of a cluster (extra 'cluster')",
+    "ray_address": "of the cluster (default: a Ray of its own on this machine)",
+    "workers": "cells at a time (default: one per core)",
+    "output": "results folder (default: reports/results/SETTING-BUDGET)",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 (a cell failed) or 2 (user's to mend)."""
-    options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        parsed = vars(_parser().parse_args(arguments))
+        return int(parsed.pop("command")(parsed))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
@@ -35,141 +55,127 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def run(options: argparse.Namespace) -> int:
-    """Compute the sweeps, append their records, build the reports."""
-    began = time.monotonic()
-    setting = load_setting(options.setting)
-    budget = _budget(options)
-    predictors = _predictors(options, setting)
-    name = options.budget if budget == BUDGETS[options.budget] else f"{options.budget}-custom"
-    lab = Lab(setting, budget, name, predictors)
-    sweeps = list(dict.fromkeys(s for word in options.sweeps for s in GROUPS.get(word, (word,))))
-    targets = [result for sweep in sweeps for result in SWEEPS[sweep].build(lab)]
-    store = _store(options.store)
-    folder = options.output or ROOT / "reports" / "results" / f"{setting.name}-{name}"
-    todo = engine.plan(targets, store)
-    workers = options.workers or os.cpu_count() or 1
-    print(
-        f"{', '.join(sweeps)} on {setting.name}, budget {name}: {len(todo.todo)} cells to "
-        f"compute, {todo.cached} cached, about {todo.seconds / workers / 60:.0f} min"
-    )
-    if options.dry_run:
-        for cell in todo.todo:
-            print(f"  {cell.key}  {cell.seconds():6.0f} s  {cell.label()}")
-        return 0
-    outcome = engine.run(targets, store, options.workers)
-    finished = [result for result in targets if store.holds(result.key)]
-    _report([SWEEPS[sweep].record(lab) for sweep in sweeps], finished, store, folder)
-    minutes, seconds = divmod(time.monotonic() - began, 60)
-    print(f"{outcome.computed} cells computed in {minutes:.0f} min {seconds:02.0f} s; see {folder}")
-    return _tell_failures(outcome)
+def _run(given: dict[str, Any]) -> int:
+    return execute(_options(given))
 
 
-def _tell_failures(outcome: engine.Outcome) -> int:
-    """One line per cause; the exit status."""
-    mends = {str(error) for error in outcome.failures.values() if isinstance(error, UserError)}
-    for mend in sorted(mends):
-        print(f"error: {mend}", file=sys.stderr)
-    others = {k: e for k, e in outcome.failures.items() if not isinstance(e, UserError)}
-    for label, error in others.items():
-        print(f"failed: {label}: {type(error).__name__}: {error}", file=sys.stderr)
-    if outcome.skipped:
-        print(f"{len(outcome.skipped)} cells that need these were skipped", file=sys.stderr)
-    if others:
-        return EXIT_FAILED
-    return EXIT_USER if mends else 0
-
-
-def _report(
-    sweeps: list[dict[str, Any]], finished: list[Result], store: Store, folder: Path
-) -> None:
-    from reports.build import build
-
-    artifacts = [(result, store.get(result.key)) for result in finished]
-    records.append(folder, [*sweeps, *(artifact.meta["record"] for _, artifact in artifacts)])
-    grids = {
-        artifact.meta["record"]["array"]: artifact.arrays["grid"]
-        for result, artifact in artifacts
-        if isinstance(result, Grid)
-    }
-    if grids:
-        records.write_grids(folder, grids)
-    if artifacts:
-        for path in build(folder):
-            print(f"wrote {path}")
-
-
-def show_list(options: argparse.Namespace) -> int:
-    """Print what can be run."""
-    del options
+def _list(given: dict[str, Any]) -> int:
     for name, sweep in SWEEPS.items():
         print(f"{name}{' *' * sweep.headline}: {sweep.title}")
-    print("* headline")
+    print("* headline, the default run")
     for name, budget in BUDGETS.items():
         print(f"--budget {name}: {budget}")
     return 0
 
 
-def _budget(options: argparse.Namespace) -> Budget:
-    """The named budget with what the command line changes in it."""
-    changes = {
-        field: getattr(options, field)
-        for field in ("seeds", "samples", "steps", "synthetic")
-        if getattr(options, field) is not None
-    }
-    return replace(BUDGETS[options.budget], **changes)
+def _show(given: dict[str, Any]) -> int:
+    for line in inspection.provenance_lines(open_store(given["store"]), given["key"]):
+        print(line)
+    return 0
 
 
-def _predictors(options: argparse.Namespace, setting: Setting) -> tuple[str, ...]:
-    chosen = tuple(options.predictors or setting.predictors)
-    if unknown := [name for name in chosen if name not in setting.predictors]:
-        raise UserError(
-            f"setting {setting.name} has no predictor {unknown[0]!r}",
-            f"choose from {', '.join(setting.predictors)}",
-        )
-    return chosen
+def _status(given: dict[str, Any]) -> int:
+    options = _options(given)
+    for line in inspection.status_lines(open_store(options.store), options):
+        print(line)
+    return 0
 
 
-def _store(path: Path | None) -> Store:
-    root = path or Path(os.environ.get("PPAP_STORE") or ROOT / ".ppap" / "store")
-    try:
-        return Store(root)
-    except OSError as error:
-        raise UserError(f"no store at {root}: {error}", "name another with --store") from error
+def _gc(given: dict[str, Any]) -> int:
+    store = open_store(given["store"])
+    found = inspection.garbage(store, given["results"], 60 * given["older_than"])
+    for line in inspection.garbage_lines(found):
+        print(line)
+    if given["delete"]:
+        for path, _ in found:
+            store.remove(path)
+        print("removed")
+    elif found:
+        print("nothing was removed; add --delete to do it")
+    return 0
+
+
+def _options(given: dict[str, Any]) -> Options:
+    """Typed and checked; a word list becomes a tuple."""
+    named = {field.name for field in fields(Options) if field.init}
+    return Options(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items() if k in named}
+    )
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER, f"error: {message}; see {self.prog} --help\n")
+        raise UserError(message, f"see {self.prog} --help")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m ablations", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    running = commands.add_parser("run", help="run sweeps and build their reports")
-    running.set_defaults(command=run)
-    running.add_argument(
-        "sweeps",
-        nargs="+",
-        choices=[*SWEEPS, *GROUPS],
-        metavar="SWEEP",
-        help=f"{', '.join(SWEEPS)}; headline for {', '.join(HEADLINE)}; or all",
+    parser = _Parser(
+        prog="python -m ablations",
+        description="Sweeps of plug-and-play diffusion guidance: run them, look at them.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    running.add_argument("--setting", default="fashion", help="scale of the experiment")
-    running.add_argument("--budget", default="default", choices=BUDGETS, help="how much is run")
-    running.add_argument("--predictors", nargs="+", help="only these of the setting's")
-    running.add_argument("--seeds", type=int, help="training seeds per row")
-    running.add_argument("--samples", type=int, help="images per seed and row")
-    running.add_argument("--steps", type=int, help="training steps per model")
-    running.add_argument("--synthetic", type=int, help="images drawn for data-free transfer")
-    running.add_argument("--workers", type=int, help="processes; one per core by default")
-    running.add_argument("--store", type=Path, help="artifacts (default: $PPAP_STORE, .ppap/store)")
-    running.add_argument("--output", type=Path, help="results folder")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    running = commands.add_parser("run", help="run sweeps and build their reports")
+    running.set_defaults(command=_run)
+    _add_sweeps(running)
+    _add_options(running, SHARED | RUN)
     running.add_argument("--dry-run", action="store_true", help="print the cells and stop")
-    commands.add_parser("list", help="what can be run").set_defaults(command=show_list)
+
+    listing = commands.add_parser("list", help="the sweeps and budgets there are")
+    listing.set_defaults(command=_list)
+
+    showing = commands.add_parser("show", help="where a record comes from, down to its inputs")
+    showing.set_defaults(command=_show)
+    showing.add_argument("key", metavar="KEY", help="of a record or artifact; a prefix will do")
+    _add_options(showing, {"store": SHARED["store"]})
+
+    telling = commands.add_parser("status", help="how far sweeps are, and what is left")
+    telling.set_defaults(command=_status)
+    _add_sweeps(telling)
+    _add_options(telling, SHARED)
+
+    cleaning = commands.add_parser("gc", help="what no record needs; says so before it removes")
+    cleaning.set_defaults(command=_gc)
+    _add_options(cleaning, {"store": SHARED["store"]})
+    cleaning.add_argument(
+        "--results", type=Path, default=RESULTS, help="keep what records below it need"
+    )
+    cleaning.add_argument(
+        "--older-than", type=float, default=60.0, metavar="MINUTES",
+        help="keep what is younger: a run may be using it (default: 60)",
+    )  # fmt: skip
+    cleaning.add_argument("--delete", action="store_true", help="remove what is listed")
     return parser
+
+
+def _add_sweeps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sweeps",
+        nargs="*",
+        default=("headline",),
+        metavar="SWEEP",
+        help=f"{', '.join(SWEEPS)}; {' or '.join(GROUPS)} "
+        f"(default: headline, which is {', '.join(HEADLINE)})",
+    )
+
+
+def _add_options(parser: argparse.ArgumentParser, helps: dict[str, str]) -> None:
+    """The options of :class:`ablations.runs.Options` by name, with its defaults."""
+    defaults = {field.name: field.default for field in fields(Options)}
+    for name, text in helps.items():
+        flag, default = f"--{name.replace('_', '-')}", defaults[name]
+        shown = f"{text} (default: {default})" if isinstance(default, str) else text
+        kind: Any = str
+        if name in ("seeds", "samples", "steps", "synthetic", "workers"):
+            kind = int
+        elif name == "output":
+            kind = Path
+        many = {"nargs": "+"} if name == "predictors" else {}
+        parser.add_argument(flag, type=kind, default=default, help=shown, **many)
 
 
 if __name__ == "__main__":

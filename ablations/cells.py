@@ -29,6 +29,8 @@ class Cell:
     VERSION: ClassVar[int] = 1
     ALONE: ClassVar[bool] = False
     """Whether nothing else may run meanwhile: for what is timed."""
+    GPUS: ClassVar[float] = 0.0
+    """How many accelerators it asks a cluster for, beyond those that it finds by itself."""
 
     @cached_property
     def key(self) -> str:

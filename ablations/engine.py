@@ -1,32 +1,27 @@
 """The engine: computes the cells that are asked for and whatever they need.
 
-Every cell runs in a worker process with a fixed number of threads, so a result does not
-depend on how many workers there are. What is in the store is not computed again.
+Every cell runs in a worker with a fixed number of threads, so a result does not depend on how
+many workers there are or where. What is in the store is not computed again.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
-from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Self
 
-from tqdm import tqdm
+from ablations.cells import Cell
+from ablations.claims import Claims
+from ablations.pools import LocalPool, LostWorkerError, Pool
+from ablations.progress import Progress
+from ablations.store import DamagedArtifactError, Store
 
-from ablations.cells import Cell, describe
-from ablations.records import stamp
-from ablations.store import Artifact, Store
+__all__ = ["Failure", "Outcome", "Plan", "plan", "run"]
 
-__all__ = ["Outcome", "Plan", "plan", "run"]
-
-POLL_SECONDS = 0.5
-THREADS = 1
-"""Per worker. One thread each on all cores beats all cores on one cell at these sizes."""
+ATTEMPTS = 3
+"""Of a cell whose inputs turn out to be damaged."""
+WAIT_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -47,19 +42,42 @@ class Plan:
         return sum(cell.seconds() for cell in self.todo)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A cell that went wrong.
+
+    Attributes:
+        cell: which.
+        error: what was raised, or :class:`ablations.pools.LostWorkerError`.
+        lost: the cells that needed it, directly or not, and were not computed.
+    """
+
+    cell: Cell
+    error: BaseException
+    lost: tuple[Cell, ...]
+
+    @property
+    def reason(self) -> str:
+        """One line."""
+        return f"{type(self.error).__name__}: {self.error}".splitlines()[0]
+
+
 @dataclass
 class Outcome:
     """How a run ended.
 
     Attributes:
         computed: number of cells computed.
-        failures: what went wrong, by the label of the cell that it went wrong in.
-        skipped: labels of cells that needed one which failed.
+        failures: what went wrong.
     """
 
     computed: int = 0
-    failures: dict[str, BaseException] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def lost(self) -> int:
+        """Number of cells that needed one which failed."""
+        return len({cell.key for failure in self.failures for cell in failure.lost})
 
 
 def plan(targets: Iterable[Cell], store: Store) -> Plan:
@@ -86,7 +104,11 @@ def plan(targets: Iterable[Cell], store: Store) -> Plan:
 
 
 def run(
-    targets: Iterable[Cell], store: Store, workers: int | None = None, quiet: bool = False
+    targets: Iterable[Cell],
+    store: Store,
+    workers: int | None = None,
+    quiet: bool = False,
+    pool: Pool | None = None,
 ) -> Outcome:
     """Compute the targets and whatever they need.
 
@@ -96,176 +118,129 @@ def run(
     Args:
         targets: the cells wanted.
         store: where artifacts are looked for and put.
-        workers: processes; by default one per core.
+        workers: processes of this machine; by default one per core.
         quiet: no progress bar.
+        pool: where cells are computed instead; it is closed afterwards.
     """
-    todo = {cell.key: cell for cell in plan(targets, store).todo}
-    if not todo:
-        return Outcome()
-    together = min(workers or os.cpu_count() or 1, len(todo))
-    with _Progress(todo.values(), together, quiet) as progress:
-        return _Run(todo, store, together, progress).finish()
+    todo = plan(targets, store).todo
+    try:
+        if not todo:
+            return Outcome()
+        pool = pool or LocalPool(store, workers)
+        with Progress(todo, pool.size, quiet) as progress:
+            return _Run(todo, store, pool, progress).finish()
+    finally:
+        if pool is not None:
+            pool.close()
 
 
 class _Run:
-    """Cells on their way through the worker processes."""
+    """Cells on their way through a pool."""
 
-    def __init__(
-        self, todo: dict[str, Cell], store: Store, workers: int, progress: _Progress
-    ) -> None:
-        self.waiting = dict(todo)
-        self.unfinished = set(todo)
+    def __init__(self, todo: Sequence[Cell], store: Store, pool: Pool, progress: Progress) -> None:
         self.store = store
-        self.workers = workers
+        self.pool = pool
         self.progress = progress
         self.outcome = Outcome()
-        self.running: dict[Future[float], Cell] = {}
+        self.cells: dict[str, Cell] = {}
+        self.blockers: dict[str, set[str]] = {}
+        self.dependants: dict[str, list[str]] = defaultdict(list)
+        self.ready: dict[str, Cell] = {}
+        self.running: dict[str, Cell] = {}
+        self.attempts: dict[str, int] = defaultdict(int)
+        self.suspects: set[str] = set()
+        self.claims = Claims(store)
+        self._add(todo)
 
     def finish(self) -> Outcome:
-        pool = _pool(self.workers, THREADS)
-        try:
-            while self.waiting or self.running:
-                together, alone = self._ready()
-                for cell in together[: self.workers - len(self.running)]:
-                    self._submit(pool, cell)
-                if not self.running:
-                    if not alone:
-                        break
-                    # What is timed gets all cores, and a process of its own for its memory.
-                    with _pool(1, os.cpu_count() or 1) as own:
-                        self._submit(own, alone[0])
-                        self._wait()
-                elif self._wait():
-                    pool.shutdown(wait=False)
-                    pool = _pool(self.workers, THREADS)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while self.ready or self.running:
+            self._submit()
+            self.claims.refresh()
+            self.progress.tick()
+            if not self.running:
+                time.sleep(WAIT_SECONDS)  # for another run, which has claimed all that is ready
+                continue
+            for cell, result in self.pool.wait():
+                del self.running[cell.key]
+                self.claims.release(cell.key)
+                if isinstance(result, BaseException):
+                    self._retry_or_fail(cell, result)
+                else:
+                    self._succeed(cell, computed=True)
         return self.outcome
 
-    def _ready(self) -> tuple[list[Cell], list[Cell]]:
-        """Waiting cells whose inputs are finished: ordinary ones, and those that run alone."""
-        ready = [
-            cell
-            for cell in self.waiting.values()
-            if not any(needed.key in self.unfinished for needed in cell.inputs())
-        ]
-        return [c for c in ready if not c.ALONE], [c for c in ready if c.ALONE]
+    def _add(self, cells: Sequence[Cell]) -> None:
+        """Take up cells, whose inputs are in the store, unfinished or among them."""
+        self.cells |= {cell.key: cell for cell in cells}
+        for cell in cells:
+            missing = {needed.key for needed in cell.inputs()} & self.cells.keys()
+            self.blockers[cell.key] = missing
+            for key in missing:
+                self.dependants[key].append(cell.key)
+            if not missing:
+                self.ready[cell.key] = cell
 
-    def _submit(self, pool: ProcessPoolExecutor, cell: Cell) -> None:
-        del self.waiting[cell.key]
+    def _submit(self) -> None:
+        """Fill the pool; what must have it to itself waits until nothing else can run."""
+        for cell in [cell for cell in self.ready.values() if not self._alone(cell)]:
+            if len(self.running) >= self.pool.size or any(map(self._alone, self.running.values())):
+                return
+            self._start(cell)
+        for cell in [cell for cell in self.ready.values() if self._alone(cell)]:
+            if self.running:
+                return
+            self._start(cell)
+
+    def _alone(self, cell: Cell) -> bool:
+        return cell.ALONE or cell.key in self.suspects
+
+    def _start(self, cell: Cell) -> None:
+        """Begin a cell, unless another run has finished or claimed it."""
+        if not self.claims.take(cell.key):
+            return
+        del self.ready[cell.key]
+        if self.store.holds(cell.key):
+            self.claims.release(cell.key)
+            self._succeed(cell, computed=False)
+            return
+        self.running[cell.key] = cell
+        self.attempts[cell.key] += 1
         self.progress.start(cell)
-        self.running[pool.submit(_compute, cell, self.store.root)] = cell
+        self.pool.submit(cell)
 
-    def _wait(self) -> bool:
-        """Wait until something has ended; True if the pool broke with it."""
-        broken = False
-        while True:
-            done, _ = wait(self.running, POLL_SECONDS, FIRST_COMPLETED)
-            self.progress.tick()
-            for future in done:
-                broken = self._settle(self.running.pop(future), future) or broken
-            if done:
-                return broken
-
-    def _settle(self, cell: Cell, future: Future[float]) -> bool:
-        error = future.exception()
-        if error is None:
-            self.unfinished.discard(cell.key)
-            self.outcome.computed += 1
-            self.progress.finish(cell)
-            return False
-        self.outcome.failures[f"{cell.label()} ({cell.key})"] = error
+    def _succeed(self, cell: Cell, computed: bool) -> None:
+        del self.cells[cell.key]
+        self.outcome.computed += computed
         self.progress.finish(cell)
-        self._skip_what_needs(cell)
-        return isinstance(error, BrokenProcessPool)
+        for key in self.dependants.pop(cell.key, ()):
+            self.blockers[key].discard(cell.key)
+            if not self.blockers[key] and key in self.cells:
+                self.ready[key] = self.cells[key]
 
-    def _skip_what_needs(self, cell: Cell) -> None:
-        for dependant in list(self.waiting.values()):
-            if dependant.key in self.waiting and cell.key in {i.key for i in dependant.inputs()}:
-                del self.waiting[dependant.key]
-                self.outcome.skipped.append(dependant.label())
+    def _retry_or_fail(self, cell: Cell, error: BaseException) -> None:
+        if isinstance(error, LostWorkerError) and cell.key not in self.suspects:
+            # It may have been the fault of what ran beside it.
+            self.suspects.add(cell.key)
+            self.progress.pause(cell)
+            self.ready[cell.key] = cell
+            return
+        damaged = isinstance(error, DamagedArtifactError | FileNotFoundError)
+        again = plan(cell.inputs(), self.store).todo if damaged else ()
+        if again and self.attempts[cell.key] < ATTEMPTS:
+            self.progress.pause(cell)
+            self.progress.expect(again)
+            self._add([*again, cell])
+            return
+        lost = self._lose_what_needs(cell)
+        self.outcome.failures.append(Failure(cell, error, tuple(lost)))
+        self.progress.finish(cell)
+
+    def _lose_what_needs(self, cell: Cell) -> list[Cell]:
+        lost = []
+        self.cells.pop(cell.key, None)
+        for key in self.dependants.pop(cell.key, ()):
+            if key in self.cells:
+                dependant = self.cells[key]
+                lost += [dependant, *self._lose_what_needs(dependant)]
                 self.progress.finish(dependant)
-                self._skip_what_needs(dependant)
-
-
-class _Progress:
-    """A bar over expected seconds, whose pace is learned as cells finish."""
-
-    def __init__(self, cells: Iterable[Cell], workers: int, quiet: bool) -> None:
-        self.workers = workers
-        self.expected = {cell.key: cell.seconds() for cell in cells}
-        self.started: dict[str, tuple[Cell, float]] = {}
-        self.done_expected = self.done_spent = 0.0
-        self.finished = 0
-        self.bar = tqdm(
-            total=round(sum(self.expected.values())),
-            disable=quiet,
-            bar_format="{percentage:3.0f}% |{bar:30}| {desc}",
-            mininterval=0.5,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.close()
-
-    def start(self, cell: Cell) -> None:
-        self.started[cell.key] = cell, time.monotonic()
-        self.tick()
-
-    def finish(self, cell: Cell) -> None:
-        _, began = self.started.pop(cell.key, (cell, time.monotonic()))
-        self.done_expected += self.expected[cell.key]
-        self.done_spent += time.monotonic() - began
-        self.finished += 1
-        self.tick()
-
-    def tick(self) -> None:
-        """Redraw; a running cell counts in proportion to its time, up to nine tenths."""
-        # The estimates' own pace weighs as much as a minute of experience.
-        pace = (60 + self.done_spent) / (60 + self.done_expected)
-        now = time.monotonic()
-        partial = sum(
-            min((now - began) / pace, 0.9 * self.expected[cell.key])
-            for cell, began in self.started.values()
-        )
-        done = self.done_expected + partial
-        left = max(0.0, (sum(self.expected.values()) - done) * pace / self.workers)
-        names = ", ".join(cell.label() for cell, _ in self.started.values())
-        self.bar.n = min(round(done), self.bar.total)
-        self.bar.set_description_str(
-            f"{self.finished}/{len(self.expected)} cells, "
-            f"{left // 60:.0f} min {left % 60:02.0f} s left: {names}"
-        )
-
-
-def _pool(workers: int, threads: int) -> ProcessPoolExecutor:
-    context: multiprocessing.context.BaseContext
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        # One clean process imports torch, once; workers are its forks and start at no cost.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ablations.stages"])
-    else:
-        context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, _prepare_worker, (threads, dict(os.environ)))
-
-
-def _prepare_worker(threads: int, environment: dict[str, str]) -> None:
-    """Set threads, and the caller's environment: the server that forks may be older than it."""
-    import torch
-
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
-
-
-def _compute(cell: Cell, root: Path) -> float:
-    """Runs in a worker: compute one cell into the store, stamped with its provenance."""
-    store = Store(root)
-    began = time.monotonic()
-    artifact = cell.compute(lambda needed: store.get(needed.key))
-    spent = time.monotonic() - began
-    meta = {"cell": describe(cell, root=True), "provenance": stamp(spent), **artifact.meta}
-    store.put(cell.key, Artifact(meta, artifact.arrays))
-    return spent
+        return lost

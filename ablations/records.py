@@ -10,7 +10,9 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -22,6 +24,10 @@ import numpy.typing as npt
 
 __all__ = ["append", "read", "stamp", "write_grids"]
 
+if sys.platform != "win32":
+    import fcntl
+
+RECORDS_FILE = "records.jsonl"
 PACKAGES = ("torch", "torchvision", "triton", "timm", "peft", "torch-fidelity", "numpy", "scipy")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,32 +45,56 @@ def stamp(wall_seconds: float) -> dict[str, Any]:
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
     """The records of a results folder by key; of several with one key, the last."""
-    path = folder / "records.jsonl"
-    if not path.exists():
-        return {}
-    lines = path.read_text().splitlines()
-    return {record["key"]: record for record in map(json.loads, lines)}
+    return {record["key"]: record for record in _lines(folder / RECORDS_FILE)}
 
 
 def append(folder: Path, records: Iterable[Mapping[str, Any]]) -> int:
-    """Append the records that the folder does not hold yet; returns how many those were."""
+    """Append the records that the folder does not hold yet; returns how many those were.
+
+    Two runs may append at the same time, and one may be killed while it does: the file is
+    replaced as a whole, under a lock.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    known = read(folder)
-    fresh = [record for record in records if known.get(record["key"]) != record]
-    with (folder / "records.jsonl").open("a") as file:
-        file.writelines(json.dumps(record, sort_keys=True) + "\n" for record in fresh)
+    path = folder / RECORDS_FILE
+    with _locked(folder):
+        lines = _lines(path)
+        known = {record["key"]: record for record in lines}
+        fresh = [dict(record) for record in records if known.get(record["key"]) != record]
+        if fresh:
+            scratch = path.with_name(f"{RECORDS_FILE}.part")
+            text = "".join(json.dumps(r, sort_keys=True) + "\n" for r in [*lines, *fresh])
+            scratch.write_text(text)
+            scratch.replace(path)
     return len(fresh)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """All records of a file, superseded ones too."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """No other run writes to the folder meanwhile."""
+    with (folder / ".lock").open("w") as file:
+        if sys.platform != "win32":
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_grids(folder: Path, grids: Mapping[str, npt.NDArray[np.uint8]]) -> None:
     """Add sample grids to the folder's ``grids.npz``, by name."""
     path = folder / "grids.npz"
-    known = dict(np.load(path)) if path.exists() else {}
-    if all(name in known and np.array_equal(known[name], grid) for name, grid in grids.items()):
-        return
-    scratch = folder / "grids.part.npz"
-    np.savez_compressed(scratch, **{**known, **grids})
-    scratch.replace(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        known = dict(np.load(path)) if path.exists() else {}
+        if all(name in known and np.array_equal(known[name], grids[name]) for name in grids):
+            return
+        scratch = folder / "grids.part.npz"
+        np.savez_compressed(scratch, **{**known, **grids})
+        scratch.replace(path)
 
 
 @lru_cache

@@ -9,19 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
+from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-__all__ = ["Artifact", "DamagedArtifactError", "Store"]
+__all__ = ["Artifact", "DamagedArtifactError", "Store", "Stored"]
 
 DIGEST_BYTES, LENGTH_BYTES = 32, 8
+SUFFIX, SCRATCH, CLAIM = ".artifact", ".part", ".claim"
 
 
 class DamagedArtifactError(Exception):
@@ -41,29 +48,53 @@ class Artifact:
     arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A file of the store.
+
+    Attributes:
+        path: where it is.
+        key: of its artifact; empty for what an interrupted run left.
+        size: in bytes.
+        age: seconds since it was last written.
+    """
+
+    path: str
+    key: str
+    size: int
+    age: float
+
+
 class Store:
-    """Artifacts in a local folder, by key.
+    """Artifacts in a folder, local or anywhere that fsspec reaches, by key.
 
     Args:
-        root: created if it does not exist.
+        root: a path or a URL such as ``s3://bucket/folder``; created if it does not exist.
+
+    Raises:
+        OSError: if it cannot be reached or created.
+        ValueError: for a URL of an unknown protocol.
+        ImportError: for a protocol whose package is not installed.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.url = str(root)
+        self.files, self.root = fsspec.core.url_to_fs(self.url)
+        self.files.makedirs(self.root, exist_ok=True)
 
-    def path(self, key: str) -> Path:
+    def path(self, key: str) -> str:
         """Where the artifact of a key is, or would be."""
-        return self.root / key[:2] / f"{key}.artifact"
+        return f"{self.root}/{key[:2]}/{key}{SUFFIX}"
 
     def holds(self, key: str) -> bool:
-        """Whether the artifact is present and whole; a damaged file is removed."""
+        """Whether the artifact is present and whole; a damaged file is named and removed."""
         try:
             self.get(key)
         except FileNotFoundError:
             return False
-        except DamagedArtifactError:
-            self.path(key).unlink(missing_ok=True)
+        except DamagedArtifactError as error:
+            print(f"warning: {error}", file=sys.stderr)
+            self.remove(self.path(key))
             return False
         return True
 
@@ -74,7 +105,8 @@ class Store:
             FileNotFoundError: if there is none.
             DamagedArtifactError: if the file is not what was written.
         """
-        raw = self.path(key).read_bytes()
+        with self.files.open(self.path(key), "rb") as file:
+            raw = file.read()
         digest, body = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
         if hashlib.sha256(body).digest() != digest:
             raise DamagedArtifactError(f"{self.path(key)} is damaged; it will be recomputed")
@@ -85,16 +117,50 @@ class Store:
         except SafetensorError as error:
             raise DamagedArtifactError(f"{self.path(key)}: {error}") from error
 
+    def meta(self, key: str) -> Mapping[str, Any]:
+        """An artifact's facts alone, without the checksum's assurance; errors as :meth:`get`."""
+        with self.files.open(self.path(key), "rb") as file:
+            head = file.read(DIGEST_BYTES + LENGTH_BYTES)
+            length = int.from_bytes(head[DIGEST_BYTES:], "big")
+            try:
+                found: Mapping[str, Any] = json.loads(file.read(length))
+            except ValueError as error:
+                raise DamagedArtifactError(f"{self.path(key)} is damaged") from error
+        return found
+
     def put(self, key: str, artifact: Artifact) -> None:
-        """Write an artifact atomically."""
+        """Write an artifact: all of it, or nothing that a reader would see."""
         meta = json.dumps(artifact.meta, sort_keys=True).encode()
         arrays = {name: np.ascontiguousarray(array) for name, array in artifact.arrays.items()}
         body = len(meta).to_bytes(LENGTH_BYTES, "big") + meta + save(arrays)
         target = self.path(key)
-        target.parent.mkdir(exist_ok=True)
-        scratch = target.with_name(f"{key}.{os.getpid()}.part")
-        with scratch.open("wb") as file:
+        scratch = f"{target}.{uuid.uuid4().hex}{SCRATCH}"
+        self.files.makedirs(target.rpartition("/")[0], exist_ok=True)
+        with self.files.open(scratch, "wb") as file:
             file.write(hashlib.sha256(body).digest() + body)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(target)
+            if isinstance(self.files, LocalFileSystem):
+                file.flush()
+                os.fsync(file.fileno())
+        if isinstance(self.files, LocalFileSystem):
+            Path(scratch).replace(target)
+        else:
+            self.files.mv(scratch, target)
+
+    def remove(self, path: str) -> None:
+        """Delete a file of the store, if it is still there."""
+        with suppress(FileNotFoundError):
+            self.files.rm_file(path)
+
+    def find(self, prefix: str = "") -> list[str]:
+        """The keys of all artifacts, or of those that begin with a prefix."""
+        return sorted(f.key for f in self.contents() if f.key and f.key.startswith(prefix))
+
+    def contents(self) -> Iterator[Stored]:
+        """Every file of the store, those that interrupted runs left among them."""
+        now = datetime.now(UTC)
+        for path, info in self.files.find(self.root, detail=True).items():
+            name = path.rpartition("/")[2]
+            if name.endswith((SUFFIX, SCRATCH, CLAIM)):
+                key = name.removesuffix(SUFFIX) if name.endswith(SUFFIX) else ""
+                age = (now - self.files.modified(path)).total_seconds()
+                yield Stored(path, key, int(info["size"] or 0), age)

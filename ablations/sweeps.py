@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ppap.peft_adapters import Peft
-
 from ablations.lab import FULL, LORA, NAIVE, Guidance, Lab, Measured, Recipe, Tuning
 from ablations.measures import Footprint, GuidanceSpeed, SynthesisSpeed, TransferSpeed
 from ablations.results import Comparison, Measurement, PairedTest, Result, Row
 from ablations.stages import Model, Pretrained
 from ppap.adapters import Adapter, Biases, Head, Lora, Norms, ppap_adapter
+from ppap.peft_adapters import Peft
 from ppap.samplers import DDPM
 
 __all__ = ["HEADLINE", "SWEEPS", "Lab", "Sweep", "sweep"]

@@ -27,17 +27,21 @@ def test_an_artifact_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
-def test_a_damaged_artifact_is_never_used(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_artifact_is_never_used(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Store(tmp_path)
     store.put(KEY, artifact())
-    raw = bytearray(store.path(KEY).read_bytes())
+    path = Path(store.path(KEY))
+    raw = bytearray(path.read_bytes())
     if damage == "flip":
         raw[len(raw) // 2] ^= 1
-    store.path(KEY).write_bytes({"flip": raw, "cut": raw[:-3], "empty": b""}[damage])
+    path.write_bytes({"flip": raw, "cut": raw[:-3], "empty": b""}[damage])
     with pytest.raises(DamagedArtifactError, match="recomputed"):
         store.get(KEY)
     assert not store.holds(KEY)
-    assert not store.path(KEY).exists()
+    assert not path.exists()
+    assert str(path) in capsys.readouterr().err
 
 
 def test_what_is_absent_is_not_held(tmp_path: Path) -> None:
@@ -49,6 +53,25 @@ def test_what_is_absent_is_not_held(tmp_path: Path) -> None:
 
 def test_a_half_written_artifact_is_invisible(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.path(KEY).parent.mkdir()
-    store.path(KEY).with_name(f"{KEY}.123.part").write_bytes(b"half")
+    folder = Path(store.path(KEY)).parent
+    folder.mkdir()
+    (folder / f"{KEY}.artifact.123.part").write_bytes(b"half")
     assert not store.holds(KEY)
+    (left,) = store.contents()
+    assert left.key == ""
+    assert left.size == 4
+
+
+def test_any_file_system_will_do() -> None:
+    store = Store("memory://somewhere/store")
+    store.put(KEY, artifact())
+    assert store.holds(KEY)
+    assert store.find("ab") == [KEY]
+    assert store.find("cd") == []
+    np.testing.assert_array_equal(store.get(KEY).arrays["images"], artifact().arrays["images"])
+    assert store.meta(KEY) == {"scale": 4.0}
+    assert [found.key for found in store.contents()] == [KEY]
+    with store.files.open(store.path(KEY), "wb") as file:
+        file.write(b"damaged")
+    assert not store.holds(KEY)
+    assert store.find() == []

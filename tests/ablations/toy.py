@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -35,6 +37,23 @@ class Alone(Sum):
 
 
 @dataclass(frozen=True)
+class Slow(Sum):
+    """Takes a while, and writes down in a folder of the test's that it has been computed."""
+
+    milliseconds: int
+    log: str
+
+    def compute(self, load: Load) -> Artifact:
+        time.sleep(self.milliseconds / 1000)
+        with Path(self.log).open("a") as file:
+            file.write(f"{self.key}\n")
+        value = self.milliseconds + sum(load(part).meta["value"] for part in self.parts)
+        return Artifact(
+            {"value": value, "record": {"key": self.key, "kind": "toy", "value": value}}
+        )
+
+
+@dataclass(frozen=True)
 class Failing(Cell):
     how: str
 
@@ -43,4 +62,31 @@ class Failing(Cell):
             os._exit(9)
         if self.how == "user":
             raise UserError("wrong", "mend")
+        if self.how == "memory":
+            raise MemoryError("too big")
         raise ZeroDivisionError("by nothing")
+
+
+@dataclass(frozen=True)
+class Fragile(Cell):
+    """Kills its worker the first time, as the kernel does when memory runs out."""
+
+    marker: str
+
+    def compute(self, load: Load) -> Artifact:
+        if not Path(self.marker).exists():
+            Path(self.marker).touch()
+            os._exit(9)
+        return Artifact({"value": 1})
+
+
+@dataclass(frozen=True)
+class Poisoner(Cell):
+    """Damages the file of another cell's artifact."""
+
+    victim: Cell
+    path: str
+
+    def compute(self, load: Load) -> Artifact:
+        Path(self.path).write_bytes(b"poison")
+        return Artifact({"value": 0})

@@ -1,0 +1,130 @@
+"""Looking at a store: where a result comes from, how far sweeps are, what nobody needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ablations import engine, records
+from ablations.errors import UserError
+from ablations.runs import Options
+from ablations.store import DamagedArtifactError, Store
+from ablations.sweeps import SWEEPS
+
+__all__ = ["garbage", "garbage_lines", "provenance_lines", "status_lines"]
+
+
+def provenance_lines(store: Store, prefix: str) -> Iterator[str]:
+    """An artifact or record with everything that it was made from, as an indented tree.
+
+    Args:
+        store: where it is.
+        prefix: of its key, long enough to be unique.
+
+    Raises:
+        UserError: if no key or more than one begins so.
+    """
+    found = store.find(prefix)
+    if len(found) != 1:
+        some = "no key" if not found else f"{len(found)} keys"
+        raise UserError(f"{some} of {store.url} begin with {prefix!r}", "give more of the key")
+    told: set[str] = set()
+
+    def tell(key: str, depth: int) -> Iterator[str]:
+        indent = "  " * depth
+        try:
+            meta = store.meta(key)
+        except FileNotFoundError:
+            yield f"{indent}{key}  no longer in the store"
+            return
+        stamp = meta["provenance"]
+        again = key in told
+        yield (
+            f"{indent}{key}  {meta.get('label', meta['cell']['kind'])}  {stamp['created']}  "
+            f"commit {stamp['commit']}{' (dirty)' * stamp['dirty']}  "
+            f"{stamp['wall_seconds']:.1f} s{'  (as above)' * again}"
+        )
+        if not again:
+            told.add(key)
+            for needed in meta.get("inputs", ()):
+                yield from tell(needed, depth + 1)
+
+    yield from tell(found[0], 0)
+
+
+def status_lines(store: Store, options: Options) -> Iterator[str]:
+    """How far each sweep is, and what is left; then failures and the size of the store.
+
+    Args:
+        store: where artifacts are looked for.
+        options: which sweeps, at which budget.
+    """
+    lab = options.lab()
+    for name in options.names:
+        targets = list(SWEEPS[name].build(lab))
+        plan = engine.plan(targets, store)
+        missing = {cell.key for cell in plan.todo}
+        done = sum(result.key not in missing for result in targets)
+        left = f"about {plan.seconds / 60:.0f} core-minutes left" if missing else "complete"
+        yield f"{name}: {done} of {len(targets)} results, {len(plan.todo)} cells missing, {left}"
+    files = list(store.contents())
+    artifacts = sum(bool(file.key) for file in files)
+    size = sum(file.size for file in files)
+    yield f"{store.url}: {artifacts} artifacts, {size / 2**20:.1f} MiB"
+
+
+def garbage(store: Store, results: Path, older_than: float) -> list[tuple[str, int]]:
+    """Files of the store that no record needs, with their sizes in bytes.
+
+    Args:
+        store: to be cleaned.
+        results: every results folder below it counts.
+        older_than: seconds; what is younger may belong to a run in progress, and is kept.
+
+    Raises:
+        UserError: if no records are found: all would be garbage.
+    """
+    roots = [
+        record["key"]
+        for path in results.rglob(records.RECORDS_FILE)
+        for record in records.read(path.parent).values()
+    ]
+    if not roots:
+        raise UserError(f"no records below {results}", "name their folder with --results")
+    needed = _closure(store, roots)
+    return [
+        (file.path, file.size)
+        for file in store.contents()
+        if file.age >= older_than and (not file.key or file.key not in needed)
+    ]
+
+
+def garbage_lines(found: list[tuple[str, int]]) -> Iterator[str]:
+    """What would be removed."""
+    for path, size in found:
+        yield f"{size / 2**20:9.3f} MiB  {path}"
+    total = sum(size for _, size in found)
+    yield f"{len(found)} files, {total / 2**20:.1f} MiB"
+
+
+def _closure(store: Store, roots: list[str]) -> set[str]:
+    """The keys of whole artifacts among the roots and what they were made from."""
+    needed: set[str] = set()
+    pending = list(roots)
+    while pending:
+        key = pending.pop()
+        if key in needed:
+            continue
+        meta = _meta(store, key)
+        if meta is not None:
+            needed.add(key)
+            pending += meta.get("inputs", ())
+    return needed
+
+
+def _meta(store: Store, key: str) -> Mapping[str, Any] | None:
+    try:
+        return store.meta(key)
+    except (FileNotFoundError, DamagedArtifactError):
+        return None

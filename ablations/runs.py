@@ -1,0 +1,214 @@
+"""Running sweeps: from options to cells, records and reports."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ablations import engine, records
+from ablations.errors import UserError
+from ablations.pools import LocalPool, Pool, RayPool
+from ablations.results import Grid, Result
+from ablations.settings import BUDGETS, Budget, Setting, load_setting
+from ablations.store import Store
+from ablations.sweeps import HEADLINE, SWEEPS, Lab
+
+__all__ = ["GROUPS", "RESULTS", "ROOT", "Options", "execute", "open_store"]
+
+GROUPS = {"headline": HEADLINE, "all": tuple(SWEEPS)}
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "reports" / "results"
+EXIT_FAILED, EXIT_USER = 1, 2
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run, and how; None takes the default that the field's comment names.
+
+    Raises:
+        UserError: for a sweep, setting, predictor or number that cannot be.
+    """
+
+    sweeps: tuple[str, ...] = ("headline",)
+    setting: str = "fashion"
+    budget: str = "default"
+    predictors: tuple[str, ...] | None = None  # the setting's
+    seeds: int | None = None  # the budget's, like the next three
+    samples: int | None = None
+    steps: int | None = None
+    synthetic: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None  # a Ray of its own on this machine
+    workers: int | None = None  # one per core
+    store: str | None = None  # $PPAP_STORE, or .ppap/store
+    output: Path | None = None  # reports/results/<setting>-<budget>
+    dry_run: bool = False
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        words = [name for word in self.sweeps for name in GROUPS.get(word, (word,))]
+        for kind, name, known in (
+            *(("sweep", word, (*SWEEPS, *GROUPS)) for word in words),
+            ("budget", self.budget, tuple(BUDGETS)),
+            ("engine", self.engine, ("local", "ray")),
+        ):
+            if name not in known:
+                raise UserError(f"unknown {kind} {name!r}", f"choose from {', '.join(known)}")
+        for name in ("seeds", "samples", "steps", "synthetic", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} must be at least 1, got {value}", "raise it")
+        if self.ray_address and self.engine != "ray":
+            raise UserError("--ray-address is for --engine ray", "add that, or leave it out")
+        object.__setattr__(self, "names", tuple(dict.fromkeys(words)))
+
+    def lab(self) -> Lab:
+        """What the sweeps are built with."""
+        setting = load_setting(self.setting)
+        changes: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("seeds", "samples", "steps", "synthetic")
+            if getattr(self, name) is not None
+        }
+        budget: Budget = replace(BUDGETS[self.budget], **changes)
+        changed = budget != BUDGETS[self.budget]
+        name = f"{self.budget}-custom" if changed else self.budget
+        return Lab(setting, budget, name, self._predictors(setting))
+
+    def _predictors(self, setting: Setting) -> tuple[str, ...]:
+        chosen = self.predictors or setting.predictors
+        if unknown := [name for name in chosen if name not in setting.predictors]:
+            raise UserError(
+                f"setting {setting.name} has no predictor {unknown[0]!r}",
+                f"choose from {', '.join(setting.predictors)}",
+            )
+        return chosen
+
+
+def open_store(url: str | None) -> Store:
+    """The store that is named, or the default one.
+
+    Raises:
+        UserError: if it cannot be reached or created.
+    """
+    root = url or os.environ.get("PPAP_STORE") or str(ROOT / ".ppap" / "store")
+    try:
+        return Store(root)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"no store at {root}: {error}", "name another with --store") from error
+
+
+def execute(options: Options) -> int:
+    """Compute the sweeps, append their records, build the reports; the exit status."""
+    began = time.monotonic()
+    lab = options.lab()
+    by_sweep = {name: list(SWEEPS[name].build(lab)) for name in options.names}
+    targets = [result for results in by_sweep.values() for result in results]
+    store = open_store(options.store)
+    todo = engine.plan(targets, store)
+    workers = options.workers or os.cpu_count() or 1
+    print(
+        f"{', '.join(options.names)} on {lab.setting.name}, budget {lab.budget_name}: "
+        f"{len(todo.todo)} cells to compute, {todo.cached} cached, "
+        f"about {todo.seconds / workers / 60:.0f} min"
+    )
+    if options.dry_run:
+        _tell_plan(by_sweep, todo, store)
+        return 0
+    outcome = engine.run(targets, store, pool=_pool(options, store) if todo.todo else None)
+    finished = [result for result in targets if store.holds(result.key)]
+    folder = options.output or RESULTS / f"{lab.setting.name}-{lab.budget_name}"
+    sweeps = [SWEEPS[name].record(lab) for name in options.names]
+    failures = _failure_records(outcome, lab, folder, store)
+    _report([*sweeps, *failures], finished, store, folder)
+    minutes, seconds = divmod(time.monotonic() - began, 60)
+    print(f"{outcome.computed} cells computed in {minutes:.0f} min {seconds:02.0f} s; see {folder}")
+    return _tell_failures(outcome)
+
+
+def _pool(options: Options, store: Store) -> Pool:
+    if options.engine == "ray":
+        return RayPool(store, options.ray_address, options.workers)
+    return LocalPool(store, options.workers)
+
+
+def _tell_plan(by_sweep: dict[str, list[Result]], todo: engine.Plan, store: Store) -> None:
+    """The cells of a dry run, and how much of each sweep is there."""
+    for cell in todo.todo:
+        print(f"  {cell.key}  {cell.seconds():6.0f} s  {cell.label()}")
+    for name, results in by_sweep.items():
+        done = sum(store.holds(result.key) for result in results)
+        print(f"{name}: {done} of {len(results)} results are there")
+
+
+def _failure_records(
+    outcome: engine.Outcome, lab: Lab, folder: Path, store: Store
+) -> list[dict[str, Any]]:
+    """One record per failed cell; and of each that failed earlier and has succeeded since."""
+    common = {"kind": "failure", "setting": lab.setting.name, "budget": lab.budget_name}
+    found = []
+    for failure in outcome.failures:
+        results = [cell for cell in (failure.cell, *failure.lost) if isinstance(cell, Result)]
+        found.append(
+            common
+            | {
+                "key": f"failure-{failure.cell.key}",
+                "sweep": results[0].about.sweep if results else "none",
+                "label": f"{failure.cell.label()} ({failure.cell.key})",
+                "reason": failure.reason,
+                "needed_by": [cell.label() for cell in results],
+                "resolved": False,
+            }
+        )
+    now = {record["key"] for record in found}
+    for key, record in records.read(folder).items():
+        mended = record["kind"] == "failure" and not record["resolved"] and key not in now
+        if mended and store.holds(key.removeprefix("failure-")):
+            found.append(record | {"resolved": True})
+    return found
+
+
+def _report(
+    more: Iterable[dict[str, Any]], finished: list[Result], store: Store, folder: Path
+) -> None:
+    from reports.build import build
+
+    artifacts = [(result, store.get(result.key)) for result in finished]
+    records.append(folder, [*more, *(artifact.meta["record"] for _, artifact in artifacts)])
+    grids = {
+        artifact.meta["record"]["array"]: artifact.arrays["grid"]
+        for result, artifact in artifacts
+        if isinstance(result, Grid)
+    }
+    if grids:
+        records.write_grids(folder, grids)
+    if artifacts:
+        for path in build(folder):
+            print(f"wrote {path}")
+
+
+def _tell_failures(outcome: engine.Outcome) -> int:
+    """One line per cause; the exit status."""
+    causes: dict[str, list[engine.Failure]] = defaultdict(list)
+    others = []
+    for failure in outcome.failures:
+        if isinstance(failure.error, UserError):
+            causes[str(failure.error)].append(failure)
+        else:
+            others.append(failure)
+    for cause in sorted(causes):
+        print(f"error: {cause}", file=sys.stderr)
+    for failure in others:
+        label = f"{failure.cell.label()} ({failure.cell.key})"
+        print(f"failed: {label}: {failure.reason}", file=sys.stderr)
+    if outcome.lost:
+        print(f"{outcome.lost} cells that need these were skipped", file=sys.stderr)
+    if others:
+        return EXIT_FAILED
+    return EXIT_USER if causes else 0
