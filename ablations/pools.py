@@ -140,6 +140,8 @@ class RayPool:
         except ImportError as error:
             raise UserError("ray is not installed", "pip install 'ppap[cluster]'") from error
         self._ray: Any = ray
+        # Ray's workers give way to everything else, which what is timed must not.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         self.store = store
         environment = {k: v for k, v in os.environ.items() if k.startswith(("PPAP_", "XDG_"))}
         environment |= {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}

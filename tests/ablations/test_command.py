@@ -5,20 +5,21 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ablations import data, records
-from ablations.__main__ import SWEEPS, main
-from ablations.methods import Result, methods
-from ablations.settings import BUDGETS, load_setting
-from ablations.stages import Samples
+from ablations.__main__ import main
+from ablations.engine import run
+from ablations.results import Result, Row
+from ablations.store import Store
+from ablations.sweeps import SWEEPS, Lab, methods
 
 from .test_data import write
+from .toy import Number, Sum
 
 TINY = [
     "--budget", "smoke", "--predictors", "resnet", "--samples", "10", "--steps", "5",
@@ -36,55 +37,64 @@ def labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def naive_alone(lab: Lab) -> Iterator[Result]:
+    """One method.
+
+    Without its row, for speed.
+    """
+    yield from (r for r in methods(lab) if r.about.method == "naive" and not isinstance(r, Row))
+
+
 def test_the_sweep_runs_whole_and_a_second_time_computes_nothing(
     tmp_path: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["run", "methods", *TINY, "--store", str(tmp_path / "store")]
-    arguments += ["--output", str(tmp_path / "results")]
+    store, results = str(tmp_path / "store"), tmp_path / "results"
+    arguments = ["run", "methods", *TINY, "--store", store, "--output", str(results)]
     assert main(arguments) == 0
-    with (tmp_path / "results" / "methods.csv").open() as file:
+    with (results / "methods.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == [
-        "unguided", "naive", "single", "multi-experts", "ppap",
-    ]  # fmt: skip
-    assert [float(row["trainable_share"]) > 0 for row in rows] == [False] * 2 + [True] * 3
+    names = ["unguided", "naive", "single", "multi-experts", "ppap"]
+    for sampler in ("ddim25", "250"):
+        part = [row for row in rows if row["sampler"] == sampler]
+        assert [row["method"] for row in part] == names
+        trained = [float(row["trainable_share"]) > 0 for row in part]
+        assert trained == [False] * 2 + [True] * 3
     for row in rows:
         low, value, high = (
             float(row[key]) for key in ("accuracy_low", "accuracy", "accuracy_high")
         )
         assert 0 <= low <= value <= high <= 1
         assert float(row["fid_low"]) <= float(row["fid"]) <= float(row["fid_high"])
-        assert row["sampler"] == "ddim25"
-    grids = np.load(tmp_path / "results" / "grids.npz")
-    assert grids["ppap/resnet"].shape == (10, 1, 32, 32)
-    before = (tmp_path / "results" / "records.jsonl").read_text()
+    grids = np.load(results / "grids.npz")
+    assert grids["methods/ppap/resnet"].shape == (10, 1, 32, 32)
+    before = (results / "records.jsonl").read_text()
     capsys.readouterr()
     assert main(arguments) == 0
     assert "0 cells computed" in capsys.readouterr().out
-    assert (tmp_path / "results" / "records.jsonl").read_text() == before
-    record = next(json.loads(line) for line in before.splitlines() if '"ppap"' in line)
-    assert record["budget"] == "smoke-custom"
+    assert (results / "records.jsonl").read_text() == before
 
+    found = [json.loads(line) for line in before.splitlines()]
+    kinds = {record["kind"] for record in found}
+    assert kinds == {"sweep", "row", "comparison", "grid", "tradeoff", "noise_accuracy"}
+    row = next(r for r in found if r["kind"] == "row" and r["method"] == "ppap")
+    assert row["budget"] == "smoke-custom"
+    by_key = {record["key"]: record for record in found}
+    compared = [record for record in found if record["kind"] == "comparison"]
+    assert len(compared) == 6
+    for record in compared:
+        ours, reference = by_key[record["row"]], by_key[record["reference"]]
+        assert reference["method"] == "single"
+        difference = record["differences"]["accuracy"]["value"]
+        assert difference == pytest.approx(ours["accuracy"] - reference["accuracy"])
 
-def test_every_method_draws_from_the_same_seeds_and_none_from_the_selections() -> None:
-    results = list(methods(load_setting("fashion"), BUDGETS["full"], "full", ("resnet", "vit")))
-    samples: list[Samples] = []
-    pending = [needed for result in results for needed in result.inputs()]
-    seen = set()
-    while pending:
-        cell = pending.pop()
-        if cell.key not in seen:
-            seen.add(cell.key)
-            pending += cell.inputs()
-            if isinstance(cell, Samples):
-                samples.append(cell)
-    measured = {cell.first_seed for cell in samples if cell.count == 500}
-    selecting = {cell.first_seed for cell in samples if cell.count == 150}
-    assert len(measured) == 3
-    assert len(selecting) == 1
-    spans = [(seed, seed + 500) for seed in measured] + [(seed, seed + 150) for seed in selecting]
-    spans.sort()
-    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+    assert main(["show", row["key"], "--store", store]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert row["key"] in shown[0]
+    assert any("5 data-free resnet experts" in line for line in shown)
+    assert any("20 synthetic images" in line for line in shown)
+    status = ["status", "methods", *TINY[:-2], "--store", store]
+    assert main(status) == 0
+    assert "complete" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -93,47 +103,131 @@ def test_every_method_draws_from_the_same_seeds_and_none_from_the_selections() -
         (["run", "methods", "--setting", "imagenet"], "choose from fashion"),
         (["run", "methods", "--predictors", "alexnet"], "resnet, vit"),
         (["run", "methods", "--samples", "3"], "--samples"),
-        (["run", "nothing"], "--help"),
-        (["run", "methods", "--budget", "huge"], "--help"),
+        (["run", "methods", "--samples", "many"], "--help"),
+        (["run", "methods", "--workers", "0"], "--workers"),
+        (["run", "methods", "--seeds", "0"], "--seeds"),
+        (["run", "nothing"], "methods, experts"),
+        (["run", "methods", "--budget", "huge"], "smoke, default, full"),
+        (["run", "methods", "--engine", "slurm"], "local, ray"),
+        (["run", "methods", "--ray-address", "auto"], "--engine ray"),
+        (["run", "methods", "--store", "carrier-pigeon://x"], "--store"),
+        (["run", "methods", "--colour"], "--help"),
+        (["fly"], "--help"),
+        ([], "--help"),
     ],
 )
 def test_a_wrong_configuration_is_one_line_and_exit_2(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try:
-        status = main(arguments)
-    except SystemExit as ended:
-        status = int(ended.code or 0)
+    status = main(arguments)
     error = capsys.readouterr().err
     assert status == 2
     assert message in error
+    assert error.startswith("error: ")
     assert len(error.strip().splitlines()) == 1
+
+
+def test_help_names_every_sweep_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--help"])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.replace("-\n", "-").split())
+    for word in (*SWEEPS, "--engine", "--store", "--dry-run", "headline"):
+        assert word.replace("-", "") in said.replace("-", "").replace(" ", "")
 
 
 def test_a_missing_data_set_is_told_and_what_needs_none_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def naive_alone(*about: Any) -> Iterator[Result]:
-        yield from (r for r in methods(*about) if r.method.name == "naive" and not is_row(r))
-
-    def is_row(result: Result) -> bool:
-        return type(result).__name__ == "Row"
-
-    monkeypatch.setitem(SWEEPS, "methods", naive_alone)
+    monkeypatch.setitem(SWEEPS, "methods", replace(SWEEPS["methods"], function=naive_alone))
     monkeypatch.setenv("PPAP_DATA", str(tmp_path))
+    results = tmp_path / "results"
     arguments = ["run", "methods", *TINY, "--store", str(tmp_path / "store")]
-    assert main([*arguments, "--output", str(tmp_path / "results")]) == 2
+    assert main([*arguments, "--output", str(results)]) == 2
     (told, skipped) = capsys.readouterr().err.strip().splitlines()[-2:]
     assert told.startswith("error: ")
     assert data.FILES["train"][0] in told
     assert "skipped" in skipped
-    kinds = {record["kind"] for record in records.read(tmp_path / "results").values()}
-    assert kinds == {"grid", "tradeoff"}
+    found = records.read(results).values()
+    assert {record["kind"] for record in found} == {"sweep", "grid", "tradeoff", "failure"}
+    (failure,) = (record for record in found if record["kind"] == "failure")
+    assert failure["reason"].startswith("UserError: ")
+    assert failure["needed_by"] == ["methods: noisecurve naive, resnet"]
+    assert not failure["resolved"]
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder, compressed=False)
+    monkeypatch.setenv("PPAP_DATA", str(folder))
+    assert main([*arguments, "--output", str(results)]) == 0
+    (failure,) = (r for r in records.read(results).values() if r["kind"] == "failure")
+    assert failure["resolved"]
+
+
+def test_a_cell_that_breaks_is_named_and_exit_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SWEEPS, "methods", replace(SWEEPS["methods"], function=naive_alone))
+    monkeypatch.setenv("PPAP_DEVICE", "nonsense")
+    arguments = ["run", "methods", *TINY, "--store", str(tmp_path / "store")]
+    assert main([*arguments, "--output", str(tmp_path / "results")]) == 1
+    error = capsys.readouterr().err
+    assert "failed: samples resnet (" in error
+    assert "RuntimeError" in error
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run", "methods", *TINY, "--dry-run", "--store", str(tmp_path / "store")]
     assert main([*arguments, "--output", str(tmp_path / "results")]) == 0
-    assert "cells to compute" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "cells to compute" in out
+    assert "methods: 0 of " in out
     assert not (tmp_path / "results").exists()
     assert not list((tmp_path / "store").rglob("*.artifact"))
+
+
+def test_gc_keeps_what_records_need_and_removes_the_rest_when_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "store")
+    kept, unneeded = Sum((Sum((Number(1),)), Number(2))), Sum((Number(2), Number(3)))
+    run([kept, unneeded], store, 1, quiet=True)
+    half = Path(store.path(Number(1).key) + ".abc.part")
+    half.write_bytes(b"half")
+    results = tmp_path / "results"
+    records.append(results / "any", [{"key": kept.key, "kind": "row"}])
+    command = ["gc", "--store", store.url, "--results", str(results), "--older-than", "0"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert str(half) in said
+    assert store.path(unneeded.key) in said
+    assert store.path(Number(3).key) in said
+    assert "3 files" in said
+    assert store.holds(unneeded.key)
+    assert main([*command, "--delete"]) == 0
+    wanted = {kept.key, Sum((Number(1),)).key, Number(1).key, Number(2).key}
+    assert set(store.find()) == wanted
+    assert not half.exists()
+    assert main([*command[:-1], "60"]) == 0
+    assert "0 files" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_gc_without_records_would_remove_everything_and_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "store")
+    run([Number(1)], store, 1, quiet=True)
+    assert main(["gc", "--store", store.url, "--results", str(tmp_path / "none")]) == 2
+    assert "--results" in capsys.readouterr().err
+    assert store.holds(Number(1).key)
+
+
+def test_show_wants_a_key_that_is_there_and_unique(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    run([Number(value) for value in range(20)], store, 1, quiet=True)
+    assert main(["show", "zz", "--store", store.url]) == 2
+    assert "no key" in capsys.readouterr().err
+    assert main(["show", "", "--store", store.url]) == 2
+    assert "20 keys" in capsys.readouterr().err

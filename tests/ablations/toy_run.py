@@ -1,0 +1,37 @@
+"""A run of toy cells through the real engine, store and records, to be killed by test_kill.py."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ablations import records
+from ablations.cells import Cell
+from ablations.engine import run
+from ablations.store import Store
+
+from .toy import Alone, Number, Slow
+
+
+def main() -> int:
+    """Forty cells in three layers; 0 if none failed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    layer: list[Cell] = [Number(value) for value in range(12)]
+    for depth in range(2):
+        times = [60 + 17 * (place * (depth + 3) % 7) for place in range(12)]
+        pairs = zip(layer, layer[1:] + layer[:1], strict=True)
+        layer = [Slow(pair, t, os.devnull) for pair, t in zip(pairs, times, strict=True)]
+    targets = [*layer, Alone(tuple(layer[:3])), *(Slow((c,), 90, os.devnull) for c in layer[:3])]
+    store = Store(options.store)
+    outcome = run(targets, store, 2, quiet=True)
+    done = [store.get(cell.key).meta for cell in targets if store.holds(cell.key)]
+    records.append(options.output, [meta["record"] for meta in done if "record" in meta])
+    return int(bool(outcome.failures))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
