@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import seaborn as sns  # type: ignore[import-untyped]
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -25,7 +26,16 @@ from PIL import Image
 from reports.records import NO_PREDICTOR, Grid, Records, method_rank
 from reports.styles import Style, styles
 
-__all__ = ["noise_accuracy_figure", "png", "samples_figure", "tradeoff_figure"]
+__all__ = [
+    "DPI",
+    "mosaic",
+    "noise_accuracy_figure",
+    "png",
+    "samples_figure",
+    "svg",
+    "theme",
+    "tradeoff_figure",
+]
 
 DPI = 130
 MAX_PNG_BYTES = 400_000
@@ -40,7 +50,7 @@ def noise_accuracy_figure(records: Records) -> Figure:
     """
     data, looks = records.noise_accuracy, styles(records.methods)
     predictors = _predictors(data)
-    with _theme():
+    with theme():
         figure, facets = _facets(predictors, share_y=True)
         for axes, predictor in zip(facets, predictors, strict=True):
             part = data[data["predictor"] == predictor]
@@ -76,7 +86,7 @@ def tradeoff_figure(records: Records) -> Figure:
     means = data.groupby(["predictor", "method", "scale"], as_index=False)[["accuracy", "fid"]]
     points = means.mean().dropna()
     predictors = _predictors(data)
-    with _theme():
+    with theme():
         figure, facets = _facets(predictors, share_y=True)
         for axes, predictor in zip(facets, predictors, strict=True):
             part = points[points["predictor"].isin([predictor, NO_PREDICTOR])]
@@ -115,13 +125,13 @@ def samples_figure(records: Records) -> Figure:
     fewest = min(grid.images.shape[1] for grid in records.grids)
     columns = max(1, min(fewest, 8, 1160 // (blocks * (width + 1))))
     zoom = max(1, 1160 // (blocks * columns * (width + 1)))
-    mosaics = [[_mosaic(grid.images[:, :columns], zoom) for grid in band] for band in bands]
+    mosaics = [[mosaic(grid.images[:, :columns], zoom) for grid in band] for band in bands]
 
     left, top, gap = 110, 54, 14
     block_width = columns * (width + 1) * zoom
     heights = [mosaic[0].shape[0] for mosaic in mosaics]
     total = np.array([left + blocks * (block_width + gap), sum(heights) + top * len(bands) + gap])
-    with _theme():
+    with theme():
         figure = Figure(figsize=tuple(total / DPI), dpi=DPI)
         down = 0
         for predictor, band, images, tall in zip(predictors, bands, mosaics, heights, strict=True):
@@ -165,8 +175,17 @@ def png(figure: Figure) -> bytes:
     return encoded
 
 
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG without metadata: equal figures give equal bytes."""
+    drawn = io.BytesIO()
+    with rc_context({"svg.hashsalt": "ppap", "svg.fonttype": "none"}):
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return drawn.getvalue()
+
+
 @contextmanager
-def _theme() -> Iterator[None]:
+def theme() -> Iterator[None]:
+    """How all figures look."""
     quiet = {
         "axes.edgecolor": "0.4",
         "grid.color": "0.93",
@@ -258,7 +277,7 @@ def _draw_scales(
         )
 
 
-def _mosaic(images: npt.NDArray[np.uint8], zoom: int) -> npt.NDArray[np.uint8]:
+def mosaic(images: npt.NDArray[np.uint8], zoom: int) -> npt.NDArray[np.uint8]:
     """(R, K, H, W[, 3]) tiles to one (R·(H+1)·zoom, K·(W+1)·zoom[, 3]) image, white between."""
     rows, columns = images.shape[:2]
     edges = [(0, 0), (0, 0), (0, 1), (0, 1)] + [(0, 0)] * (images.ndim - 4)

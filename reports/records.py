@@ -6,9 +6,7 @@ again supersedes its earlier result.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +16,28 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ablations.errors import UserError
+from reports.metrics import LEGACY, METRICS
+from reports.schema import RecordError, parse
 
-__all__ = ["GRIDS_FILE", "RECORDS_FILE", "Grid", "RecordError", "Records", "method_rank"]
+__all__ = [
+    "GRIDS_FILE",
+    "RECORDS_FILE",
+    "Failure",
+    "Folder",
+    "Grid",
+    "RecordError",
+    "Records",
+    "SweepInfo",
+    "method_rank",
+    "read_folder",
+]
 
 RECORDS_FILE = "records.jsonl"
 GRIDS_FILE = "grids.npz"
 METHOD_ORDER = ("unguided", "naive", "single", "multi-experts", "ppap")
 NO_PREDICTOR = "none"
-
-Check = Callable[[Any], bool]
-
-
-class RecordError(UserError):
-    """Records that cannot be reported on: where, what is wrong, and the mend."""
+FACTS = ("supervision", "experts", "adapter", "sampler", "scale", "samples")
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,72 +59,89 @@ class Grid:
     images: npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True, eq=False)
-class Records:
-    """The records of one results folder; a kind that is absent is an empty frame.
+@dataclass(frozen=True)
+class SweepInfo:
+    """What a sweep says of itself.
 
     Attributes:
-        sweep: which table or figure of the paper they belong to.
+        name: as on the command line.
+        title: one line.
+        description: a paragraph.
+        axes: what it varies, and on which scale each is drawn: linear, log or category.
+        metrics: columns of its table.
+        figure: how its rows are drawn: lines, points, pareto or none.
+    """
+
+    name: str
+    title: str
+    description: str
+    axes: dict[str, str]
+    metrics: tuple[str, ...]
+    figure: str
+
+    @classmethod
+    def of(cls, name: str, record: Record | None) -> SweepInfo:
+        """From its record; sweeps of old have none."""
+        if record is None:
+            return cls(name, "Methods of guidance compared", "", {}, LEGACY, "none")
+        axes = {axis: record["scales"].get(axis, "category") for axis in record["axes"]}
+        metrics = tuple(metric for metric in record["metrics"] if metric in METRICS)
+        title, text = record["title"], record["description"]
+        return cls(name, title, text, axes, metrics, record["figure"])
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that went wrong and has not succeeded since.
+
+    Attributes:
+        label: of the cell.
+        reason: one line.
+        needed_by: results that are missing for it.
+    """
+
+    label: str
+    reason: str
+    needed_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """The records of one sweep; a kind that is absent is an empty frame.
+
+    Attributes:
+        info: what the sweep says of itself.
         setting: which scale of the experiment.
         budget: how much of it was run.
-        rows: a table row each, sorted by predictor and method, its provenance flattened
-            into ``commit, dirty, hardware, feature_extractor, samples_per_fid``.
+        rows: a table row each, by predictor; ``axes`` holds a dictionary, and the provenance
+            is flattened into ``commit, dirty, hardware, feature_extractor, samples_per_fid``.
+        comparisons: long: row, reference (keys), method, metric, value, low, high, p,
+            p_corrected, comparisons.
         noise_accuracy: long: method, predictor, seed, timestep (0..999), accuracy (0..1).
         tradeoff: long: method, predictor, scale, seed, samples, accuracy (0..1), fid.
         grids: sample grids, sorted as the rows are.
+        raw: the rows' records as they are, by key.
     """
 
-    sweep: str
+    info: SweepInfo
     setting: str
     budget: str
     rows: pd.DataFrame
+    comparisons: pd.DataFrame
     noise_accuracy: pd.DataFrame
     tradeoff: pd.DataFrame
     grids: tuple[Grid, ...]
+    raw: dict[str, Record]
 
     @classmethod
     def read(cls, folder: Path) -> Records:
-        """Read ``records.jsonl`` and, where grids are recorded, ``grids.npz``.
+        """The first sweep of a folder; see :func:`read_folder`."""
+        return read_folder(folder).sweeps[0]
 
-        Args:
-            folder: one results folder.
-
-        Raises:
-            RecordError: if the folder, a file, a line or an array is missing or malformed, or
-                if the folder mixes sweeps, settings or budgets.
-        """
-        path = folder / RECORDS_FILE
-        if not path.is_file():
-            raise RecordError(f"{folder} has no {RECORDS_FILE}", "run the sweep that fills it")
-        latest: dict[tuple[str, str], dict[str, Any]] = {}
-        identity: tuple[str, str, str] | None = None
-        for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-            if not line.strip():
-                continue
-            record = _parse(line, f"{path}:{number}")
-            whose = (record["sweep"], record["setting"], record["budget"])
-            identity = identity or whose
-            if whose != identity:
-                raise RecordError(
-                    f"{path}:{number}: a record of {'/'.join(whose)} among {'/'.join(identity)}",
-                    "keep one sweep, setting and budget per folder",
-                )
-            latest[record["kind"], record["key"]] = record
-        if identity is None:
-            raise RecordError(f"{path} is empty", "run the sweep that fills it")
-
-        def of(kind: str) -> list[dict[str, Any]]:
-            chosen = [record for record in latest.values() if record["kind"] == kind]
-            return sorted(chosen, key=_order)
-
-        curves = [pd.DataFrame(_columns(record)) for record in of("noise_accuracy")]
-        return cls(
-            *identity,
-            rows=pd.DataFrame([_row(record) for record in of("row")]),
-            noise_accuracy=pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
-            tradeoff=pd.DataFrame([_point(record) for record in of("tradeoff")]),
-            grids=_grids(folder / GRIDS_FILE, of("grid")),
-        )
+    @property
+    def sweep(self) -> str:
+        """Name of the sweep."""
+        return self.info.name
 
     @property
     def methods(self) -> list[str]:
@@ -129,136 +152,139 @@ class Records:
         return sorted(found, key=method_rank)
 
 
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """A results folder.
+
+    Attributes:
+        path: where it is.
+        setting: which scale of the experiment.
+        budget: how much of it was run.
+        sweeps: in the order in which they were first run.
+        failures: what is missing.
+    """
+
+    path: Path
+    setting: str
+    budget: str
+    sweeps: tuple[Records, ...]
+    failures: tuple[Failure, ...]
+
+
+def read_folder(folder: Path) -> Folder:
+    """Read ``records.jsonl`` and, where grids are recorded, ``grids.npz``.
+
+    Raises:
+        RecordError: if the folder, a file, a line or an array is missing or malformed, or if
+            the folder mixes settings or budgets.
+    """
+    path = folder / RECORDS_FILE
+    if not path.is_file():
+        raise RecordError(f"{folder} has no {RECORDS_FILE}", "run the sweep that fills it")
+    latest: dict[tuple[str, str], Record] = {}
+    identity: tuple[str, str] | None = None
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        record = parse(line, f"{path}:{number}")
+        whose = (record["setting"], record["budget"])
+        identity = identity or whose
+        if whose != identity:
+            raise RecordError(
+                f"{path}:{number}: a record of {'/'.join(whose)} among {'/'.join(identity)}",
+                "keep one setting and budget per folder",
+            )
+        latest[record["kind"], record["key"]] = record
+    if identity is None:
+        raise RecordError(f"{path} is empty", "run the sweep that fills it")
+    records = list(latest.values())
+    grids = _grids(folder / GRIDS_FILE, sorted(_of(records, "grid"), key=_order))
+    names = dict.fromkeys(r["sweep"] for r in records if r["kind"] != "failure")
+    failures = [r for r in _of(records, "failure") if not r["resolved"]]
+    return Folder(
+        folder,
+        *identity,
+        tuple(_records(name, identity, records, grids) for name in names),
+        tuple(Failure(r["label"], r["reason"], tuple(r["needed_by"])) for r in failures),
+    )
+
+
 def method_rank(method: str) -> tuple[int, str]:
     """Sort key of a method: the paper's order, then any others by name."""
     known = method in METHOD_ORDER
     return (METHOD_ORDER.index(method) if known else len(METHOD_ORDER), method)
 
 
-def _order(record: dict[str, Any]) -> tuple[Any, ...]:
-    predictor = record["predictor"]
+def _records(
+    name: str, identity: tuple[str, str], records: list[Record], grids: dict[str, Grid]
+) -> Records:
+    own = [record for record in records if record["sweep"] == name]
+    infos = _of(own, "sweep")
+    info = SweepInfo.of(name, infos[-1] if infos else None)
+    # Rows of a sweep with axes keep the order in which they were run; others the paper's.
+    rows = _of(own, "row")
+    rows = sorted(rows, key=_group if info.axes else _order)
+    curves = [pd.DataFrame(_columns(record)) for record in sorted(_of(own, "noise_accuracy"), key=_order)]
+    compared = [line for record in _of(own, "comparison") for line in _differences(record)]
+    return Records(
+        info,
+        *identity,
+        rows=pd.DataFrame([_row(record) for record in rows]),
+        comparisons=pd.DataFrame(compared),
+        noise_accuracy=pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
+        tradeoff=pd.DataFrame([_point(r) for r in sorted(_of(own, "tradeoff"), key=_order)]),
+        grids=tuple(grids[r["key"]] for r in sorted(_of(own, "grid"), key=_order)),
+        raw={record["key"]: record for record in rows},
+    )
+
+
+def _of(records: list[Record], kind: str) -> list[Record]:
+    return [record for record in records if record["kind"] == kind]
+
+
+def _group(record: Record) -> tuple[Any, ...]:
+    return (record["predictor"] != NO_PREDICTOR, record["predictor"])
+
+
+def _order(record: Record) -> tuple[Any, ...]:
     rank = method_rank(record["method"])
-    return (predictor != NO_PREDICTOR, predictor, rank, record.get("scale", 0.0), record["key"])
+    # DDIM's spacing sorts after bare step counts: the quick sampler comes first.
+    sampler = not str(record.get("sampler", "ddim")).startswith("ddim")
+    return (sampler, *_group(record), rank, record.get("scale", 0.0), record["key"])
 
 
-def _parse(line: bytes, where: str) -> dict[str, Any]:
-    mend = "mend or delete the line, or run its cell again"
-    try:
-        record = json.loads(line)
-    except ValueError as error:  # of the syntax or of the encoding
-        raise RecordError(f"{where}: not JSON ({error})", mend) from None
-    kind = record.get("kind") if isinstance(record, dict) else None
-    if not isinstance(kind, str) or kind not in _FIELDS:
-        raise RecordError(f"{where}: kind {kind!r} is none of {', '.join(_FIELDS)}", mend)
-    fault = _fault(record, _COMMON | _FIELDS[kind])
-    if not fault and kind == "row":
-        fault = _fault(record["provenance"], _PROVENANCE, "provenance.")
-        fault = fault or _fault(record["provenance"]["hardware"], _HARDWARE, "provenance.hardware.")
-    if not fault and kind == "noise_accuracy" and not _aligned(record):
-        fault = "timesteps and accuracy differ in length"
-    if fault:
-        raise RecordError(f"{where}: {kind}: {fault}", mend)
-    return dict(record)
-
-
-def _fault(record: dict[str, Any], fields: dict[str, Check], prefix: str = "") -> str:
-    for name, fits in fields.items():
-        if name not in record:
-            return f"{prefix}{name} is missing"
-        if not fits(record[name]):
-            return f"{prefix}{name} cannot be {json.dumps(record[name])[:60]}"
-    return ""
-
-
-def _aligned(record: dict[str, Any]) -> bool:
-    return len(record["timesteps"]) == len(record["accuracy"])
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _measured(value: Any) -> bool:
-    """A number, or null or NaN for what was not measured."""
-    unmeasured = value is None or (isinstance(value, float) and math.isnan(value))
-    return unmeasured or _number(value)
-
-
-def _share(value: Any) -> bool:
-    return _measured(value) and not (_number(value) and not 0 <= value <= 1)
-
-
-def _list_of(check: Check) -> Check:
-    return lambda value: isinstance(value, list) and bool(value) and all(map(check, value))
-
-
-_COMMON: dict[str, Check] = dict.fromkeys(
-    ("sweep", "setting", "budget", "key", "method", "predictor"), _text
-)
-_SHARES = ("accuracy", "accuracy_low", "accuracy_high", "precision", "recall")
-_MEASURES = ("fid", "fid_low", "fid_high", "inception_score", "images_per_second")
-_FIELDS: dict[str, dict[str, Check]] = {
-    "row": {
-        **dict.fromkeys(("supervision", "sampler"), _text),
-        **dict.fromkeys(("experts", "samples"), _whole),
-        **dict.fromkeys(("trainable_share", "scale"), _number),
-        "seeds": _list_of(_whole),
-        **dict.fromkeys(_SHARES, _share),
-        **dict.fromkeys((*_MEASURES, "peak_memory_mib"), _measured),
-        "provenance": lambda value: isinstance(value, dict),
-    },
-    "noise_accuracy": {"seed": _whole, "timesteps": _list_of(_whole), "accuracy": _list_of(_share)},
-    "tradeoff": {
-        "scale": _number,
-        "seed": _whole,
-        "samples": _whole,
-        "accuracy": _share,
-        "fid": _measured,
-    },
-    "grid": {"scale": _number, "array": _text, "labels": _list_of(_text)},
-}
-_PROVENANCE: dict[str, Check] = {
-    "commit": _text,
-    "dirty": lambda value: isinstance(value, bool),
-    "hardware": lambda value: isinstance(value, dict),
-    "feature_extractor": _text,
-    "samples_per_fid": _whole,
-}
-_HARDWARE: dict[str, Check] = {
-    "cpu": _text,
-    "cores": _whole,
-    "memory_gib": _number,
-    "accelerator": lambda value: value is None or _text(value),
-}
-
-
-def _row(record: dict[str, Any]) -> dict[str, Any]:
-    measures = (*_SHARES, *_MEASURES, "peak_memory_mib")
-    whole = ("method", "predictor", "supervision", "experts", "trainable_share", "sampler", "scale")
+def _row(record: Record) -> dict[str, Any]:
     provenance, machine = record["provenance"], record["provenance"]["hardware"]
     parts = [f"{machine['cpu']} ({machine['cores']} cores)", f"{machine['memory_gib']:.0f} GiB"]
+    measured = {}
+    for metric in METRICS:
+        for name in (metric, f"{metric}_low", f"{metric}_high"):
+            value = record.get(name)
+            measured[name] = math.nan if value is None else float(value)
     return {
-        **{name: record[name] for name in whole},
-        "seeds": tuple(record["seeds"]),
-        "samples": record["samples"],
-        **{name: math.nan if record[name] is None else float(record[name]) for name in measures},
+        **{name: record[name] for name in ("key", "method", "predictor")},
+        **{name: record.get(name) for name in FACTS},
+        "axes": record.get("axes", {}),
+        "reference": record.get("reference", False),
+        "seeds": tuple(record.get("seeds", ())),
+        **measured,
         "commit": provenance["commit"],
         "dirty": provenance["dirty"],
         "hardware": ", ".join(parts + [machine["accelerator"]] * bool(machine["accelerator"])),
-        "feature_extractor": provenance["feature_extractor"],
-        "samples_per_fid": provenance["samples_per_fid"],
+        "feature_extractor": provenance.get("feature_extractor"),
+        "samples_per_fid": provenance.get("samples_per_fid"),
     }
 
 
-def _columns(record: dict[str, Any]) -> dict[str, Any]:
+def _differences(record: Record) -> list[dict[str, Any]]:
+    common = {name: record[name] for name in ("row", "reference", "method", "comparisons")}
+    return [
+        common | {"metric": metric} | {name: float(value) for name, value in difference.items()}
+        for metric, difference in record["differences"].items()
+    ]
+
+
+def _columns(record: Record) -> dict[str, Any]:
     return {
         **{name: record[name] for name in ("method", "predictor", "seed")},
         "timestep": record["timesteps"],
@@ -266,22 +292,22 @@ def _columns(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _point(record: dict[str, Any]) -> dict[str, Any]:
+def _point(record: Record) -> dict[str, Any]:
     named = {name: record[name] for name in ("method", "predictor", "scale", "seed", "samples")}
     measured = {name: record[name] for name in ("accuracy", "fid")}
     return named | {k: math.nan if v is None else float(v) for k, v in measured.items()}
 
 
-def _grids(path: Path, records: list[dict[str, Any]]) -> tuple[Grid, ...]:
+def _grids(path: Path, records: list[Record]) -> dict[str, Grid]:
     if not records:
-        return ()
+        return {}
     mend = "run the sweep again: it writes the grids with their records"
     try:
         with np.load(path, allow_pickle=False) as arrays:
             held = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, BadZipFile) as error:
         raise RecordError(f"{path} cannot be read ({type(error).__name__})", mend) from None
-    grids = []
+    grids: dict[str, Grid] = {}
     for record in records:
         name, labels = record["array"], tuple(record["labels"])
         images = held.get(name)
@@ -293,7 +319,7 @@ def _grids(path: Path, records: list[dict[str, Any]]) -> tuple[Grid, ...]:
             wanted = f"uint8 ({len(labels)}, columns, H, W) or (..., 3)"
             raise RecordError(f"{path}: array {name!r} is {got}, not {wanted}", mend)
         owner = (record["method"], record["predictor"], float(record["scale"]))
-        grids.append(Grid(*owner, labels, images))
-    if len({grid.images.shape[2:4] for grid in grids}) > 1:
+        grids[record["key"]] = Grid(*owner, labels, images)
+    if len({grid.images.shape[2:4] for grid in grids.values()}) > 1:
         raise RecordError(f"{path} holds images of several sizes", mend)
-    return tuple(grids)
+    return grids

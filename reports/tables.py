@@ -1,94 +1,148 @@
-"""The table of methods: CSV for programs, Markdown for readers, the same rows in both."""
+"""A sweep's table: the same rows and cells as CSV, Markdown and LaTeX, and for the page."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
 
 import pandas as pd
 
+from reports.metrics import METRICS
 from reports.records import NO_PREDICTOR, Records
 
-__all__ = ["BETTER", "CSV_COLUMNS", "csv_table", "headline", "markdown_table"]
+__all__ = ["Cell", "Table", "csv_table", "headline", "latex_table", "legend", "markdown_table"]
 
-CSV_COLUMNS = (
-    "method",
-    "predictor",
-    "supervision",
-    "experts",
-    "trainable_share",
-    "sampler",
-    "scale",
-    "seeds",
-    "samples",
-    "accuracy",
-    "accuracy_low",
-    "accuracy_high",
-    "fid",
-    "fid_low",
-    "fid_high",
-    "inception_score",
-    "precision",
-    "recall",
-    "images_per_second",
-    "peak_memory_mib",
-)
-
-BETTER: dict[str, Literal["higher", "lower"]] = {
-    "accuracy": "higher",
-    "fid": "lower",
-    "inception_score": "higher",
-    "precision": "higher",
-    "recall": "higher",
-    "images_per_second": "higher",
-    "peak_memory_mib": "lower",
-}
-
-HEADERS = {
-    "trainable_share": "trained share",
-    "fid": "FID",
-    "inception_score": "IS",
-    "images_per_second": "images/s",
-    "peak_memory_mib": "peak MiB",
-}
-FORMATS = {
-    "trainable_share": ".2%",
-    "scale": "g",
-    "samples": ",d",
-    "accuracy": ".3f",
-    "fid": "#.4g",
-    "inception_score": ".2f",
-    "precision": ".3f",
-    "recall": ".3f",
-    "images_per_second": ",.2f",
-    "peak_memory_mib": ",.0f",
-}
-WORDS = ("method", "predictor", "supervision", "sampler")
+FACTS = {"supervision": "", "experts": "", "adapter": "", "trainable_share": "", "sampler": ""}
+FACTS |= {"scale": "g", "seeds": "", "samples": ",d"}
+COMPARED = {"accuracy": ("Δ accuracy", "+.3f"), "fid": ("Δ FID", "+.2f")}
 NOT_MEASURED = "n/a"
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {symbol: f"\\{symbol}" for symbol in "&%$#_{}"}
+LATEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "∞": r"$_\infty$", "Δ": r"$\Delta$"}
+LATEX |= {"é": r"\'e", "×": r"$\times$", "−": "$-$"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: what is shown, without the interval.
+        interval: what is shown after it; empty for none.
+        value: what is sorted by.
+        best: whether it is the best of its group.
+    """
+
+    text: str
+    interval: str = ""
+    value: float | str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        header: of each column.
+        words: which columns are text.
+        lines: a list of cells for each row.
+        keys: of the rows' records.
+    """
+
+    header: tuple[str, ...]
+    words: tuple[bool, ...]
+    lines: tuple[tuple[Cell, ...], ...]
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, records: Records) -> Table:
+        """The sweep's table, with the columns in which its rows differ or are measured.
+
+        Within each predictor the best guided row of every metric is marked, ties included, as
+        far as the digits shown tell them apart; where all guided rows tie, none is.
+        """
+        rows = records.rows.reset_index(drop=True)
+        columns: dict[str, list[Cell]] = {"method": _words(rows["method"])}
+        words = {"method"}
+        if rows["predictor"].nunique() > 1 or (rows["predictor"] != NO_PREDICTOR).any():
+            columns["predictor"] = _words(rows["predictor"])
+            words.add("predictor")
+        for name, spec in FACTS.items():
+            shown = name not in records.info.metrics and _is_worth_a_column(rows, name)
+            if shown and name in METRICS:
+                columns[METRICS[name].title] = _metric_cells(rows, name)
+            elif shown:
+                columns[name] = _fact_cells(rows, name, spec)
+                words |= {name} & {"supervision", "adapter", "sampler"}
+        for name in records.info.metrics:
+            if rows[name].notna().any():
+                columns[METRICS[name].title] = _metric_cells(rows, name)
+        for metric, (title, spec) in COMPARED.items():
+            if not records.comparisons.empty and metric in records.info.metrics:
+                columns[title] = _difference_cells(records, metric, spec)
+        lines = tuple(zip(*columns.values(), strict=True))
+        header = tuple(columns)
+        return cls(header, tuple(name in words for name in header), lines, tuple(rows["key"]))
 
 
 def csv_table(records: Records) -> str:
-    """The rows as CSV: `CSV_COLUMNS`, six significant digits, empty where not measured.
+    """The rows as CSV: facts, every metric with its interval, axes, differences.
 
-    ``seeds`` is how many seeds; ``accuracy``, ``precision``, ``recall`` and
-    ``trainable_share`` are fractions.
+    Six significant digits, empty where not measured; ``seeds`` is how many; shares are
+    fractions.
     """
-    table = records.rows.assign(seeds=records.rows["seeds"].map(len))[list(CSV_COLUMNS)]
-    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    return str(text)
+    rows = records.rows
+    facts = ["method", "predictor", *FACTS]
+    table = rows[[name for name in facts if name != "seeds"]].copy()
+    table.insert(facts.index("seeds"), "seeds", rows["seeds"].map(len))
+    for name in METRICS:
+        if name not in facts and rows[name].notna().any():
+            bounds = [f"{name}_low", f"{name}_high"] if rows[f"{name}_low"].notna().any() else []
+            table[[name, *bounds]] = rows[[name, *bounds]]
+    for axis in records.info.axes:
+        table[f"axis:{axis}"] = [axes.get(axis, "") for axes in rows["axes"]]
+    if not records.comparisons.empty:
+        for metric in records.comparisons["metric"].unique():
+            found = records.comparisons[records.comparisons["metric"] == metric].set_index("row")
+            for field in ("value", "low", "high", "p", "p_corrected"):
+                table[f"delta_{metric}_{field}"] = rows["key"].map(found[field])
+    table = table.dropna(axis=1, how="all")
+    return str(table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def markdown_table(records: Records) -> str:
-    """The rows as a Markdown table, intervals folded into the cell of their value.
+    """The rows as a Markdown table, intervals in the cell of their value."""
+    table = Table.of(records)
+    body = [[_markdown(cell) for cell in line] for line in table.lines]
+    frame = pd.DataFrame(body, columns=list(table.header))
+    align = tuple("left" if word else "right" for word in table.words)
+    return str(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
 
-    Within each predictor the best guided row of every metric in `BETTER` is bold, ties
-    included, as far as the digits shown tell them apart; where all guided rows tie, none is.
-    """
-    rows = records.rows
-    columns = [name for name in CSV_COLUMNS if not name.endswith(("_low", "_high"))]
-    table = pd.DataFrame({_header(name): _cells(rows, name) for name in columns})
-    align = tuple("left" if name in WORDS else "right" for name in columns)
-    return str(table.to_markdown(index=False, disable_numparse=True, colalign=align))
+
+def latex_table(records: Records) -> str:
+    """The rows as a LaTeX table for booktabs: best in bold, intervals small behind."""
+    table = Table.of(records)
+    spec = "".join("l" if word else "r" for word in table.words)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        f"\\caption{{{_latex(records.info.title)}. {_latex(headline(records).replace('*', ''))}}}",
+        f"\\label{{tab:{records.sweep}}}",
+        f"\\begin{{tabular}}{{{spec}}}",
+        r"\toprule",
+        " & ".join(map(_latex, table.header)) + r" \\",
+        r"\midrule",
+    ]
+    for line in table.lines:
+        cells = []
+        for cell in line:
+            text = _latex(cell.text)
+            text = f"\\textbf{{{text}}}" if cell.best else text
+            cells.append(text + (f" {{\\scriptsize {_latex(cell.interval)}}}" * bool(cell.interval)))
+        lines.append(" & ".join(cells) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
 
 
 def headline(records: Records) -> str:
@@ -97,63 +151,123 @@ def headline(records: Records) -> str:
     title = f"Setting **{records.setting}**, budget **{records.budget}**"
     if rows.empty:
         return f"{title}."
+    parts = [title]
+    if rows["samples"].notna().any():
+        parts.append(f"{_range(rows['samples'])} samples per row")
+    if seeds := [seeds for seeds in dict.fromkeys(rows["seeds"]) if seeds]:
+        parts.append(" or ".join(map(_seeds, seeds)))
+    if rows["samples_per_fid"].notna().any():
+        parts.append(f"FID on {_range(rows['samples_per_fid'])} samples")
+        parts.append(f"features of {_distinct(rows, 'feature_extractor')}")
     commits = [
         f"`{commit[:12]}`{' (dirty)' if dirty else ''}"
         for commit, dirty in dict.fromkeys(zip(rows["commit"], rows["dirty"], strict=True))
     ]
-    parts = (
-        title,
-        f"{_range(rows['samples'])} samples per row",
-        " or ".join(dict.fromkeys(map(_seeds, rows["seeds"]))),
-        f"FID on {_range(rows['samples_per_fid'])} samples",
-        f"features of {_distinct(rows, 'feature_extractor')}",
-        f"hardware {_distinct(rows, 'hardware')}",
-        f"commit {', '.join(commits)}",
-    )
+    parts += [f"hardware {_distinct(rows, 'hardware')}", f"commit {', '.join(commits)}"]
     return "; ".join(parts) + "."
 
 
-def _header(name: str) -> str:
-    arrow = {"higher": " ↑", "lower": " ↓"}.get(BETTER.get(name, ""), "")
-    return HEADERS.get(name, name) + arrow
+def legend(records: Records) -> list[str]:
+    """What the columns of the sweep's table mean, a line each."""
+    rows = records.rows
+    lines = []
+    if rows["accuracy_low"].notna().any():
+        lines.append("Brackets: 95 % bootstrap interval over seeds and samples.")
+    lines.append(
+        "↑ higher is better, ↓ lower is better; bold: the best guided row of its predictor."
+    )
+    if not records.comparisons.empty:
+        lines.append(
+            "Δ: difference to the reference row, paired on sampling seeds; p two-sided, from the "
+            "paired bootstrap, Holm-corrected for the number of rows. Training seeds are few: "
+            "the interval between them is the least certain part."
+        )
+    names = [name for name in (*records.info.metrics, "trainable_share") if rows[name].notna().any()]
+    lines += [f"{METRICS[name].header}: {METRICS[name].meaning}." for name in dict.fromkeys(names)]
+    if rows["scale"].notna().any():
+        lines.append("scale: of the guidance gradient; samples: over all seeds.")
+    return lines
 
 
-def _cells(rows: pd.DataFrame, name: str) -> list[str]:
+def _words(values: pd.Series) -> list[Cell]:
+    return [Cell(str(value), value=str(value)) for value in values]
+
+
+def _is_worth_a_column(rows: pd.DataFrame, name: str) -> bool:
+    """Facts that every row shares are told by the headline; these three never are."""
+    present = rows["seeds"].map(len) if name == "seeds" else rows[name]
+    if name == "trainable_share":
+        return bool((present > 0).any())
+    if name in ("scale", "seeds", "samples"):
+        return bool(present.notna().any() and (present != 0).any())
+    return present.dropna().nunique() > 1
+
+
+def _fact_cells(rows: pd.DataFrame, name: str, spec: str) -> list[Cell]:
     values = rows["seeds"].map(len) if name == "seeds" else rows[name]
-    shown = [_show(value, FORMATS.get(name, "")) for value in values]
-    best = _best(rows, name, shown) if name in BETTER else set()
-    cells = [f"**{text}**" if i in best else text for i, text in enumerate(shown)]
-    if f"{name}_low" not in rows:
-        return cells
-    return [
-        text if math.isnan(low) or math.isnan(high) else f"{text} {_interval(low, high, name)}"
-        for text, low, high in zip(cells, rows[f"{name}_low"], rows[f"{name}_high"], strict=True)
-    ]
+    cells = []
+    for value in values:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            cells.append(Cell(NOT_MEASURED))
+        elif isinstance(value, str):
+            cells.append(Cell(value, value=value))
+        else:
+            whole = int(value) if name in ("experts", "seeds", "samples") else float(value)
+            cells.append(Cell(format(whole, spec), value=whole))
+    return cells
+
+
+def _metric_cells(rows: pd.DataFrame, name: str) -> list[Cell]:
+    spec = METRICS[name].spec
+    shown = [NOT_MEASURED if math.isnan(v) else format(v, spec) for v in rows[name]]
+    best = _best(rows, name, shown) if METRICS[name].better else set()
+    cells = []
+    for place, (text, value) in enumerate(zip(shown, rows[name], strict=True)):
+        low, high = rows[f"{name}_low"][place], rows[f"{name}_high"][place]
+        known = not (math.isnan(low) or math.isnan(high) or math.isnan(value))
+        interval = f"[{low:{spec}}, {high:{spec}}]" if known else ""
+        cells.append(Cell(text, interval, "" if math.isnan(value) else value, place in best))
+    return cells
 
 
 def _best(rows: pd.DataFrame, name: str, shown: list[str]) -> set[int]:
     """Positions of the best guided row of each predictor, and of those that read the same."""
-    guided = rows.reset_index(drop=True)
-    guided = guided[(guided["predictor"] != NO_PREDICTOR) & (guided["method"] != "unguided")]
+    guided = rows[(rows["method"] != "unguided") & rows[name].notna()]
     best: set[int] = set()
-    for _, group in guided.groupby("predictor"):
-        values = group[name].dropna()
+    for _, group in guided.groupby(["predictor", "sampler"], dropna=False):
+        values = group[name]
         places = [int(str(place)) for place in values.index]
         if len({shown[place] for place in places}) < 2:
             continue
-        top = values.argmax() if BETTER[name] == "higher" else values.argmin()
+        top = values.argmax() if METRICS[name].better == "higher" else values.argmin()
         best |= {place for place in places if shown[place] == shown[places[int(top)]]}
     return best
 
 
-def _show(value: object, spec: str) -> str:
-    if isinstance(value, float) and math.isnan(value):
-        return NOT_MEASURED
-    return format(value, spec)
+def _difference_cells(records: Records, metric: str, spec: str) -> list[Cell]:
+    found = records.comparisons[records.comparisons["metric"] == metric].set_index("row")
+    cells = []
+    for key, reference in zip(records.rows["key"], records.rows["reference"], strict=True):
+        if key in found.index:
+            line = found.loc[key]
+            p = _p_text(float(line["p_corrected"]))
+            cells.append(Cell(format(line["value"], spec), f"({p})", float(line["value"])))
+        else:
+            cells.append(Cell("reference" if reference else ""))
+    return cells
 
 
-def _interval(low: float, high: float, name: str) -> str:
-    return f"[{low:{FORMATS[name]}}, {high:{FORMATS[name]}}]"
+def _p_text(p: float) -> str:
+    return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
+
+
+def _markdown(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.best else cell.text
+    return f"{text} {cell.interval}".strip().replace("|", "\\|")
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(symbol, symbol) for symbol in text.replace("`", ""))
 
 
 def _range(counts: pd.Series) -> str:
@@ -166,4 +280,4 @@ def _seeds(seeds: tuple[int, ...]) -> str:
 
 
 def _distinct(rows: pd.DataFrame, name: str) -> str:
-    return " / ".join(dict.fromkeys(rows[name]))
+    return " / ".join(dict.fromkeys(rows[name].dropna()))

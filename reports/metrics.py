@@ -1,0 +1,85 @@
+"""What can be measured of a row: how it is called, written and compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["LEGACY", "METRICS", "Metric"]
+
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured figure.
+
+    Attributes:
+        header: as in a table's head.
+        spec: format of a value.
+        better: which way is better; None where it depends on what one wants.
+        share: whether it lies between 0 and 1.
+        meaning: a line for the legend.
+    """
+
+    header: str
+    spec: str
+    better: Better | None
+    share: bool = False
+    meaning: str = ""
+
+    @property
+    def title(self) -> str:
+        """The header with an arrow in the better direction."""
+        arrow = {"higher": " ↑", "lower": " ↓"}.get(self.better or "", "")
+        return self.header + arrow
+
+
+METRICS = {
+    "accuracy": Metric(
+        "accuracy", ".3f", "higher", True,
+        "share of samples an independent classifier gives the class they were guided to",
+    ),
+    "fid": Metric("FID", "#.4g", "lower", False, "Fréchet distance to the test images"),
+    "fid_infinity": Metric(
+        "FID∞", "#.4g", "lower", False,
+        "FID extrapolated to infinitely many samples, all seeds together (Chong & Forsyth)",
+    ),
+    "kid": Metric("KID", ".4f", "lower", False, "kernel distance to the test images"),
+    "inception_score": Metric("IS", ".2f", "higher", False, "Inception score"),
+    "precision": Metric("precision", ".3f", "higher", True, "improved precision"),
+    "recall": Metric("recall", ".3f", "higher", True, "improved recall"),
+    "noisy_accuracy": Metric(
+        "accuracy on noise", ".3f", "higher", True,
+        "the model's own accuracy on noisy test images, mean over all noise levels",
+    ),
+    "gradient_cosine": Metric(
+        "gradient cosine", ".3f", "higher", False,
+        "cosine of the guidance gradient with that of a long-trained expert",
+    ),
+    "trainable_share": Metric(
+        "trained share", ".2%", None, True,
+        "parameters trained per expert, as a share of the predictor's",
+    ),
+    "train_seconds": Metric(
+        "training s", ".1f", "lower", False, "wall time of training all experts on one core"
+    ),
+    "images_per_second": Metric("images/s", ",.2f", "higher", False, "guided sampling, DDIM-25"),
+    "synthesis_per_second": Metric(
+        "synthesis/s", ",.2f", "higher", False, "images drawn without guidance per second"
+    ),
+    "transfer_per_second": Metric(
+        "training/s", ",.0f", "higher", False, "images trained on per second"
+    ),
+    "peak_memory_mib": Metric(
+        "peak MiB", ",.0f", "lower", False, "peak resident memory of the process"
+    ),
+    "memory_mib": Metric("tensors MiB", ",.1f", "lower", False, "weights alive in memory"),
+    "disk_mib": Metric("disk MiB", ",.1f", "lower", False, "weights as safetensors"),
+    "parameters": Metric("parameters", ",.0f", "lower", False, "of all networks and adapters"),
+}  # fmt: skip
+LEGACY = (
+    "accuracy", "fid", "inception_score", "precision", "recall", "images_per_second",
+    "peak_memory_mib",
+)  # fmt: skip
+"""Columns of a table whose records say nothing of columns."""

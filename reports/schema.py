@@ -1,0 +1,171 @@
+"""What a line of records must be: checked at the door, told in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ablations.errors import UserError
+from reports.metrics import METRICS
+
+__all__ = ["RecordError", "parse"]
+
+Check = Callable[[Any], bool]
+
+
+class RecordError(UserError):
+    """Records that cannot be reported on: where, what is wrong, and the mend."""
+
+
+def parse(line: bytes, where: str) -> dict[str, Any]:
+    """One record.
+
+    Raises:
+        RecordError: if it is malformed.
+    """
+    mend = "mend or delete the line, or run its cell again"
+    try:
+        record = json.loads(line)
+    except ValueError as error:  # of the syntax or of the encoding
+        raise RecordError(f"{where}: not JSON ({error})", mend) from None
+    kind = record.get("kind") if isinstance(record, dict) else None
+    if not isinstance(kind, str) or kind not in _FIELDS:
+        raise RecordError(f"{where}: kind {kind!r} is none of {', '.join(_FIELDS)}", mend)
+    fault = _fault(record, _COMMON | _FIELDS[kind])
+    if not fault and kind == "row":
+        fault = _row_fault(record)
+    if not fault and kind == "noise_accuracy" and not _aligned(record):
+        fault = "timesteps and accuracy differ in length"
+    if fault:
+        raise RecordError(f"{where}: {kind}: {fault}", mend)
+    return dict(record)
+
+
+def _row_fault(record: dict[str, Any]) -> str:
+    wanted = dict(_PROVENANCE)
+    if "fid" in record:
+        wanted |= {"feature_extractor": _text, "samples_per_fid": _whole}
+    present: dict[str, Check] = {}
+    for name, metric in METRICS.items():
+        check = _share if metric.share else _measured
+        present |= {key: check for key in (name, f"{name}_low", f"{name}_high") if key in record}
+    present |= {name: check for name, check in _FACTS.items() if name in record}
+    return (
+        _fault(record, present)
+        or _fault(record["provenance"], wanted, "provenance.")
+        or _fault(record["provenance"]["hardware"], _HARDWARE, "provenance.hardware.")
+    )
+
+
+def _fault(record: dict[str, Any], fields: dict[str, Check], prefix: str = "") -> str:
+    for name, fits in fields.items():
+        if name not in record:
+            return f"{prefix}{name} is missing"
+        if not fits(record[name]):
+            return f"{prefix}{name} cannot be {json.dumps(record[name])[:60]}"
+    return ""
+
+
+def _aligned(record: dict[str, Any]) -> bool:
+    return len(record["timesteps"]) == len(record["accuracy"])
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _measured(value: Any) -> bool:
+    """A number, or null or NaN for what was not measured."""
+    unmeasured = value is None or (isinstance(value, float) and math.isnan(value))
+    return unmeasured or _number(value)
+
+
+def _share(value: Any) -> bool:
+    return _measured(value) and not (_number(value) and not 0 <= value <= 1)
+
+
+def _list_of(check: Check) -> Check:
+    return lambda value: isinstance(value, list) and bool(value) and all(map(check, value))
+
+
+def _list(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+_COMMON: dict[str, Check] = dict.fromkeys(("sweep", "setting", "budget", "key"), _text)
+_WHOSE: dict[str, Check] = dict.fromkeys(("method", "predictor"), _text)
+_FACTS: dict[str, Check] = {
+    **dict.fromkeys(("supervision", "sampler", "adapter"), _text),
+    **dict.fromkeys(("experts", "samples"), _whole),
+    "scale": _number,
+    "seeds": _list_of(_whole),
+    "axes": _mapping,
+    "reference": _flag,
+}
+_FIELDS: dict[str, dict[str, Check]] = {
+    "row": {**_WHOSE, "provenance": _mapping},
+    "noise_accuracy": {
+        **_WHOSE,
+        "seed": _whole,
+        "timesteps": _list_of(_whole),
+        "accuracy": _list_of(_share),
+    },
+    "tradeoff": {
+        **_WHOSE,
+        "scale": _number,
+        "seed": _whole,
+        "samples": _whole,
+        "accuracy": _share,
+        "fid": _measured,
+    },
+    "grid": {**_WHOSE, "scale": _number, "array": _text, "labels": _list_of(_text)},
+    "sweep": {
+        "title": _text,
+        "description": _text,
+        "axes": _list,
+        "metrics": _list,
+        "scales": _mapping,
+        "figure": lambda value: value in ("lines", "points", "pareto", "none"),
+        "headline": _flag,
+    },
+    "comparison": {
+        **_WHOSE,
+        "row": _text,
+        "reference": _text,
+        "comparisons": _whole,
+        "differences": _mapping,
+    },
+    "failure": {"label": _text, "reason": _text, "needed_by": _list, "resolved": _flag},
+}
+_PROVENANCE: dict[str, Check] = {
+    "commit": _text,
+    "dirty": _flag,
+    "created": _text,
+    "wall_seconds": _number,
+    "packages": _mapping,
+    "hardware": _mapping,
+}
+_HARDWARE: dict[str, Check] = {
+    "cpu": _text,
+    "cores": _whole,
+    "memory_gib": _number,
+    "accelerator": lambda value: value is None or _text(value),
+}

@@ -1,0 +1,179 @@
+"""A sweep's rows as a figure: lines over an axis, points with intervals, or a Pareto front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.figures import DPI, theme
+from reports.metrics import METRICS
+from reports.records import NO_PREDICTOR, Records
+
+__all__ = ["front", "lines_figure", "pareto_figure", "points_figure"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DRAWN = ("accuracy", "fid", "noisy_accuracy", "gradient_cosine")
+COSTS = ("trainable_share", "train_seconds", "peak_memory_mib")
+WIDTH = 4.1
+
+
+def lines_figure(records: Records) -> Figure:
+    """Each quality over the sweep's first numeric axis, a line for each value of the second.
+
+    Bands are the rows' 95 % intervals. A facet for each predictor, below each other.
+    """
+    rows, info = records.rows, records.info
+    axis = next(name for name, scale in info.axes.items() if scale != "category")
+    hue = next((name for name in info.axes if name != axis), None)
+    metrics = _present(rows, [name for name in DRAWN if name in info.metrics])
+    predictors = sorted(set(rows["predictor"]))
+    data = rows.assign(
+        x=[axes.get(axis, math.nan) for axes in rows["axes"]],
+        hue=[str(axes.get(hue, "")) for axes in rows["axes"]],
+    )
+    names = list(dict.fromkeys(data["hue"]))
+    with theme():
+        figure, grid = _grid(len(predictors), len(metrics))
+        for line, predictor in zip(grid, predictors, strict=True):
+            for axes, metric in zip(line, metrics, strict=True):
+                part = data[data["predictor"] == predictor]
+                for place, name in enumerate(names):
+                    _draw_line(axes, part[part["hue"] == name].sort_values("x"), metric, place)
+                if info.axes[axis] == "log":
+                    axes.set_xscale("log")
+                    ticks = sorted(set(part["x"].dropna()))
+                    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+                    axes.minorticks_off()
+                axes.set(xlabel=axis, ylabel=METRICS[metric].title)
+                if len(predictors) > 1:
+                    axes.set_title(predictor)
+        if len(names) > 1:
+            handles, labels = grid[0][0].get_legend_handles_labels()
+            figure.legend(
+                handles, labels, loc="outside lower center", ncols=min(4, len(names)), frameon=False
+            )
+    return figure
+
+
+def points_figure(records: Records) -> Figure:
+    """Each quality of every row as a point with its interval, rows from top to bottom."""
+    rows = records.rows.reset_index(drop=True)
+    metrics = _present(rows, [name for name in DRAWN if name in records.info.metrics])
+    several = rows["predictor"].nunique() > 1 or rows["sampler"].nunique() > 1
+    labels = [_label(row, rows) if several else str(row["method"]) for _, row in rows.iterrows()]
+    with theme():
+        figure = Figure(figsize=(2.2 + 3.4 * len(metrics), 1.1 + 0.27 * len(rows)), dpi=DPI)
+        figure.set_layout_engine("constrained")
+        facets = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
+        predictors = list(dict.fromkeys(rows["predictor"]))
+        for axes, metric in zip(facets, metrics, strict=True):
+            for place, row in rows.iterrows():
+                colour = COLOURS[predictors.index(row["predictor"]) % len(COLOURS)]
+                low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+                if not math.isnan(low):
+                    axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
+                filled = colour if not row["reference"] else "white"
+                axes.plot(row[metric], place, "o", color=colour, markerfacecolor=filled, zorder=3)
+            axes.set_xlabel(METRICS[metric].title)
+            axes.grid(visible=False, axis="y")
+        facets[0].set_yticks(range(len(rows)), labels)
+        facets[0].invert_yaxis()
+    return figure
+
+
+def pareto_figure(records: Records) -> Figure:
+    """Accuracy and FID against what an adapter costs; the line joins the rows none of which is
+    beaten in both.
+    """
+    rows = records.rows.reset_index(drop=True)
+    costs = [name for name in COSTS if rows[name].notna().any()]
+    metrics = _present(rows, ["accuracy", "fid"])
+    groups = [str(axes.get(next(iter(records.info.axes), ""), "")) for axes in rows["axes"]]
+    names = list(dict.fromkeys(groups))
+    with theme():
+        figure, grid = _grid(len(metrics), len(costs))
+        for line, metric in zip(grid, metrics, strict=True):
+            for axes, cost in zip(line, costs, strict=True):
+                _draw_front(axes, rows, cost, metric)
+                for place, (_, row) in enumerate(rows.iterrows()):
+                    kind = names.index(groups[place])
+                    axes.plot(
+                        row[cost], row[metric], MARKERS[kind], color=COLOURS[kind], markersize=5
+                    )
+                if rows[cost].min() > 0 and rows[cost].max() > 8 * rows[cost].min():
+                    axes.set_xscale("log")
+                axes.set(xlabel=METRICS[cost].title, ylabel=METRICS[metric].title)
+        first = next(iter(records.info.axes), "")
+        for kind, name in enumerate(names):
+            grid[0][0].plot([], [], MARKERS[kind], color=COLOURS[kind], label=f"{first}: {name}")
+        figure.legend(loc="outside lower center", ncols=len(names), frameon=False)
+    return figure
+
+
+def front(costs: Sequence[float], qualities: Sequence[float], higher: bool) -> list[int]:
+    """Positions of the points that no other beats: none costs less and is as good, nor better
+    at the same cost; cheapest first. NaN is never on the front.
+    """
+    sign = 1 if higher else -1
+    places = [
+        i
+        for i in range(len(costs))
+        if not (math.isnan(costs[i]) or math.isnan(qualities[i]))
+    ]
+    places.sort(key=lambda i: (costs[i], -sign * qualities[i]))
+    best, found = -math.inf, []
+    for place in places:
+        if sign * qualities[place] > best:
+            best = sign * qualities[place]
+            found.append(place)
+    return found
+
+
+def _draw_line(axes: Axes, line: pd.DataFrame, metric: str, place: int) -> None:
+    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    label = str(line["hue"].iloc[0]) if len(line) else ""
+    axes.plot(line["x"], line[metric], marker=marker, color=colour, label=label, markersize=4.5)
+    low, high = line[f"{metric}_low"], line[f"{metric}_high"]
+    if low.notna().any():
+        axes.fill_between(line["x"].astype(float), low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _draw_front(axes: Axes, rows: pd.DataFrame, cost: str, metric: str) -> None:
+    higher = METRICS[metric].better == "higher"
+    places = front(list(rows[cost]), list(rows[metric]), higher)
+    points = rows.loc[places]
+    axes.plot(points[cost], points[metric], color="0.45", linewidth=1.1, zorder=1)
+    for place, (_, row) in enumerate(points.iterrows()):
+        axes.annotate(
+            str(row["method"]),
+            (row[cost], row[metric]),
+            xytext=(4, -9 if place % 2 else 5),
+            textcoords="offset points",
+            fontsize=6.5,
+        )
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
+    figure = Figure(figsize=(0.4 + WIDTH * columns, 0.7 + 3.1 * rows), dpi=DPI)
+    figure.set_layout_engine("constrained")
+    axes = np.asarray(figure.subplots(rows, columns, squeeze=False))
+    return figure, [list(line) for line in axes]
+
+
+def _present(rows: pd.DataFrame, names: list[str]) -> list[str]:
+    return [name for name in names if rows[name].notna().any()]
+
+
+def _label(row: pd.Series, rows: pd.DataFrame) -> str:
+    parts = [str(row["method"])]
+    if row["predictor"] != NO_PREDICTOR and rows["predictor"].nunique() > 1:
+        parts.append(str(row["predictor"]))
+    if rows["sampler"].nunique() > 1:
+        parts.append(str(row["sampler"]))
+    return ", ".join(parts)
