@@ -13,7 +13,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
+from torch import nn
 
+from ppap.adapters import Adapter, Full
+from ppap.experts import ExpertBank
+from ppap.predictors import Predictor
 from ppap.schedule import linear_schedule
 from ppap.tasks import ClassTask
 from ppap.transfer import Distillation, Training, transfer
@@ -58,6 +62,27 @@ def test_one_process_through_accelerate_is_the_plain_path() -> None:
     through, _ = train(Accelerator(cpu=True))
     for ours, theirs in zip(plain.experts.parameters(), through.experts.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+class Unused(nn.Linear):
+    """Owns a parameter that no prediction depends on, as heads for training alone do."""
+
+    def __init__(self) -> None:
+        super().__init__(64, 3)
+        self.spare = nn.Parameter(torch.ones(2))
+
+
+def test_a_parameter_without_gradient_stays_as_it_is() -> None:
+    network = nn.Sequential(nn.Flatten(), Unused())
+    bank = ExpertBank(Predictor(network, (0.5,), (0.5,)), 1, Adapter((Full(),)))
+    images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
+    objective, training = Distillation(ClassTask()), Training(steps=2, batch=4)
+    transfer(
+        bank, images, linear_schedule(), objective, training, accelerator=Accelerator(cpu=True)
+    )
+    own = bank.expert(0).tensors()
+    assert torch.equal(own["1.spare"], torch.ones(2))
+    assert not torch.equal(own["1.weight"], network[1].weight)
 
 
 def test_mixed_precision_trains_nearly_the_same() -> None:
