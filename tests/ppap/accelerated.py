@@ -1,4 +1,4 @@
-"""Trains a small bank under ``accelerate launch`` and saves it: run by test_accelerate.py."""
+"""Trains a small bank in several processes and saves it: run by test_accelerate.py."""
 
 from __future__ import annotations
 
@@ -37,4 +37,6 @@ if __name__ == "__main__":
     trained, found = train(made)
     if made.is_main_process:
         tensors = {k: v.detach() for k, v in trained.experts.state_dict().items()}
-        save_file({**tensors, "losses": torch.tensor(found)}, sys.argv[1])
+        facts = {"losses": torch.tensor(found), "processes": torch.tensor(made.num_processes)}
+        save_file(tensors | facts, sys.argv[1])
+    made.end_training()
