@@ -133,9 +133,9 @@ def transfer(
 ) -> list[float]:
     """Train every expert of a bank.
 
-    Under ``accelerate launch`` each process trains on its share of every batch and gradients
-    are averaged, so that several processes give what one does, batch norms aside, whose
-    statistics are those of the shares.
+    Under ``accelerate launch`` or ``torchrun`` each process trains on its share of every batch
+    and gradients are averaged, so that several processes give what one does, batch norms aside,
+    whose statistics are those of the shares. (On CPUs without MPI the former starts one process.)
 
     Args:
         bank: its experts are trained in place, one after another.
