@@ -82,6 +82,10 @@ class Lora:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"LoRA's rank must be at least 1, got {self.rank}")
+        if self.linear_scaling not in ("corrected", "published"):
+            raise ValueError(
+                f"unknown linear_scaling {self.linear_scaling!r}; choose corrected or published"
+            )
 
     @property
     def scaling(self) -> float:
@@ -273,9 +277,20 @@ class Adapter:
 
     Attributes:
         parts: e.g. ``(Biases(), Norms(), Lora(rank=4))``.
+
+    Raises:
+        ValueError: for more than one part with a forward of its own.
     """
 
     parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        wrapping = [part for part in self.parts if isinstance(part, Wrapping)]
+        if len(wrapping) > 1:
+            raise ValueError(
+                f"an adapter holds one peft method, got {len(wrapping)}; "
+                "name all its layers in one part"
+            )
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         """Fresh trainable tensors of all parts, by name.

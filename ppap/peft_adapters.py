@@ -12,15 +12,16 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-import peft
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppap.adapters import PPAP_LORA_LAYERS, Part, Student, Tensors, matching_layers
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 __all__ = ["Peft"]
 
@@ -34,7 +35,9 @@ class Peft:
 
     Its convolutional LoRA is k x k down and 1 x 1 up, not the paper's (see
     :class:`ppap.adapters.Lora` for that). Its OFT is for linear layers alone: on convolutions
-    peft merges other weights than its forward pass uses.
+    peft merges other weights than its forward pass uses, and fails on maps smaller than the
+    kernel. OFT and BOFT leave out layers whose inputs (in channels times kernel area, of a
+    convolution) the block size does not divide, such as a stem of one channel.
 
     Attributes:
         method: LoRA (arXiv 2106.09685), rsLoRA (2312.03732), DoRA (2402.09353), IA3
@@ -59,11 +62,9 @@ class Peft:
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         injected = self.inject(network, generator)
-        known = set(_wrapped_names(network, injected).values())
         return {
             name: parameter.detach().clone()
-            for name, parameter in injected.named_parameters()
-            if name not in known
+            for name, parameter in _added_parameters(network, injected).items()
         }
 
     def buffers(self, network: nn.Module) -> Tensors:
@@ -83,6 +84,9 @@ class Peft:
             network: the frozen predictor's.
             generator: of the initial values.
         """
+        # Imported here: it brings in all of transformers.
+        from peft import inject_adapter_in_model
+
         tensors = [*network.parameters(), *network.buffers()]
         twin = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
         names = [name for name, _ in self._layers(network)]
@@ -90,10 +94,11 @@ class Peft:
         frozen = {parameter: parameter.requires_grad for parameter in network.parameters()}
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             seed = torch.randint(2**31, (1,), generator=generator) if generator else 0
-            torch.manual_seed(int(seed))
+            # Not torch.manual_seed, which would seed GPUs as well and leave them so.
+            torch.default_generator.manual_seed(int(seed))
             # BOFT warns that it does without its CUDA extension.
             warnings.simplefilter("ignore", UserWarning)
-            injected = peft.inject_adapter_in_model(self._config(pattern), twin, NAME)
+            injected = inject_adapter_in_model(self._config(pattern), twin, NAME)
         for parameter, wanted in frozen.items():
             parameter.requires_grad_(wanted)
         return injected
@@ -113,7 +118,9 @@ class Peft:
                 )
         return found
 
-    def _config(self, pattern: str) -> peft.PeftConfig:
+    def _config(self, pattern: str) -> PeftConfig:
+        import peft
+
         rank, alpha = self.rank, cast(int, self.alpha)  # peft's annotation is too narrow
         match self.method:
             case "lora" | "rslora" | "dora":
@@ -144,16 +151,14 @@ class PeftStudent(Student):
         self.part = part
         self.injected = part.inject(network)
         self.names = _wrapped_names(network, self.injected)
-        self.layers = {
-            name: cast(Any, layer)
-            for name, layer in self.injected.named_modules()
-            if isinstance(layer, BaseTunerLayer)
-        }
+        self.added = frozenset(_added_parameters(network, self.injected))
+        self.layers = _wrapping_layers(self.injected)
 
     def effective(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
         weights = self._without_peft(base, own)
         for name, layer in self.layers.items():
-            merged = copy.deepcopy(layer)
+            # To where the base is now: the bank may have moved since this copy was made.
+            merged = copy.deepcopy(layer).to(weights[f"{name}.weight"])
             with torch.no_grad():
                 for key, parameter in merged.named_parameters():
                     inner = key.removeprefix("base_layer.")
@@ -171,9 +176,9 @@ class PeftStudent(Student):
         buffers: Mapping[str, Tensor],
         inputs: Tensor,
     ) -> Any:
-        weights = self._without_peft(base, own) | dict(self.network.named_buffers()) | dict(buffers)
-        state = {self.names.get(key, key): value for key, value in weights.items()}
-        state |= {key: value for key, value in own.items() if key not in weights}
+        weights = dict(self.network.named_buffers()) | self._without_peft(base, own) | dict(buffers)
+        state = {self.names[key]: value for key, value in weights.items()}
+        state |= {key: own[key] for key in self.added}
         self.injected.to(inputs.device).train(self.network.training)
         return functional_call(self.injected, state, (inputs,))
 
@@ -187,12 +192,26 @@ class PeftStudent(Student):
 
 def _wrapped_names(network: nn.Module, injected: nn.Module) -> dict[str, str]:
     """Names of the network's parameters and buffers -> those in the network with peft's layers."""
-    wrapped = {n for n, layer in injected.named_modules() if isinstance(layer, BaseTunerLayer)}
+    wrapped = _wrapping_layers(injected)
     names = {}
     for name, _ in [*network.named_parameters(), *network.named_buffers()]:
         layer, _, leaf = name.rpartition(".")
         names[name] = f"{layer}.base_layer.{leaf}" if layer in wrapped else name
     return names
+
+
+def _wrapping_layers(injected: nn.Module) -> dict[str, Any]:
+    """peft's layers, by the name of the layer that each wraps."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = injected.named_modules()
+    return {name: layer for name, layer in layers if isinstance(layer, BaseTunerLayer)}
+
+
+def _added_parameters(network: nn.Module, injected: nn.Module) -> Tensors:
+    """What peft trains, by name."""
+    known = set(_wrapped_names(network, injected).values())
+    return {name: value for name, value in injected.named_parameters() if name not in known}
 
 
 def _inputs(layer: nn.Module) -> int:

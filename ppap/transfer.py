@@ -133,9 +133,9 @@ def transfer(
 ) -> list[float]:
     """Train every expert of a bank.
 
-    Under ``accelerate launch`` each process trains on its share of every batch and gradients
-    are averaged, so that several processes give what one does, batch norms aside, whose
-    statistics are those of the shares.
+    Under ``accelerate launch`` or ``torchrun`` each process trains on its share of every batch
+    and gradients are averaged, so that several processes give what one does, batch norms aside,
+    whose statistics are those of the shares. (On CPUs without MPI the former starts one process.)
 
     Args:
         bank: its experts are trained in place, one after another.
@@ -222,7 +222,7 @@ class _Run:
         if self.optimiser_state is not None:
             for parameter, state in zip(expert.parameters(), self.optimiser_state, strict=True):
                 optimiser.state[parameter] = state
-        steady = self.accelerator.prepare(optimiser) if self.accelerator else optimiser
+        steady = self._prepared(optimiser)
         last: list[float] = []
         for step in range(steps):
             optimiser.param_groups[0]["lr"] = self.training.learning_rate * (1 - step / steps)
@@ -240,6 +240,17 @@ class _Run:
             self.optimiser_state = [optimiser.state[p] for p in expert.parameters()]
         return sum(last) / len(last) if last else float("nan")
 
+    def _prepared(self, optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        if self.accelerator is None:
+            return optimiser
+        from accelerate.optimizer import AcceleratedOptimizer
+
+        # Not accelerator.prepare, which would hold every expert's state until its own end.
+        prepared: torch.optim.Optimizer = AcceleratedOptimizer(
+            optimiser, scaler=self.accelerator.scaler
+        )
+        return prepared
+
     def _descend(
         self, optimiser: torch.optim.Optimizer, expert: Expert, number: int, bounds: tuple[int, int]
     ) -> float:
@@ -252,7 +263,8 @@ class _Run:
         else:
             self.accelerator.backward(value)
             for parameter in expert.parameters():
-                parameter.grad = self._average(parameter.grad)
+                if parameter.grad is not None:
+                    parameter.grad = self._average(parameter.grad)
             value = self._average(value.detach())
         optimiser.step()
         return float(value.detach())

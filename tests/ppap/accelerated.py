@@ -1,4 +1,4 @@
-"""Trains a small bank under ``accelerate launch`` and saves it: run by test_accelerate.py."""
+"""Trains a small bank in several processes and saves it: run by test_accelerate.py."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ppap.transfer import Distillation, Training, transfer
 
 
 def train(accelerator: Accelerator | None) -> tuple[ExpertBank, list[float]]:
-    """Two experts of a network without batch norm; the first keeps the same whatever runs it."""
+    """Two experts of a network without batch norm, under one optimiser state."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(288, 5))
     bank = ExpertBank(Predictor(network, (0.5,), (0.5,)), 2, Adapter((Full(),)))
     if accelerator is not None:
         bank.to(accelerator.device)
     images = torch.randint(256, (64, 1, 8, 8), dtype=torch.uint8)
-    training = Training(steps=12, batch=16, learning_rate=1e-2)
+    training = Training(steps=12, batch=16, learning_rate=1e-2, keep_optimiser=True)
     objective = Distillation(ClassTask())
     schedule = linear_schedule()
     losses = transfer(bank, images, schedule, objective, training, accelerator=accelerator)
@@ -37,4 +37,6 @@ if __name__ == "__main__":
     trained, found = train(made)
     if made.is_main_process:
         tensors = {k: v.detach() for k, v in trained.experts.state_dict().items()}
-        save_file({**tensors, "losses": torch.tensor(found)}, sys.argv[1])
+        facts = {"losses": torch.tensor(found), "processes": torch.tensor(made.num_processes)}
+        save_file(tensors | facts, sys.argv[1])
+    made.end_training()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import timm
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from ppap.adapters import Adapter, Biases, Full, Lora, Norms, Part, ppap_adapter
+from ppap.adapters import Adapter, Biases, Full, Head, Lora, Norms, Part, ppap_adapter
 
 from .networks import TinyResNet, images
 
@@ -64,6 +66,33 @@ def test_conv_lora_is_a_convolution_of_low_rank_weights() -> None:
     assert torch.linalg.matrix_rank(update) == 2
 
 
+@pytest.mark.parametrize(("scaling", "factor"), [("corrected", 0.25), ("published", 1.0)])
+def test_published_linear_layers_leave_the_scaling_out(
+    scaling: Literal["corrected", "published"], factor: float
+) -> None:
+    network = TinyResNet()
+    part = Lora(4, 1.0, r"^conv1$|fc$", linear_scaling=scaling)
+    own = part.create(network, torch.Generator().manual_seed(0))
+    own |= {key: torch.ones_like(own[key]) for key in ("conv1.lora_B", "fc.lora_B")}
+    base = dict(network.named_parameters())
+    weights = Adapter((part,)).effective(base, own)
+    for layer, expected in (("fc", factor), ("conv1", 0.25)):
+        update = (own[f"{layer}.lora_B"] @ own[f"{layer}.lora_A"]).view_as(base[f"{layer}.weight"])
+        torch.testing.assert_close(
+            weights[f"{layer}.weight"], base[f"{layer}.weight"] + expected * update
+        )
+
+
+def test_linear_probing_moves_the_last_layer_alone() -> None:
+    network = TinyResNet()
+    adapter = Adapter((Head(),))
+    own = {k: v + 1 for k, v in adapter.create(network, torch.Generator()).items()}
+    base = dict(network.named_parameters())
+    changed = {k for k, v in adapter.effective(base, own).items() if not torch.equal(v, base[k])}
+    assert changed == {"fc.weight", "fc.bias"}
+    assert adapter.buffers(network) == {}
+
+
 def test_factors_have_loralibs_shapes() -> None:
     own = Lora(rank=2, layers=r"conv1$|fc$").create(TinyResNet(), torch.Generator())
     assert {key: tuple(value.shape) for key, value in own.items()} == {
@@ -82,6 +111,7 @@ def test_factors_have_loralibs_shapes() -> None:
         (Biases(), {"bn1.bias", "layer1.bn1.bias", "layer1.downsample.0.bias",
                     "layer1.downsample.1.bias"}),
         (Norms(), {"bn1.weight", "bn1.bias", "layer1.bn1.weight", "layer1.bn1.bias"}),
+        (Head(), {"fc.weight", "fc.bias"}),
     ],
 )  # fmt: skip
 def test_parts_own_what_the_released_code_trains(part: Part, expected: set[str]) -> None:
@@ -107,6 +137,8 @@ def test_parts_do_not_touch_each_others_tensors() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="rank"):
         Lora(rank=0)
+    with pytest.raises(ValueError, match="corrected or published"):
+        Lora(linear_scaling="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="layers are"):
         Lora(layers="nothing").create(TinyResNet(), torch.Generator())
     with pytest.raises(ValueError, match="nothing to train"):

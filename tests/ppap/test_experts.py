@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppap.adapters import Adapter, Full, ppap_adapter
+from ppap.adapters import Adapter, Full, Head, Lora, ppap_adapter
 from ppap.checkpoints import CheckpointError
 from ppap.experts import ExpertBank, NoiseRanges
 
@@ -162,6 +162,29 @@ def test_a_saved_bank_comes_back(tmp_path: Path) -> None:
     bank.save(tmp_path / "bank")
     loaded = ExpertBank.load(tmp_path / "bank", tiny_predictor())
     assert loaded.ranges == bank.ranges
+    assert torch.equal(loaded(images(7), TIMESTEPS), bank(images(7), TIMESTEPS))
+
+
+def test_the_released_codes_quirks_are_saved(tmp_path: Path) -> None:
+    ranges = NoiseRanges((0, 400, 1000), inclusive=True)
+    adapter = Adapter((Lora(2, 1.0, r"fc$", linear_scaling="published"), Head()))
+    bank = scrambled(ExpertBank(tiny_predictor(), ranges, adapter, normalised=False))
+    bank.save(tmp_path)
+    loaded = ExpertBank.load(tmp_path, tiny_predictor())
+    assert (loaded.ranges, loaded.adapter, loaded.normalised) == (ranges, adapter, False)
+    assert torch.equal(loaded(images(7), TIMESTEPS), bank(images(7), TIMESTEPS))
+
+
+def test_a_bank_saved_before_those_quirks_loads_without_them(tmp_path: Path) -> None:
+    bank = scrambled(ExpertBank(tiny_predictor(), 2, ppap_adapter(2)))
+    bank.save(tmp_path)
+    description = json.loads((tmp_path / "bank.json").read_text())
+    del description["inclusive"], description["normalised"]
+    for part in description["adapter"]:
+        part.pop("linear_scaling", None)
+    (tmp_path / "bank.json").write_text(json.dumps(description))
+    loaded = ExpertBank.load(tmp_path, tiny_predictor())
+    assert (loaded.ranges, loaded.adapter, loaded.normalised) == (bank.ranges, bank.adapter, True)
     assert torch.equal(loaded(images(7), TIMESTEPS), bank(images(7), TIMESTEPS))
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import peft
 import pytest
 import torch
+from timm.models.resnet import BasicBlock, ResNet
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ppap.adapters import Adapter, Biases, Lora, Norms
@@ -17,6 +22,7 @@ from ppap.predictors import Predictor
 
 METHODS = get_args(Method)
 LAYERS = r"conv1|mixer"
+WRAPPED = re.compile(r"(.*?)\.(?:lora|ia3|hada|lokr|oft|boft)_")
 
 
 class Network(nn.Module):
@@ -81,6 +87,93 @@ def test_merged_weights_predict_as_pefts_own_forward(method: Method) -> None:
                 buffer.copy_(made.expert(0).statistics()[name])
     expected = plain(made.predictor.prepare(IMAGES))
     torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-5)
+
+
+# Written out in peft's own terms, so that a wrong field in ours shows.
+CONFIGURATIONS: dict[str, tuple[type[peft.PeftConfig], dict[str, Any]]] = {
+    "lora": (peft.LoraConfig, {"r": 4, "lora_alpha": 2.0}),
+    "rslora": (peft.LoraConfig, {"r": 4, "lora_alpha": 2.0, "use_rslora": True}),
+    "dora": (peft.LoraConfig, {"r": 4, "lora_alpha": 2.0, "use_dora": True}),
+    "ia3": (peft.IA3Config, {"feedforward_modules": []}),
+    "loha": (peft.LoHaConfig, {"r": 4, "alpha": 2.0}),
+    "lokr": (peft.LoKrConfig, {"r": 4, "alpha": 2.0}),
+    "oft": (peft.OFTConfig, {"r": 0, "oft_block_size": 4}),
+    "boft": (peft.BOFTConfig, {"boft_block_size": 4}),
+}
+
+
+def small_resnet() -> nn.Module:
+    return ResNet(BasicBlock, (1, 1, 1, 1), num_classes=3, in_chans=4, channels=(4, 8, 8, 8))
+
+
+def small_vit() -> nn.Module:
+    return VisionTransformer(16, 4, 4, num_classes=3, embed_dim=8, depth=2, num_heads=2)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")  # BOFT does without CUDA
+@pytest.mark.parametrize(
+    ("make", "method"),
+    [(small_resnet, m) for m in METHODS if m != "oft"] + [(small_vit, m) for m in METHODS],
+)
+def test_timm_networks_predict_as_under_plain_peft(
+    make: Callable[[], nn.Module], method: Method
+) -> None:
+    torch.manual_seed(0)
+    network = make().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():  # timm's initial values hide the inner layers
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    around = Predictor(network, (0.5,) * 4, (0.5,) * 4)
+    made = ExpertBank(around, 1, Adapter((Peft(method, 4, 2.0),)))
+    own = made.expert(0).tensors()
+    images = torch.randn(2, 4, 16, 16)
+    untouched = made.teach(images)
+    torch.testing.assert_close(made.train().predict(images, 0), untouched)
+    disturb(made)
+    merged, unmerged = (made.train(mode).predict(images, 0) for mode in (False, True))
+
+    kind, options = CONFIGURATIONS[method]
+    adapted = sorted({match[1] for name in own if (match := WRAPPED.match(name))})
+    plain = peft.get_peft_model(
+        copy.deepcopy(network), kind(target_modules=adapted, **options)
+    ).eval()  # type: ignore[arg-type]
+    added = {name: p for name, p in plain.named_parameters() if p.requires_grad}
+    assert {name.removeprefix("base_model.model.") for name in added} == set(own)
+    with torch.no_grad():
+        for name, parameter in added.items():
+            parameter.copy_(own[name.removeprefix("base_model.model.")])
+    expected = plain.base_model.model(around.prepare(images))
+    assert not torch.allclose(expected, untouched, atol=1e-3)
+    torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(unmerged, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_merging_follows_a_bank_that_was_moved() -> None:
+    made = bank("lora").double()
+    disturb(made)
+    images = IMAGES.double()
+    merged = made.predict(images, 0)
+    made.train()
+    made.predictor.network.eval()
+    state = made.expert(0)
+    inputs = made.predictor.prepare(images)
+    part = made.adapter.student(made.predictor.network)
+    base = dict(made.predictor.network.named_parameters())
+    unmerged = part.run(base, state.tensors(), state.statistics(), inputs)
+    torch.testing.assert_close(merged, unmerged, atol=1e-12, rtol=1e-12)
+
+
+def test_own_lora_on_some_layers_goes_with_peft_on_others() -> None:
+    adapter = Adapter((Lora(2, 1.0, "conv1"), Peft("ia3", layers="mixer")))
+    made = ExpertBank(predictor(), 1, adapter).eval()
+    disturb(made)
+    merged = made.predict(IMAGES, 0)
+    torch.testing.assert_close(made.train().predict(IMAGES, 0), merged)
+
+
+def test_two_peft_methods_in_one_adapter_are_refused() -> None:
+    with pytest.raises(ValueError, match="one peft method"):
+        Adapter((Peft("lora", layers="conv1"), Peft("ia3", layers="mixer")))
 
 
 @pytest.mark.parametrize("method", METHODS)
