@@ -232,7 +232,7 @@ class Footprint(Cell):
     experts: int
     rank: int = 16
     alpha: float = 8.0
-    size: int = 64
+    size: int = 224
 
     ALONE: ClassVar[bool] = True
 

@@ -460,7 +460,7 @@ def memory(lab: Lab) -> Iterator[Result]:
 
     Experts of the paper's two predictors as N full copies, as the released code holds them; as
     N adapters on one frozen network; and those with one expert merged into the network. Tensors
-    alive after a guidance gradient of two 64x64 images, bytes as safetensors, peak resident
+    alive after a guidance gradient of two 224x224 images, bytes as safetensors, peak resident
     memory of the process with its libraries. Random weights: only shapes matter.
     """
     counts = [n for n in lab.budget.expert_counts if n in (1, 5, 10)]

@@ -1,4 +1,4 @@
-"""Command line: ``python -m reports build [FOLDER ...]``."""
+"""Command line: ``python -m reports build [FOLDER ...]`` and ``python -m reports compare A B``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.build import build, results_folders
+from reports.build import PAGE, build, build_all, results_folders
+from reports.compare import compare
 from reports.records import RecordError
 
 __all__ = ["main"]
@@ -32,11 +33,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="holds records.jsonl; by default every such folder below reports/results",
     )
+    building.add_argument(
+        "--page",
+        type=Path,
+        default=PAGE,
+        help=f"of all folders together, where none is named (default: {PAGE.name})",
+    )
+    comparing = commands.add_parser("compare", help="the rows of two results folders side by side")
+    comparing.add_argument("first", metavar="A", type=Path, help="a folder or its records.jsonl")
+    comparing.add_argument("second", metavar="B", type=Path)
     options = parser.parse_args(arguments)
     try:
-        for folder in options.folders or results_folders():
-            for path in build(folder):
-                print(path)
+        if options.command == "compare":
+            print(compare(options.first, options.second), end="")
+            return 0
+        if options.folders:
+            written = [path for folder in options.folders for path in build(folder)]
+        else:
+            written = build_all(results_folders(), options.page)
+        for path in written:
+            print(path)
     except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,66 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from reports.figures import noise_accuracy_figure, png, samples_figure, tradeoff_figure
-from reports.records import RECORDS_FILE, RecordError, Records
-from reports.tables import csv_table, headline, markdown_table
+from reports.drawings import drawings
+from reports.page import MAX_BYTES, page
+from reports.records import RECORDS_FILE, Folder, RecordError, Records, read_folder
+from reports.tables import csv_table, headline, latex_table, legend, markdown_table
 
-__all__ = ["RESULTS", "build", "results_folders"]
+__all__ = ["PAGE", "RESULTS", "build", "build_all", "results_folders"]
 
 RESULTS = Path(__file__).parent / "results"
-
-CAPTIONS = {
-    "noise_accuracy.png": "Accuracy of each model on noisy real test images against timestep: mean "
-    "over seeds, band from the lowest to the highest seed; vertical lines bound the five experts' "
-    "ranges.",
-    "tradeoff.png": "Guided accuracy against FID; each point a guidance scale, averaged over the "
-    "scale-selection seeds; the scale used in the table is ringed.",
-    "samples.png": "Samples, a row per class; the same column is the same seed in every block.",
-}
-
-LEGEND = """\
-- Brackets: 95 % bootstrap interval over seeds and samples.
-- ↑ higher is better, ↓ lower is better; bold: the best guided row of its predictor.
-- supervision: what the experts were trained on; data-free: generated images and the
-  predictor's own outputs, no data set.
-- experts: how many share the 1000 timesteps; trained share: parameters trained per expert, as a
-  share of the predictor's.
-- scale: of the guidance gradient; seeds, samples: how many, samples over all seeds.
-- accuracy: share of samples an independent classifier gives the class they were guided to.
-- IS: Inception score; precision, recall: improved precision and recall; all on the features FID
-  is taken on.
-- images/s, peak MiB: speed and peak memory of guided sampling on the hardware above."""
+PAGE = Path(__file__).parent / "index.html"
 
 
 def build(folder: Path) -> list[Path]:
-    """Write everything the folder's records allow: table, figures and the page that shows them.
+    """Write everything the folder's records allow: tables, figures, and the page that shows them.
 
     Args:
         folder: holds ``records.jsonl`` and, where grids are recorded, ``grids.npz``.
 
     Returns:
-        The files written, ``methods.md`` last. A kind of record that is absent leaves its
-        outputs unwritten and out of the page.
+        The files written, ``index.html`` last. A kind of record that is absent leaves its
+        outputs unwritten.
 
     Raises:
         RecordError: if the records are missing or malformed; nothing is written then.
     """
-    records = Records.read(folder)
-    outputs: dict[str, bytes] = {}
-    if not records.rows.empty:
-        outputs["methods.csv"] = csv_table(records).encode()
-    if not records.noise_accuracy.empty:
-        outputs["noise_accuracy.png"] = png(noise_accuracy_figure(records))
-    if not records.tradeoff.empty:
-        outputs["tradeoff.png"] = png(tradeoff_figure(records))
-    if records.grids:
-        outputs["samples.png"] = png(samples_figure(records))
-    outputs["methods.md"] = _page(records, outputs).encode()
+    read = read_folder(folder)
+    outputs = _outputs(read) | {"index.html": _page([read])}
     for name, content in outputs.items():
         (folder / name).write_bytes(content)
     return [folder / name for name in outputs]
+
+
+def build_all(folders: Sequence[Path], target: Path = PAGE) -> list[Path]:
+    """Build every folder, and one page of all of them.
+
+    Args:
+        folders: of results; those of the default budget are shown first.
+        target: the page.
+
+    Raises:
+        RecordError: as :func:`build` does.
+    """
+    ordered = sorted(folders, key=lambda path: (not path.name.endswith("-default"), path.name))
+    written = [path for folder in ordered for path in build(folder)]
+    target.write_bytes(_page([read_folder(folder) for folder in ordered]))
+    return [*written, target]
 
 
 def results_folders(root: Path = RESULTS) -> list[Path]:
@@ -76,11 +64,37 @@ def results_folders(root: Path = RESULTS) -> list[Path]:
     return folders
 
 
-def _page(records: Records, outputs: dict[str, bytes]) -> str:
-    parts = ["# Methods of guidance compared", headline(records)]
+def _page(folders: Sequence[Folder]) -> bytes:
+    content = page(folders).encode()
+    if len(content) > MAX_BYTES:
+        raise RecordError(f"the page has {len(content):,} bytes", "build fewer folders at a time")
+    return content
+
+
+def _outputs(folder: Folder) -> dict[str, bytes]:
+    outputs: dict[str, bytes] = {}
+    for records in folder.sweeps:
+        if not records.rows.empty:
+            outputs[f"{records.sweep}.csv"] = csv_table(records).encode()
+            outputs[f"{records.sweep}.tex"] = latex_table(records).encode()
+        for drawing in drawings(records):
+            outputs[f"{drawing.name}.png"] = drawing.png()
+            if not drawing.name.endswith("-samples"):  # pixels gain nothing from vectors
+                outputs[f"{drawing.name}.svg"] = drawing.svg()
+        outputs[f"{records.sweep}.md"] = _markdown(folder, records).encode()
+    return outputs
+
+
+def _markdown(folder: Folder, records: Records) -> str:
+    parts = [f"# {records.info.title}"]
+    if records.info.description:
+        parts.append(records.info.description)
+    parts.append(headline(records))
     if not records.rows.empty:
-        parts += [markdown_table(records), LEGEND]
-    for name, caption in CAPTIONS.items():
-        if name in outputs:
-            parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})", caption]
+        parts += [markdown_table(records), "\n".join(f"- {line}" for line in legend(records))]
+    for drawing in drawings(records):
+        parts += [f"![{drawing.name}]({drawing.name}.png)", drawing.caption]
+    if folder.failures:
+        parts.append("Failed and therefore missing:")
+        parts.append("\n".join(f"- {f.label}: {f.reason}" for f in folder.failures))
     return "\n\n".join(parts) + "\n"

@@ -58,7 +58,7 @@ METRICS = {
         "cosine of the guidance gradient with that of a long-trained expert",
     ),
     "trainable_share": Metric(
-        "trained share", ".2%", None, True,
+        "trained share", ".2%", None, False,
         "parameters trained per expert, as a share of the predictor's",
     ),
     "train_seconds": Metric(

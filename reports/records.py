@@ -224,7 +224,9 @@ def _records(
     # Rows of a sweep with axes keep the order in which they were run; others the paper's.
     rows = _of(own, "row")
     rows = sorted(rows, key=_group if info.axes else _order)
-    curves = [pd.DataFrame(_columns(record)) for record in sorted(_of(own, "noise_accuracy"), key=_order)]
+    curves = [
+        pd.DataFrame(_columns(record)) for record in sorted(_of(own, "noise_accuracy"), key=_order)
+    ]
     compared = [line for record in _of(own, "comparison") for line in _differences(record)]
     return Records(
         info,

@@ -88,9 +88,7 @@ def points_figure(records: Records) -> Figure:
 
 
 def pareto_figure(records: Records) -> Figure:
-    """Accuracy and FID against what an adapter costs; the line joins the rows none of which is
-    beaten in both.
-    """
+    """Accuracy and FID against what an adapter costs, with the front of the best rows."""
     rows = records.rows.reset_index(drop=True)
     costs = [name for name in COSTS if rows[name].notna().any()]
     metrics = _present(rows, ["accuracy", "fid"])
@@ -117,14 +115,14 @@ def pareto_figure(records: Records) -> Figure:
 
 
 def front(costs: Sequence[float], qualities: Sequence[float], higher: bool) -> list[int]:
-    """Positions of the points that no other beats: none costs less and is as good, nor better
-    at the same cost; cheapest first. NaN is never on the front.
+    """Positions of the points that no other beats, cheapest first.
+
+    A point is beaten by one that costs no more and is better, or costs less and is as good.
+    NaN is never on the front.
     """
     sign = 1 if higher else -1
     places = [
-        i
-        for i in range(len(costs))
-        if not (math.isnan(costs[i]) or math.isnan(qualities[i]))
+        i for i in range(len(costs)) if not (math.isnan(costs[i]) or math.isnan(qualities[i]))
     ]
     places.sort(key=lambda i: (costs[i], -sign * qualities[i]))
     best, found = -math.inf, []

@@ -19,7 +19,7 @@ NOT_MEASURED = "n/a"
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {symbol: f"\\{symbol}" for symbol in "&%$#_{}"}
 LATEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "∞": r"$_\infty$", "Δ": r"$\Delta$"}
-LATEX |= {"é": r"\'e", "×": r"$\times$", "−": "$-$"}
+LATEX |= {"é": r"\'e"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,9 @@ def latex_table(records: Records) -> str:
         for cell in line:
             text = _latex(cell.text)
             text = f"\\textbf{{{text}}}" if cell.best else text
-            cells.append(text + (f" {{\\scriptsize {_latex(cell.interval)}}}" * bool(cell.interval)))
+            cells.append(
+                text + (f" {{\\scriptsize {_latex(cell.interval)}}}" * bool(cell.interval))
+            )
         lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"
@@ -182,7 +184,9 @@ def legend(records: Records) -> list[str]:
             "paired bootstrap, Holm-corrected for the number of rows. Training seeds are few: "
             "the interval between them is the least certain part."
         )
-    names = [name for name in (*records.info.metrics, "trainable_share") if rows[name].notna().any()]
+    names = [
+        name for name in (*records.info.metrics, "trainable_share") if rows[name].notna().any()
+    ]
     lines += [f"{METRICS[name].header}: {METRICS[name].meaning}." for name in dict.fromkeys(names)]
     if rows["scale"].notna().any():
         lines.append("scale: of the guidance gradient; samples: over all seeds.")
@@ -232,7 +236,8 @@ def _metric_cells(rows: pd.DataFrame, name: str) -> list[Cell]:
 
 def _best(rows: pd.DataFrame, name: str, shown: list[str]) -> set[int]:
     """Positions of the best guided row of each predictor, and of those that read the same."""
-    guided = rows[(rows["method"] != "unguided") & rows[name].notna()]
+    guided = rows[(rows["predictor"] != NO_PREDICTOR) & (rows["method"] != "unguided")]
+    guided = guided[guided[name].notna()]
     best: set[int] = set()
     for _, group in guided.groupby(["predictor", "sampler"], dropna=False):
         values = group[name]

@@ -1,0 +1,78 @@
+"""Which figures a sweep has, drawn when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from reports import figures, sweep_figures
+from reports.records import Records
+
+__all__ = ["Drawing", "drawings"]
+
+CAPTIONS = {
+    "lines": "Quality over the sweep's axis; bands are 95 % intervals over seeds and samples.",
+    "points": "Quality of every row with its 95 % interval; the reference row is hollow.",
+    "pareto": "Quality against what it costs; the line joins the rows that no other beats in both.",
+}
+SWEEP_FIGURES: dict[str, Callable[[Records], Figure]] = {
+    "lines": sweep_figures.lines_figure,
+    "points": sweep_figures.points_figure,
+    "pareto": sweep_figures.pareto_figure,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a sweep.
+
+    Attributes:
+        name: of its files, without ending.
+        caption: a sentence.
+        draw: makes it.
+    """
+
+    name: str
+    caption: str
+    draw: Callable[[], Figure]
+
+    def png(self) -> bytes:
+        return figures.png(self.draw())
+
+    def svg(self) -> bytes:
+        return figures.svg(self.draw())
+
+
+def drawings(records: Records) -> list[Drawing]:
+    """The figures that the sweep's records allow."""
+    sweep, found = records.sweep, []
+
+    def add(name: str, caption: str, draw: Callable[[Records], Figure]) -> None:
+        found.append(Drawing(name, caption, lambda: draw(records)))
+
+    kind = records.info.figure
+    if kind in SWEEP_FIGURES and not records.rows.empty:
+        add(sweep, CAPTIONS[kind], SWEEP_FIGURES[kind])
+    if not records.noise_accuracy.empty:
+        add(
+            f"{sweep}-noise-accuracy",
+            "Accuracy of each model on noisy test images against timestep: mean over seeds, band "
+            "from the lowest to the highest seed; vertical lines bound the five experts' ranges.",
+            figures.noise_accuracy_figure,
+        )
+    if not records.tradeoff.empty:
+        add(
+            f"{sweep}-tradeoff",
+            "Guided accuracy against FID; each point a guidance scale, on the scale-selection "
+            "seeds; the scale used in the table is ringed.",
+            figures.tradeoff_figure,
+        )
+    if records.grids:
+        add(
+            f"{sweep}-samples",
+            "Samples, a row per class; the same column is the same seed in every block.",
+            figures.samples_figure,
+        )
+    return found

@@ -1,0 +1,197 @@
+"""One self-contained page: tables to sort, figures, samples, and where each number is from."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from reports.drawings import drawings
+from reports.figures import mosaic
+from reports.published import published_table
+from reports.records import Folder, Grid, Records
+from reports.tables import Cell, Table, headline, legend
+
+__all__ = ["MAX_BYTES", "page"]
+
+MAX_BYTES = 5_000_000
+HERE = Path(__file__).parent
+PUBLISHED_LINK = '<a href="#published">published</a>'
+INTRODUCTION = (
+    "Experts for noise ranges, trained without data, steer a diffusion model by an off-the-shelf "
+    "predictor. Sort a table by its headers; click a row for where its numbers come from."
+)
+
+
+def page(folders: Sequence[Folder]) -> str:
+    """HTML of everything that the folders hold; nothing in it is fetched from elsewhere.
+
+    Args:
+        folders: in the order shown.
+    """
+    raw = {
+        f"{folder.setting}-{folder.budget}/{key}": record
+        for folder in folders
+        for records in folder.sweeps
+        for key, record in records.raw.items()
+    }
+    links = [
+        f'<a href="#{_anchor(folder)}">{escape(folder.setting)}, {escape(folder.budget)}</a>'
+        for folder in folders
+    ]
+    # "</" would end the script element wherever it stands.
+    embedded = json.dumps(raw, sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            "<title>PPAP: ablations</title>",
+            f"<style>\n{(HERE / 'page.css').read_text()}</style>\n</head>\n<body>",
+            '<header class="top"><strong>PPAP</strong>',
+            f'<nav aria-label="results">{" ".join([*links, PUBLISHED_LINK])}</nav>',
+            '<button id="theme" type="button" aria-label="switch light and dark">◐</button>',
+            "</header>\n<main>",
+            "<h1>Plug-and-play diffusion guidance: ablations</h1>",
+            f"<p>{INTRODUCTION}</p>",
+            *(_folder(folder) for folder in folders),
+            _published(),
+            "</main>",
+            '<dialog id="provenance" aria-label="provenance"><form method="dialog">',
+            "<button>Close</button></form><h3></h3><dl></dl><h4>Configuration</h4><pre></pre>",
+            "</dialog>",
+            f'<script type="application/json" id="records">{embedded}</script>',
+            f"<script>\n{(HERE / 'page.js').read_text()}</script>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def _anchor(folder: Folder, sweep: str = "") -> str:
+    return escape(f"{folder.setting}-{folder.budget}" + f"-{sweep}" * bool(sweep), quote=True)
+
+
+def _folder(folder: Folder) -> str:
+    links = [
+        f'<a href="#{_anchor(folder, records.sweep)}">{escape(records.info.title)}</a>'
+        for records in folder.sweeps
+    ]
+    title = f"Setting {escape(folder.setting)}, budget {escape(folder.budget)}"
+    parts = [f'<h2 id="{_anchor(folder)}">{title}</h2>', f"<p>{' · '.join(links)}</p>"]
+    if folder.failures:
+        lines = [
+            f"<li>{escape(failure.label)}: {escape(failure.reason)}"
+            f"{escape('; missing: ' + ', '.join(failure.needed_by)) if failure.needed_by else ''}"
+            "</li>"
+            for failure in folder.failures
+        ]
+        parts.append(f'<div class="failures"><p>Failed:</p><ul>{"".join(lines)}</ul></div>')
+    return "\n".join([*parts, *(_sweep(folder, records) for records in folder.sweeps)])
+
+
+def _sweep(folder: Folder, records: Records) -> str:
+    parts = [
+        f'<section id="{_anchor(folder, records.sweep)}">',
+        f"<h3>{escape(records.info.title)}</h3>",
+        f"<p>{escape(records.info.description)}</p>",
+    ]
+    if not records.rows.empty:
+        where = headline(records).replace("**", "").replace("`", "")
+        meanings = "".join(f"<li>{escape(line)}</li>" for line in legend(records))
+        parts += [
+            f'<p class="where">{escape(where)}</p>',
+            _table(folder, records),
+            f"<details><summary>What the columns mean</summary><ul>{meanings}</ul></details>",
+        ]
+    for drawing in drawings(records):
+        if drawing.name.endswith("samples"):
+            continue  # the page shows them larger, below
+        source = _uri("image/svg+xml", drawing.svg())
+        alternative = escape(drawing.caption, quote=True)
+        parts.append(
+            f'<figure><img class="plot" src="{source}" alt="{alternative}">'
+            f"<figcaption>{escape(drawing.caption)}</figcaption></figure>"
+        )
+    if records.grids:
+        parts.append(_grids(records.grids))
+    return "\n".join([*parts, "</section>"])
+
+
+def _table(folder: Folder, records: Records) -> str:
+    table = Table.of(records)
+    head = "".join(
+        f'<th scope="col"{" class=word" * word} aria-sort="none"><button type="button">'
+        f"{escape(name)}</button></th>"
+        for name, word in zip(table.header, table.words, strict=True)
+    )
+    body = []
+    for key, line in zip(table.keys, table.lines, strict=True):
+        name = escape(f"{folder.setting}-{folder.budget}/{key}", quote=True)
+        cells = [_cell(cell, word) for cell, word in zip(line[1:], table.words[1:], strict=True)]
+        first = line[0]
+        opened = (
+            f'<td class="word" data-value="{escape(str(first.value), quote=True)}">'
+            f'<button type="button" class="row">{escape(first.text)}</button></td>'
+        )
+        body.append(f'<tr data-key="{name}">{opened}{"".join(cells)}</tr>')
+    caption = escape(records.info.title, quote=True)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _cell(cell: Cell, word: bool) -> str:
+    text = f"<b>{escape(cell.text)}</b>" if cell.best else escape(cell.text)
+    interval = f" <small>{escape(cell.interval)}</small>" if cell.interval else ""
+    value = escape(str(cell.value), quote=True)
+    return f'<td{" class=word" * word} data-value="{value}">{text}{interval}</td>'
+
+
+def _grids(grids: Iterable[Grid]) -> str:
+    grids = list(grids)
+    labels = grids[0].labels
+    options = "".join(
+        f'<option value="{place}">{escape(label)}</option>' for place, label in enumerate(labels)
+    )
+    blocks = []
+    for grid in grids:
+        drawn = io.BytesIO()
+        picture = Image.fromarray(mosaic(grid.images, 1))
+        picture.save(drawn, format="png", optimize=True)
+        title = grid.method if grid.method == "unguided" else f"{grid.method}, {grid.predictor}"
+        scale = "" if grid.method == "unguided" else f", scale {grid.scale:g}"
+        alternative = escape(f"samples of {title}, a row per class", quote=True)
+        blocks.append(
+            f"<div><span>{escape(title + scale)}</span>"
+            f'<div class="crop" data-rows="{len(labels)}">'
+            f'<img src="{_uri("image/png", drawn.getvalue())}" alt="{alternative}"></div></div>'
+        )
+    return (
+        '<p class="hint">Samples: a row per class, the same column is the same seed in every '
+        f'block. <label>Class <select class="classes"><option value="all">all</option>{options}'
+        f'</select></label></p><div class="grids">{"".join(blocks)}</div>'
+    )
+
+
+def _published() -> str:
+    found = published_table()
+    head = "".join(f'<th scope="col" class="word">{escape(name)}</th>' for name in found.header)
+    body = "".join(
+        "<tr>" + "".join(f'<td class="word">{escape(cell)}</td>' for cell in line) + "</tr>"
+        for line in found.lines
+    )
+    return (
+        '<h2 id="published">Published figures, not measured here</h2>'
+        "<p>From the literature, each with its source. They were taken at other scales, on other "
+        "data and with other evaluators: compare them with nothing above.</p>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="published figures"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
