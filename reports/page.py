@@ -122,11 +122,7 @@ def _sweep(folder: Folder, records: Records) -> str:
 
 def _table(folder: Folder, records: Records) -> str:
     table = Table.of(records)
-    head = "".join(
-        f'<th scope="col"{" class=word" * word} aria-sort="none"><button type="button">'
-        f"{escape(name)}</button></th>"
-        for name, word in zip(table.header, table.words, strict=True)
-    )
+    head = "".join(map(_head, table.header, table.words))
     body = []
     for key, line in zip(table.keys, table.lines, strict=True):
         name = escape(f"{folder.setting}-{folder.budget}/{key}", quote=True)
@@ -142,6 +138,12 @@ def _table(folder: Folder, records: Records) -> str:
         f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def _head(name: str, word: bool) -> str:
+    kind = " class=word" * word
+    button = f'<button type="button">{escape(name)}</button>'
+    return f'<th scope="col"{kind} aria-sort="none">{button}</th>'
 
 
 def _cell(cell: Cell, word: bool) -> str:
@@ -179,9 +181,9 @@ def _grids(grids: Iterable[Grid]) -> str:
 
 def _published() -> str:
     found = published_table()
-    head = "".join(f'<th scope="col" class="word">{escape(name)}</th>' for name in found.header)
+    head = "".join(_head(name, True) for name in found.header)
     body = "".join(
-        "<tr>" + "".join(f'<td class="word">{escape(cell)}</td>' for cell in line) + "</tr>"
+        "<tr>" + "".join(_cell(Cell(text, value=text), True) for text in line) + "</tr>"
         for line in found.lines
     )
     return (

@@ -110,6 +110,39 @@ def sweep() -> list[Record]:
     return [row(*arm) for arm in arms] + curves + scales + [grid(*arm) for arm in arms]
 
 
+def info(name: str, axes: dict[str, str], metrics: tuple[str, ...] = ()) -> Record:
+    """A record of kind ``sweep``."""
+    shown = metrics or ("accuracy", "fid", "fid_infinity")
+    figure = "lines" if set(axes.values()) - {"category"} else "points"
+    return {
+        "kind": "sweep", "sweep": name, "setting": "fashion", "budget": "test",
+        "key": f"sweep-{name}", "title": f"The {name}", "description": "What it is about.",
+        "axes": list(axes), "scales": axes, "metrics": list(shown), "headline": True,
+        "figure": figure if "accuracy" in shown else "none",
+    }  # fmt: skip
+
+
+def comparison(ours: Record, reference: Record, gain: float, p: float) -> Record:
+    """A record of kind ``comparison``."""
+    accuracy = {"value": gain, "low": gain - 0.02, "high": gain + 0.02, "p": p / 2}
+    fid = {"value": -0.5, "low": -1.0, "high": 0.1, "p": 0.125, "p_corrected": 0.25}
+    named = {name: ours[name] for name in ("sweep", "setting", "budget", "method", "predictor")}
+    return named | {
+        "kind": "comparison", "key": f"versus-{ours['key']}", "row": ours["key"],
+        "reference": reference["key"], "comparisons": 2,
+        "differences": {"accuracy": accuracy | {"p_corrected": p}, "fid": fid},
+    }  # fmt: skip
+
+
+def failure(label: str, resolved: bool = False) -> Record:
+    """A record of kind ``failure``."""
+    return {
+        "kind": "failure", "sweep": "methods", "setting": "fashion", "budget": "test",
+        "key": f"failure-{label}", "label": label, "reason": "MemoryError: <b>too big</b>",
+        "needed_by": ["row ppap"], "resolved": resolved,
+    }  # fmt: skip
+
+
 def write_folder(folder: Path, records: list[Record]) -> Path:
     """Write the records, and random images for their grids, as the harness does."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,12 +17,15 @@ from reports.records import RecordError, Records
 from tests.reports.conftest import PROVENANCE, grid, noise_accuracy, row, tradeoff, write_folder
 
 ROOT = Path(__file__).parents[2]
-OUTPUTS = ["methods.csv", "noise_accuracy.png", "tradeoff.png", "samples.png", "methods.md"]
+CURVES, TRADEOFF, SAMPLES = "methods-noise-accuracy", "methods-tradeoff", "methods-samples"
+OUTPUTS = ["methods.csv", "methods.tex", f"{CURVES}.png", f"{CURVES}.svg"]
+OUTPUTS += [f"{TRADEOFF}.png", f"{TRADEOFF}.svg", f"{SAMPLES}.png", "methods.md", "index.html"]
 
 
 def test_build_writes_every_output(folder: Path) -> None:
     assert build(folder) == [folder / name for name in OUTPUTS]
     assert all((folder / name).stat().st_size > 500 for name in OUTPUTS)
+    assert all(json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines())
     page = (folder / "methods.md").read_text()
     assert all(f"({name})" in page for name in OUTPUTS if name.endswith(".png"))
     assert page.startswith("# ")
@@ -37,19 +40,20 @@ def test_build_is_a_pure_function_of_the_records(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "outputs"),
     [
-        (row("ppap", "vit"), ["methods.csv"]),
-        (noise_accuracy("ppap", "vit", 0), ["noise_accuracy.png"]),
-        (tradeoff("unguided", "none", 0.0), ["tradeoff.png"]),
-        (tradeoff("ppap", "vit", 1.0) | {"fid": None}, ["tradeoff.png"]),
-        (grid("unguided", "none"), ["samples.png"]),
+        (row("ppap", "vit"), ["methods.csv", "methods.tex"]),
+        (noise_accuracy("ppap", "vit", 0), [f"{CURVES}.png", f"{CURVES}.svg"]),
+        (tradeoff("unguided", "none", 0.0), [f"{TRADEOFF}.png", f"{TRADEOFF}.svg"]),
+        (tradeoff("ppap", "vit", 1.0) | {"fid": None}, [f"{TRADEOFF}.png", f"{TRADEOFF}.svg"]),
+        (grid("unguided", "none"), [f"{SAMPLES}.png"]),
     ],
 )
 def test_absent_kinds_are_left_out(tmp_path: Path, record: Any, outputs: list[str]) -> None:
     folder = write_folder(tmp_path, [record])
-    assert [path.name for path in build(folder)] == [*outputs, "methods.md"]
+    assert [path.name for path in build(folder)] == [*outputs, "methods.md", "index.html"]
     page = (folder / "methods.md").read_text()
-    for name in OUTPUTS[1:4]:
-        assert (name in page) == (name in outputs)
+    for name in OUTPUTS:
+        if name.endswith(".png"):
+            assert (name in page) == (name in outputs)
     assert ("| method" in page) == ("methods.csv" in outputs)
 
 
@@ -67,7 +71,9 @@ def test_command_builds_the_folders_given(
 ) -> None:
     other = write_folder(tmp_path / "other", [row("ppap", "vit")])
     assert main(["build", str(folder), str(other)]) == 0
-    expected = [folder / name for name in OUTPUTS] + [other / "methods.csv", other / "methods.md"]
+    expected = [folder / name for name in OUTPUTS]
+    names = ("methods.csv", "methods.tex", "methods.md", "index.html")
+    expected += [other / name for name in names]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
 
 
@@ -78,8 +84,10 @@ def test_command_finds_the_folders_by_itself(
     found = results_folders(folder.parent)
     monkeypatch.setattr("reports.__main__.results_folders", lambda: found)
     assert found == [folder]
-    assert main(["build"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(folder / "methods.md")
+    page = folder.parent / "index.html"
+    assert main(["build", "--page", str(page)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(page)
+    assert page.read_text() == (folder / "index.html").read_text()
 
 
 def test_no_results_at_all_is_said(tmp_path: Path) -> None:
@@ -93,9 +101,9 @@ def without(field: str) -> str:
 
 MALFORMED = {
     "cut short": (json.dumps(row("ppap", "vit"))[:80], "not JSON"),
-    "no object": ("[1, 2]", "kind None is none of row, noise_accuracy, tradeoff, grid"),
+    "no object": ("[1, 2]", "kind None is none of row, noise_accuracy, tradeoff, grid, sweep"),
     "unknown kind": ('{"kind": "rows"}', "kind 'rows'"),
-    "missing field": (without("fid"), "row: fid is missing"),
+    "missing field": (without("provenance"), "row: provenance is missing"),
     "text for a number": (json.dumps(row("ppap", "vit", fid="7")), 'row: fid cannot be "7"'),
     "percent for a share": (json.dumps(row("ppap", "vit", accuracy=88.6)), "accuracy cannot be 88"),
     "infinite": (json.dumps(row("ppap", "vit", fid=float("inf"))), "fid cannot be Infinity"),
@@ -115,7 +123,7 @@ MALFORMED = {
     ),
     "another budget": (
         json.dumps(row("ppap", "vit", budget="full")),
-        "a record of methods/fashion/full among methods/fashion/test",
+        "a record of fashion/full among fashion/test",
     ),
 }
 
@@ -134,7 +142,7 @@ def test_malformed_line_is_one_clear_line_and_status_2(
     assert captured.err.startswith(f"error: {records}:{len(whole.splitlines()) + 1}: ")
     assert captured.err.count("\n") == 1
     assert problem in captured.err
-    assert "; mend or delete the line" in captured.err or "; keep one sweep" in captured.err
+    assert "; mend or delete the line" in captured.err or "; keep one setting" in captured.err
     assert not (folder / "methods.md").exists(), "nothing is written from malformed records"
 
 

@@ -9,12 +9,20 @@ from pathlib import Path
 import pytest
 
 from reports.records import Records
-from reports.tables import csv_table, headline, markdown_table
-from tests.reports.conftest import PROVENANCE, Record, row, sweep, write_folder
+from reports.tables import csv_table, headline, latex_table, legend, markdown_table
+from tests.reports.conftest import (
+    PROVENANCE,
+    Record,
+    comparison,
+    info,
+    row,
+    sweep,
+    write_folder,
+)
 
 COLUMNS = (
     "method,predictor,supervision,experts,trainable_share,sampler,scale,seeds,samples,"
-    "accuracy,accuracy_low,accuracy_high,fid,fid_low,fid_high,inception_score,precision,recall,"
+    "accuracy,accuracy_low,accuracy_high,fid,fid_low,fid_high,kid,inception_score,precision,recall,"
     "images_per_second,peak_memory_mib"
 )
 
@@ -124,6 +132,7 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     partly = row("ppap", "resnet", fid=None, fid_low=float("nan"), peak_memory_mib=None)
     records = read(tmp_path, partly, row("single", "resnet"))
     assert csv_rows(records)[1]["fid"] == csv_rows(records)[1]["peak_memory_mib"] == ""
+    assert "fid_infinity" not in csv_rows(records)[0]
     single, ppap = cells(records)
     assert ppap["FID"] == ppap["peak MiB"] == "n/a"
     assert not single["FID"].startswith("**"), "a row without a rival is not the best"
@@ -145,3 +154,70 @@ def test_headline_names_the_accelerator_and_unequal_counts(tmp_path: Path) -> No
     line = headline(read(tmp_path, row("single", "vit"), lent))
     assert "500 to 3,000 samples per row; seeds 0, 1, 2 or seed 7" in line
     assert "8 GiB / Example CPU (2 cores), 8 GiB, Example GPU" in line
+
+
+def ranks() -> list[Record]:
+    """A sweep with an axis, a reference row and a comparison with it."""
+    rows = [
+        row("ppap", "resnet", accuracy=0.5 + rank / 100, fid_infinity=9.5 - rank / 10)
+        | {
+            "sweep": "rank",
+            "method": f"rank {rank}",
+            "key": f"rank-{rank}",
+            "axes": {"rank": rank},
+            "reference": rank == 4,
+            "adapter": f"LoRA r={rank}",
+        }
+        for rank in (1, 4, 16)
+    ]
+    return [info("rank", {"rank": "log"}), *rows, comparison(rows[2], rows[1], 0.12, 0.0004)]
+
+
+def test_a_sweep_says_which_columns_it_has_and_keeps_its_order(tmp_path: Path) -> None:
+    records = read(tmp_path, *ranks())
+    lines = cells(records)
+    assert [line["method"] for line in lines] == ["rank 1", "rank 4", "rank 16"]
+    assert [line["adapter"] for line in lines] == ["LoRA r=1", "LoRA r=4", "LoRA r=16"]
+    assert [line["FID∞"] for line in lines] == ["9.400", "9.100", "**7.900**"]
+    assert "IS" not in lines[0], "not among the sweep's metrics"
+    assert "supervision" not in lines[0], "the same in every row"
+    table = csv_rows(records)
+    assert [line["axis:rank"] for line in table] == ["1", "4", "16"]
+
+
+def test_differences_to_the_reference_row_come_with_their_corrected_p(tmp_path: Path) -> None:
+    records = read(tmp_path, *ranks())
+    first, reference, last = cells(records)
+    assert first["Δ accuracy"] == ""
+    assert reference["Δ accuracy"] == "reference"
+    assert last["Δ accuracy"] == "+0.120 (p < .001)"
+    assert last["Δ FID"] == "-0.50 (p = .250)"
+    assert float(csv_rows(records)[2]["delta_accuracy_p_corrected"]) == 0.0004
+    assert any("Holm" in line for line in legend(records))
+
+
+def test_latex_is_escaped_and_has_rules_and_bold(tmp_path: Path) -> None:
+    hostile = row("ppap", "resnet", accuracy=0.9) | {"method": r"50% & $x_1$ \input{a}"}
+    text = latex_table(read(tmp_path, hostile, row("single", "resnet")))
+    assert r"50\% \& \$x\_1\$ \textbackslash{}input\{a\}" in text
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    assert r"\textbf{0.900} {\scriptsize [0.885, 0.913]}" in text or r"\textbf{0.900}" in text
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len(body) == 2
+    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+    assert all(len(line.split(" & ")) == len(columns) for line in body if "input" not in line)
+
+
+def test_rows_without_samples_are_tables_too(tmp_path: Path) -> None:
+    slim = {"commit": "a" * 40, "dirty": False, "created": "2024", "wall_seconds": 1.0}
+    slim |= {name: PROVENANCE[name] for name in ("packages", "hardware")}
+    weighed = {
+        **{name: row("ppap", "resnet")[name] for name in ("kind", "setting", "budget")},
+        "sweep": "memory", "key": "m", "method": "10 adapters", "predictor": "none",
+        "memory_mib": 215.1, "parameters": 40153352, "provenance": slim,
+    }  # fmt: skip
+    records = read(tmp_path, info("memory", {}, ("parameters", "memory_mib")), weighed)
+    assert cells(records) == [
+        {"method": "10 adapters", "parameters": "40,153,352", "tensors MiB": "215.1"}
+    ]
+    assert "FID" not in headline(records)

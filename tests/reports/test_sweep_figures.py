@@ -1,0 +1,100 @@
+"""Figures of sweeps draw the rows' numbers, and the Pareto front is the front."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reports.drawings import drawings
+from reports.figures import svg
+from reports.records import Records
+from reports.sweep_figures import front, lines_figure, pareto_figure, points_figure
+from tests.reports.conftest import Record, info, row, write_folder
+
+
+def arm(name: str, predictor: str = "resnet", **changes: object) -> Record:
+    named = {"sweep": "experts", "method": name, "key": f"{name}-{predictor}"}
+    return row("ppap", predictor) | named | changes
+
+
+def read(tmp_path: Path, axes: dict[str, str], *rows: Record) -> Records:
+    return Records.read(write_folder(tmp_path, [info("experts", axes), *rows]))
+
+
+def test_a_line_for_each_value_of_the_second_axis(tmp_path: Path) -> None:
+    rows = [
+        arm(f"{n} {kind}", axes={"experts": n, "kind": kind}, accuracy=0.5 + n / 100)
+        for kind in ("labelled", "data-free")
+        for n in (10, 1, 5)
+    ]
+    figure = lines_figure(read(tmp_path, {"experts": "log", "kind": "category"}, *rows))
+    accuracy, fid = figure.axes
+    assert accuracy.get_ylabel() == "accuracy ↑"
+    assert fid.get_ylabel() == "FID ↓"
+    assert [line.get_label() for line in accuracy.lines] == ["labelled", "data-free"]
+    assert list(accuracy.lines[0].get_xdata()) == [1, 5, 10]
+    np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [0.51, 0.55, 0.6])
+    assert accuracy.get_xscale() == "log"
+
+
+def test_a_row_of_facets_for_each_predictor(tmp_path: Path) -> None:
+    rows = [arm(f"{n}", p, axes={"steps": n}) for n in (1, 2) for p in ("resnet-4", "resnet-8")]
+    figure = lines_figure(read(tmp_path, {"steps": "linear"}, *rows))
+    assert [axes.get_title() for axes in figure.axes] == ["resnet-4"] * 2 + ["resnet-8"] * 2
+
+
+def test_points_stand_at_their_values_and_the_reference_is_hollow(tmp_path: Path) -> None:
+    rows = [arm("a", accuracy=0.7, reference=True), arm("b", accuracy=0.8)]
+    axes = points_figure(read(tmp_path, {"arm": "category"}, *rows)).axes[0]
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [point.get_xdata()[0] for point in points] == [0.7, 0.8]  # type: ignore[index]
+    assert [point.get_markerfacecolor() == "white" for point in points] == [True, False]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_front_is_what_no_point_beats(higher: bool) -> None:
+    draw = np.random.default_rng(0)
+    costs, qualities = draw.integers(0, 12, (2, 60)).astype(float)
+    qualities[::9] = math.nan
+
+    def beaten(i: int) -> bool:
+        sign = 1 if higher else -1
+        return any(
+            costs[j] <= costs[i]
+            and sign * qualities[j] >= sign * qualities[i]
+            and (costs[j] < costs[i] or sign * qualities[j] > sign * qualities[i])
+            for j in range(60)
+        )
+
+    expected = {
+        (costs[i], qualities[i])
+        for i in range(60)
+        if not math.isnan(qualities[i]) and not beaten(i)
+    }
+    found = front(list(costs), list(qualities), higher)
+    assert {(costs[i], qualities[i]) for i in found} == expected
+    assert len(found) == len(expected)
+    assert all(costs[a] < costs[b] for a, b in itertools.pairwise(found))
+
+
+def test_a_pareto_figure_has_a_facet_for_each_cost_and_quality(tmp_path: Path) -> None:
+    rows = [
+        arm(name, axes={"norm": "with"}, trainable_share=share, train_seconds=share * 100)
+        for name, share in (("bias", 0.01), ("LoRA", 0.2), ("full", 1.0))
+    ]
+    figure = pareto_figure(read(tmp_path, {"norm": "category"}, *rows))
+    assert len(figure.axes) == 6
+    labels = {axes.get_xlabel() for axes in figure.axes}
+    assert labels == {"trained share", "training s ↓", "peak MiB ↓"}
+
+
+def test_vector_figures_are_the_same_twice(tmp_path: Path) -> None:
+    rows = [arm(f"{n}", axes={"experts": n}) for n in (1, 5)]
+    (drawing,) = drawings(read(tmp_path, {"experts": "log"}, *rows))
+    assert drawing.svg() == drawing.svg()
+    assert b"<svg" in svg(drawing.draw())
