@@ -12,8 +12,11 @@ from reports.records import NO_PREDICTOR, Records
 
 __all__ = ["Cell", "Table", "csv_table", "headline", "latex_table", "legend", "markdown_table"]
 
-FACTS = {"supervision": "", "experts": "", "adapter": "", "trainable_share": "", "sampler": ""}
-FACTS |= {"scale": "g", "seeds": "", "samples": ",d"}
+LEADING = {"supervision": "", "experts": "", "adapter": "", "sampler": ""}
+TRAILING = {"trainable_share": "", "scale": "g", "seeds": "", "samples": ",d"}
+CSV_FACTS = (
+    "supervision", "experts", "adapter", "trainable_share", "sampler", "scale", "seeds", "samples",
+)  # fmt: skip
 COMPARED = {"accuracy": ("Δ accuracy", "+.3f"), "fid": ("Δ FID", "+.2f")}
 NOT_MEASURED = "n/a"
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -68,19 +71,23 @@ class Table:
         if rows["predictor"].nunique() > 1 or (rows["predictor"] != NO_PREDICTOR).any():
             columns["predictor"] = _words(rows["predictor"])
             words.add("predictor")
-        for name, spec in FACTS.items():
-            shown = name not in records.info.metrics and _is_worth_a_column(rows, name)
-            if shown and name in METRICS:
-                columns[METRICS[name].title] = _metric_cells(rows, name)
-            elif shown:
+        for name, spec in LEADING.items():
+            if _is_worth_a_column(rows, name):
                 columns[name] = _fact_cells(rows, name, spec)
-                words |= {name} & {"supervision", "adapter", "sampler"}
+                words |= {name} - {"experts"}
         for name in records.info.metrics:
             if rows[name].notna().any():
                 columns[METRICS[name].title] = _metric_cells(rows, name)
         for metric, (title, spec) in COMPARED.items():
             if not records.comparisons.empty and metric in records.info.metrics:
                 columns[title] = _difference_cells(records, metric, spec)
+        for name, spec in TRAILING.items():
+            if name in records.info.metrics or not _is_worth_a_column(rows, name):
+                continue
+            if name in METRICS:
+                columns[METRICS[name].title] = _metric_cells(rows, name)
+            else:
+                columns[name] = _fact_cells(rows, name, spec)
         lines = tuple(zip(*columns.values(), strict=True))
         header = tuple(columns)
         return cls(header, tuple(name in words for name in header), lines, tuple(rows["key"]))
@@ -93,7 +100,7 @@ def csv_table(records: Records) -> str:
     fractions.
     """
     rows = records.rows
-    facts = ["method", "predictor", *FACTS]
+    facts = ["method", "predictor", *CSV_FACTS]
     table = rows[[name for name in facts if name != "seeds"]].copy()
     table.insert(facts.index("seeds"), "seeds", rows["seeds"].map(len))
     for name in METRICS:
