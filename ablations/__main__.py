@@ -21,6 +21,7 @@ examples:
   python -m ablations run all --budget smoke           every sweep, minutes
   python -m ablations run rank --predictors vit        one sweep, one predictor
   python -m ablations run methods --budget full --engine ray --ray-address auto --store s3://b/p
+  accelerate launch -m ablations run methods --engine accelerate
   python -m ablations run methods --dry-run            what would be computed, and how long
   python -m ablations show 3fa9                        where a result comes from
   python -m ablations gc                               what no record needs; --delete removes it
@@ -36,7 +37,8 @@ SHARED = {
     "store": "folder or URL of artifacts (default: $PPAP_STORE, or .ppap/store)",
 }
 RUN = {
-    "engine": "local: processes of this machine; ray: tasks of a cluster (extra 'cluster')",
+    "engine": "local: processes of this machine; ray: tasks of a cluster (extra 'cluster'); "
+    "accelerate: under accelerate launch or torchrun, banks are trained by all processes",
     "ray_address": "of the cluster (default: a Ray of its own on this machine)",
     "workers": "cells at a time (default: one per core)",
     "output": "results folder (default: reports/results/SETTING-BUDGET)",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ablations import engine, records
+from ablations import engine, launched, records
 from ablations.errors import UserError
 from ablations.pools import LocalPool, Pool, RayPool
 from ablations.results import Grid, Result
@@ -43,7 +43,7 @@ class Options:
     samples: int | None = None
     steps: int | None = None
     synthetic: int | None = None
-    engine: Literal["local", "ray"] = "local"
+    engine: Literal["local", "ray", "accelerate"] = "local"
     ray_address: str | None = None  # a Ray of its own on this machine
     workers: int | None = None  # one per core
     store: str | None = None  # $PPAP_STORE, or .ppap/store
@@ -56,7 +56,7 @@ class Options:
         for kind, name, known in (
             *(("sweep", word, (*SWEEPS, *GROUPS)) for word in words),
             ("budget", self.budget, tuple(BUDGETS)),
-            ("engine", self.engine, ("local", "ray")),
+            ("engine", self.engine, ("local", "ray", "accelerate")),
         ):
             if name not in known:
                 raise UserError(f"unknown {kind} {name!r}", f"choose from {', '.join(known)}")
@@ -121,7 +121,12 @@ def execute(options: Options) -> int:
     if options.dry_run:
         _tell_plan(by_sweep, todo, store)
         return 0
-    outcome = engine.run(targets, store, pool=_pool(options, store) if todo.todo else None)
+    if options.engine == "accelerate":
+        outcome = launched.run(targets, store)
+        if not launched.is_main_process():
+            return 0
+    else:
+        outcome = engine.run(targets, store, pool=_pool(options, store) if todo.todo else None)
     finished = [result for result in targets if store.holds(result.key)]
     folder = options.output or RESULTS / f"{lab.setting.name}-{lab.budget_name}"
     sweeps = [SWEEPS[name].record(lab) for name in options.names]

@@ -108,7 +108,7 @@ def test_the_sweep_runs_whole_and_a_second_time_computes_nothing(
         (["run", "methods", "--seeds", "0"], "--seeds"),
         (["run", "nothing"], "methods, experts"),
         (["run", "methods", "--budget", "huge"], "smoke, default, full"),
-        (["run", "methods", "--engine", "slurm"], "local, ray"),
+        (["run", "methods", "--engine", "slurm"], "local, ray, accelerate"),
         (["run", "methods", "--ray-address", "auto"], "--engine ray"),
         (["run", "methods", "--store", "carrier-pigeon://x"], "--store"),
         (["run", "methods", "--colour"], "--help"),
