@@ -149,7 +149,7 @@ def _draw_front(axes: Axes, rows: pd.DataFrame, cost: str, metric: str) -> None:
     axes.plot(points[cost], points[metric], color="0.45", linewidth=1.1, zorder=1)
     for place, (_, row) in enumerate(points.iterrows()):
         axes.annotate(
-            str(row["method"]),
+            str(row["method"]).partition(" + ")[0],  # the marker tells the rest
             (row[cost], row[metric]),
             xytext=(4, -9 if place % 2 else 5),
             textcoords="offset points",
