@@ -182,7 +182,7 @@ def _failure_records(
 def _report(
     more: Iterable[dict[str, Any]], finished: list[Result], store: Store, folder: Path
 ) -> None:
-    from reports.build import build
+    from reports.build import build, build_page, results_folders
 
     artifacts = [(result, store.get(result.key)) for result in finished]
     records.append(folder, [*more, *(artifact.meta["record"] for _, artifact in artifacts)])
@@ -196,6 +196,8 @@ def _report(
     if artifacts:
         for path in build(folder):
             print(f"wrote {path}")
+        if folder.parent == RESULTS:
+            print(f"wrote {build_page(results_folders())}")
 
 
 def _tell_failures(outcome: engine.Outcome) -> int:

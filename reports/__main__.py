@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.build import PAGE, build, build_all, results_folders
+from reports.build import PAGE, build, build_page, results_folders
 from reports.compare import compare
 from reports.records import RecordError
 
@@ -47,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "compare":
             print(compare(options.first, options.second), end="")
             return 0
-        if options.folders:
-            written = [path for folder in options.folders for path in build(folder)]
-        else:
-            written = build_all(results_folders(), options.page)
+        folders = options.folders or results_folders()
+        written = [path for folder in folders for path in build(folder)]
+        if not options.folders:
+            written.append(build_page(folders, options.page))
         for path in written:
             print(path)
     except RecordError as error:

@@ -10,10 +10,11 @@ from reports.page import MAX_BYTES, page
 from reports.records import RECORDS_FILE, Folder, RecordError, Records, read_folder
 from reports.tables import csv_table, headline, latex_table, legend, markdown_table
 
-__all__ = ["PAGE", "RESULTS", "build", "build_all", "results_folders"]
+__all__ = ["PAGE", "RESULTS", "build", "build_page", "results_folders"]
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "index.html"
+TRIALS = ("-smoke", "-custom")
 
 
 def build(folder: Path) -> list[Path]:
@@ -36,20 +37,21 @@ def build(folder: Path) -> list[Path]:
     return [folder / name for name in outputs]
 
 
-def build_all(folders: Sequence[Path], target: Path = PAGE) -> list[Path]:
-    """Build every folder, and one page of all of them.
+def build_page(folders: Sequence[Path], target: Path = PAGE) -> Path:
+    """One page of several folders; those of the default budget are shown first.
 
     Args:
-        folders: of results; those of the default budget are shown first.
+        folders: of results; trials, whose names end in ``-smoke`` or ``-custom``, are left out
+            where there are others.
         target: the page.
 
     Raises:
-        RecordError: as :func:`build` does.
+        RecordError: if records are malformed, or the page would be too large.
     """
-    ordered = sorted(folders, key=lambda path: (not path.name.endswith("-default"), path.name))
-    written = [path for folder in ordered for path in build(folder)]
-    target.write_bytes(_page([read_folder(folder) for folder in ordered]))
-    return [*written, target]
+    worth = [path for path in folders if not path.name.endswith(TRIALS)] or list(folders)
+    worth.sort(key=lambda path: (not path.name.endswith("-default"), path.name))
+    target.write_bytes(_page([read_folder(folder) for folder in worth]))
+    return target
 
 
 def results_folders(root: Path = RESULTS) -> list[Path]:

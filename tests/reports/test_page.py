@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.build import build, build_all
+from reports.build import build, build_page
 from reports.published import published_table
 from reports.records import read_folder
 from tests.reports.conftest import (
@@ -133,7 +133,8 @@ def test_folders_and_sweeps_share_a_page(tmp_path: Path) -> None:
         ],
     )
     target = tmp_path / "index.html"
-    assert build_all([full, small], target)[-1] == target
+    trial = write_folder(tmp_path / "fashion-smoke", [row("naive", "vit")])
+    assert build_page([full, trial, small], target) == target
     page = target.read_text()
     assert page.index("budget default") < page.index("budget test")
     assert len(embedded(page)) == 12
