@@ -16,7 +16,8 @@ from ablations.__main__ import main
 from ablations.engine import run
 from ablations.results import Result, Row
 from ablations.store import Store
-from ablations.sweeps import SWEEPS, Lab, methods
+from ablations.sweeps import SWEEPS, Lab
+from ablations.sweeps.headline import methods
 
 from .test_data import write
 from .toy import Number, Sum

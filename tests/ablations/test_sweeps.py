@@ -122,7 +122,7 @@ def test_the_headline_is_what_the_default_run_makes() -> None:
 
 def test_a_new_sweep_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     """The example in the module's docstring."""
-    monkeypatch.setattr("ablations.sweeps.SWEEPS", {})
+    monkeypatch.setattr("ablations.sweeps.registry.SWEEPS", {})
 
     @sweep("learning-rate", axes={"rate": "log"}, figure="lines")
     def learning_rate(lab: Lab) -> Iterator[Result]:

@@ -1,0 +1,100 @@
+"""What a sweep is, and which there are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ablations.lab import Lab
+from ablations.results import Comparison, PairedTest, Result, Row
+from ablations.sweeps.recipes import QUALITY
+
+__all__ = ["SWEEPS", "Sweep", "sweep"]
+
+Build = Callable[[Lab], Iterator[Result]]
+Scale = Literal["linear", "log", "category"]
+Figure = Literal["lines", "points", "pareto", "none"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A table or figure: its cells, and how the reports show them.
+
+    Attributes:
+        name: as on the command line.
+        function: yields the result cells.
+        axes: what is varied, and on which scale it is drawn; names as :meth:`Lab.row` has them.
+        metrics: columns of the table, in order.
+        figure: how rows are drawn.
+        headline: whether it is part of the default run.
+    """
+
+    name: str
+    function: Build
+    axes: Mapping[str, Scale]
+    metrics: tuple[str, ...]
+    figure: Figure
+    headline: bool
+
+    @property
+    def title(self) -> str:
+        """One line."""
+        return (self.function.__doc__ or self.name).splitlines()[0].removesuffix(".")
+
+    def build(self, lab: Lab) -> Iterator[Result]:
+        """The sweep's result cells: its rows, and their differences to the reference row."""
+        results = list(self.function(replace(lab, sweep=self.name)))
+        yield from results
+        yield from _comparisons([result for result in results if isinstance(result, Row)])
+
+    def record(self, lab: Lab) -> dict[str, Any]:
+        """What the reports need to know of the sweep."""
+        text = " ".join((self.function.__doc__ or "").split("\n", 1)[-1].split())
+        return {
+            "kind": "sweep",
+            "key": f"sweep-{self.name}",
+            "sweep": self.name,
+            "setting": lab.setting.name,
+            "budget": lab.budget_name,
+            "title": self.title,
+            "description": text,
+            "axes": list(self.axes),
+            "scales": dict(self.axes),
+            "metrics": list(self.metrics),
+            "figure": self.figure,
+            "headline": self.headline,
+        }
+
+
+SWEEPS: dict[str, Sweep] = {}
+
+
+def sweep(
+    name: str,
+    axes: Mapping[str, Scale] | None = None,
+    metrics: tuple[str, ...] = QUALITY,
+    figure: Figure = "points",
+    headline: bool = False,
+) -> Callable[[Build], Build]:
+    """Make a function a sweep; see :class:`Sweep` for the arguments."""
+
+    def register(function: Build) -> Build:
+        SWEEPS[name] = Sweep(name, function, axes or {}, metrics, figure, headline)
+        return function
+
+    return register
+
+
+def _comparisons(rows: list[Row]) -> Iterator[Comparison]:
+    """Every row against the reference row of its predictor and sampler."""
+    families: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        families[row.about.predictor, row.sampler].append(row)
+    for family in families.values():
+        for reference in [row for row in family if row.about.reference]:
+            others = [row for row in family if row is not reference]
+            tests = tuple(PairedTest(row.setup, row.scored, reference.scored) for row in others)
+            for place, row in enumerate(others):
+                yield Comparison(row.setup, row.about, row.key, reference.key, tests, place)
