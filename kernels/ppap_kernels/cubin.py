@@ -106,7 +106,8 @@ def compile_for(source: Source, arch: int) -> Resources:
     compiled = triton.compile(
         ASTSource(source.kernel, signature, constants, aligned),
         target=GPUTarget("cuda", arch, 32),
-        options=dict(source.options),
+        # Said outright, since Triton's default is going to change.
+        options={"enable_fp_fusion": True, **dict(source.options)},
     )
     registers, spills, instruction = _read(compiled.asm["cubin"])
     metadata = compiled.metadata
