@@ -18,7 +18,7 @@ from ablations.store import Artifact, Store
 
 __all__ = ["LocalPool", "LostWorkerError", "Pool", "RayPool", "compute", "put"]
 
-POLL_SECONDS, PARENT_SECONDS = 0.5, 0.5
+POLL_SECONDS = 0.5
 THREADS = 1
 """Per worker. One thread each on all cores beats all cores on one cell at these sizes."""
 Ended = list[tuple[Cell, float | BaseException]]
@@ -214,11 +214,12 @@ def _prepare_worker(threads: int, environment: dict[str, str]) -> None:
     torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(environment)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_run, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """Leave no orphan at work when the run is killed: its fork server then ends too."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_SECONDS)
+def _end_with_run() -> None:
+    """Leave no orphan behind when the run is killed."""
+    run = multiprocessing.parent_process()
+    assert run is not None
+    run.join()
     os._exit(1)

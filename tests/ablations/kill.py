@@ -30,7 +30,7 @@ TIMING = {
     "created", "wall_seconds", "train_seconds", "images_per_second", "synthesis_per_second",
     "transfer_per_second", "peak_memory_mib",
 }  # fmt: skip
-FAILED_CELL = 1
+FAILED_CELL, ORPHAN_SECONDS = 1, 20.0
 
 
 @dataclass
@@ -42,6 +42,7 @@ class Survey:
         rounds: how often the work was done from an empty store to the end.
         artifacts: how many a round makes.
         rewritten: artifacts that were whole and were written again all the same.
+        orphans: processes that outlived the run they belonged to by more than some seconds.
         records_equal: whether every round's records are those of an undisturbed run.
     """
 
@@ -49,6 +50,7 @@ class Survey:
     rounds: int = 0
     artifacts: int = 0
     rewritten: int = 0
+    orphans: int = 0
     records_equal: bool = True
 
 
@@ -129,6 +131,7 @@ def _fire(
         survey.kills[target] += 1
         if target != "worker":
             process.wait()
+            survey.orphans += _count_orphans(process.pid)
             return False
         # A run goes on without one of its workers, or tells that it lost a cell.
         return process.wait() not in (FAILED_CELL, -signal.SIGKILL)
@@ -138,9 +141,18 @@ def _fire(
 def _workers(session: int) -> list[int]:
     """Processes of the run's session other than its first."""
     listed = subprocess.run(
-        ["ps", "-o", "pid=", "-s", str(session)], capture_output=True, text=True, check=False
+        ["ps", "-o", "pid=,stat=", "-s", str(session)], capture_output=True, text=True, check=False
     )
-    return [int(pid) for pid in listed.stdout.split() if int(pid) != session]
+    found = [line.split() for line in listed.stdout.splitlines()]
+    return [int(pid) for pid, state in found if int(pid) != session and state[0] != "Z"]
+
+
+def _count_orphans(session: int) -> int:
+    """Processes of a dead run's session; they get a few seconds to notice."""
+    until = time.monotonic() + ORPHAN_SECONDS
+    while (left := _workers(session)) and time.monotonic() < until:
+        time.sleep(0.1)
+    return len(left)
 
 
 def _count_rewritten(home: Path, seen: dict[Path, int]) -> int:
@@ -166,7 +178,8 @@ def main() -> int:
             ["ablations", *options.run], options.kills, options.seed, Path(folder), options.longest
         )
     print(json.dumps(asdict(survey) | {"minutes": round((time.monotonic() - began) / 60, 1)}))
-    return 0 if survey.records_equal and not survey.rewritten else 1
+    lost = survey.rewritten or survey.orphans or not survey.records_equal
+    return int(bool(lost))
 
 
 if __name__ == "__main__":
