@@ -17,7 +17,7 @@ from ablations.sweeps import HEADLINE, SWEEPS
 
 EXAMPLES = """\
 examples:
-  python -m ablations run headline                     the default run, 45 minutes on 2 cores
+  python -m ablations run headline                     the default run, 35 minutes on 2 cores
   python -m ablations run all --budget smoke           every sweep, minutes
   python -m ablations run rank --predictors vit        one sweep, one predictor
   python -m ablations run methods --budget full --engine ray --ray-address auto --store s3://b/p
