@@ -144,7 +144,7 @@ class _Run:
         self.outcome = Outcome()
         self.cells: dict[str, Cell] = {}
         self.blockers: dict[str, set[str]] = {}
-        self.dependants: dict[str, list[str]] = defaultdict(list)
+        self.dependants: dict[str, dict[str, Cell]] = defaultdict(dict)
         self.ready: dict[str, Cell] = {}
         self.running: dict[str, Cell] = {}
         self.attempts: dict[str, int] = defaultdict(int)
@@ -176,7 +176,7 @@ class _Run:
             missing = {needed.key for needed in cell.inputs()} & self.cells.keys()
             self.blockers[cell.key] = missing
             for key in missing:
-                self.dependants[key].append(cell.key)
+                self.dependants[key][cell.key] = cell
             if not missing:
                 self.ready[cell.key] = cell
 
@@ -212,10 +212,10 @@ class _Run:
         del self.cells[cell.key]
         self.outcome.computed += computed
         self.progress.finish(cell)
-        for key in self.dependants.pop(cell.key, ()):
+        for key, dependant in self.dependants.pop(cell.key, {}).items():
             self.blockers[key].discard(cell.key)
             if not self.blockers[key] and key in self.cells:
-                self.ready[key] = self.cells[key]
+                self.ready[key] = dependant
 
     def _retry_or_fail(self, cell: Cell, error: BaseException) -> None:
         if isinstance(error, LostWorkerError) and cell.key not in self.suspects:
@@ -231,16 +231,18 @@ class _Run:
             self.progress.expect(again)
             self._add([*again, cell])
             return
-        lost = self._lose_what_needs(cell)
+        lost = self._what_waits_for(cell)
         self.outcome.failures.append(Failure(cell, error, tuple(lost)))
-        self.progress.finish(cell)
+        for gone in (cell, *lost):
+            if self.cells.pop(gone.key, None):
+                self.progress.finish(gone)
 
-    def _lose_what_needs(self, cell: Cell) -> list[Cell]:
-        lost = []
-        self.cells.pop(cell.key, None)
-        for key in self.dependants.pop(cell.key, ()):
-            if key in self.cells:
-                dependant = self.cells[key]
-                lost += [dependant, *self._lose_what_needs(dependant)]
-                self.progress.finish(dependant)
-        return lost
+    def _what_waits_for(self, cell: Cell) -> list[Cell]:
+        """Directly or not, what another failure has cost already among it."""
+        found: dict[str, Cell] = {}
+        pending = [cell.key]
+        while pending:
+            dependants = self.dependants.get(pending.pop(0), {})
+            pending += [key for key in dependants if key not in found]
+            found |= dependants
+        return list(found.values())

@@ -84,6 +84,15 @@ def test_a_failure_is_told_and_the_others_finish(tmp_path: Path, how: str, reaso
     assert outcome.lost == 2
 
 
+def test_each_of_two_failures_tells_what_it_costs(tmp_path: Path) -> None:
+    target = Sum((Sum((Failing("raise"), Failing("memory"))),))
+    outcome = run([target], Store(tmp_path), 1, quiet=True)
+    assert len(outcome.failures) == 2
+    for failure in outcome.failures:
+        assert target in failure.lost
+    assert outcome.lost == 2
+
+
 def test_a_worker_that_is_lost_once_costs_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     log = str(tmp_path / "log")
