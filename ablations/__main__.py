@@ -15,6 +15,7 @@ from ablations.runs import EXIT_USER, GROUPS, RESULTS, Options, execute, open_st
 from ablations.settings import BUDGETS
 from ablations.sweeps import HEADLINE, SWEEPS
 
+EXIT_INTERRUPTED = 130
 EXAMPLES = """\
 examples:
   python -m ablations run headline                     the default run, 35 minutes on 2 cores
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         print("interrupted; run again to continue where it stopped", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
 
 
 def _run(given: dict[str, Any]) -> int:
@@ -75,7 +76,8 @@ def _list(given: dict[str, Any]) -> int:
 
 
 def _show(given: dict[str, Any]) -> int:
-    for line in inspection.provenance_lines(open_store(given["store"]), given["key"]):
+    store = open_store(given["store"])
+    for line in inspection.provenance_lines(store, given["results"], given["key"]):
         print(line)
     return 0
 
@@ -138,24 +140,28 @@ def _parser() -> argparse.ArgumentParser:
     showing.set_defaults(command=_show)
     showing.add_argument("key", metavar="KEY", help="of a record or artifact; a prefix will do")
     _add_options(showing, {"store": SHARED["store"]})
+    _add_results(showing, "records below it are known, even if their artifacts are gone")
 
     telling = commands.add_parser("status", help="how far sweeps are, and what is left")
     telling.set_defaults(command=_status)
     _add_sweeps(telling)
-    _add_options(telling, SHARED)
+    _add_options(telling, SHARED | {"output": RUN["output"]})
 
     cleaning = commands.add_parser("gc", help="what no record needs; says so before it removes")
     cleaning.set_defaults(command=_gc)
     _add_options(cleaning, {"store": SHARED["store"]})
-    cleaning.add_argument(
-        "--results", type=Path, default=RESULTS, help="keep what records below it need"
-    )
+    _add_results(cleaning, "keep what records below it need")
     cleaning.add_argument(
         "--older-than", type=float, default=60.0, metavar="MINUTES",
         help="keep what is younger: a run may be using it (default: 60)",
     )  # fmt: skip
     cleaning.add_argument("--delete", action="store_true", help="remove what is listed")
     return parser
+
+
+def _add_results(parser: argparse.ArgumentParser, text: str) -> None:
+    shown = f"{text} (default: reports/results)"
+    parser.add_argument("--results", type=Path, default=RESULTS, help=shown)
 
 
 def _add_sweeps(parser: argparse.ArgumentParser) -> None:
@@ -185,4 +191,10 @@ def _add_options(parser: argparse.ArgumentParser, helps: dict[str, str]) -> None
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    status = main()
+    if status == EXIT_INTERRUPTED:
+        # Without waiting for cells that are running: their workers end with this process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    raise SystemExit(status)

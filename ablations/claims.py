@@ -12,8 +12,6 @@ import socket
 import time
 from contextlib import suppress
 
-from fsspec.implementations.local import LocalFileSystem
-
 from ablations.store import CLAIM, Store
 
 __all__ = ["Claims"]
@@ -44,7 +42,7 @@ class Claims:
             return False
         with suppress(FileNotFoundError):
             files.rm_file(path)
-        mode = "xb" if isinstance(files, LocalFileSystem) else "wb"
+        mode = "xb" if self.store.local else "wb"
         try:
             with files.open(path, mode) as file:
                 file.write(content)
@@ -78,11 +76,18 @@ class Claims:
                 claim = json.loads(file.read())
         except FileNotFoundError:
             return False
-        except ValueError:  # being written: whose it is will be seen next time
-            return True
+        except ValueError:  # being written, or its run was killed while it wrote
+            return self._age(path) < STALE_SECONDS
         if claim["host"] == self._me["host"] and not _runs(claim["pid"]):
             return False
-        return bool(time.time() - claim["time"] < STALE_SECONDS)
+        # A host whose clock is ahead must not be waited for until ours is there.
+        return bool(abs(time.time() - claim["time"]) < STALE_SECONDS)
+
+    def _age(self, path: str) -> float:
+        try:
+            return time.time() - float(self.store.files.modified(path).timestamp())
+        except FileNotFoundError:
+            return STALE_SECONDS
 
 
 def _runs(pid: int) -> bool:

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 from ablations.cells import Cell
 from ablations.claims import Claims
-from ablations.pools import LocalPool, LostWorkerError, Pool
+from ablations.pools import LocalPool, LostInputError, LostWorkerError, Pool
 from ablations.progress import Progress
-from ablations.store import DamagedArtifactError, Store
+from ablations.store import Store
 
 __all__ = ["Failure", "Outcome", "Plan", "plan", "run"]
 
 ATTEMPTS = 3
-"""Of a cell whose inputs turn out to be damaged."""
+"""At a cell whose inputs turn out to be damaged or gone."""
 WAIT_SECONDS = 0.2
 
 
@@ -224,10 +224,14 @@ class _Run:
             self.progress.pause(cell)
             self.ready[cell.key] = cell
             return
-        damaged = isinstance(error, DamagedArtifactError | FileNotFoundError)
-        again = plan(cell.inputs(), self.store).todo if damaged else ()
-        if again and self.attempts[cell.key] < ATTEMPTS:
+        if isinstance(error, LostInputError) and self.attempts[cell.key] < ATTEMPTS:
             self.progress.pause(cell)
+            # Another that needs the same may have asked for it already.
+            again = [
+                needed
+                for needed in plan(cell.inputs(), self.store).todo
+                if needed.key not in self.cells
+            ]
             self.progress.expect(again)
             self._add([*again, cell])
             return

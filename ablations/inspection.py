@@ -15,28 +15,38 @@ from ablations.sweeps import SWEEPS
 __all__ = ["garbage", "garbage_lines", "provenance_lines", "status_lines"]
 
 
-def provenance_lines(store: Store, prefix: str) -> Iterator[str]:
+def provenance_lines(store: Store, results: Path, prefix: str) -> Iterator[str]:
     """An artifact or record with everything that it was made from, as an indented tree.
 
     Args:
-        store: where it is.
+        store: where artifacts are looked for.
+        results: records of every folder below it are known, even if their artifacts are gone.
         prefix: of its key, long enough to be unique.
 
     Raises:
         UserError: if no key or more than one begins so.
     """
-    found = store.find(prefix)
+    kept = {key: record for key, record in _records(results) if key.startswith(prefix)}
+    found = sorted({*store.find(prefix), *kept})
     if len(found) != 1:
         some = "no key" if not found else f"{len(found)} keys"
-        raise UserError(f"{some} of {store.url} begin with {prefix!r}", "give more of the key")
+        raise UserError(
+            f"{some} of {store.url} or the records below {results} begin with {prefix!r}",
+            "give another" if not found else "give more of the key",
+        )
     told: set[str] = set()
 
     def tell(key: str, depth: int) -> Iterator[str]:
         indent = "  " * depth
         try:
             meta = store.meta(key)
-        except FileNotFoundError:
-            yield f"{indent}{key}  no longer in the store"
+        except (FileNotFoundError, DamagedArtifactError) as error:
+            lost = "damaged" if isinstance(error, DamagedArtifactError) else "not in the store"
+            record = kept.get(key)
+            yield f"{indent}{key}  {lost}" if record is None else f"{_of_record(record)}  {lost}"
+            stamp = (record or {}).get("provenance", {})
+            for needed in stamp.get("configuration", {}).get("artifacts", ()):
+                yield from tell(needed, depth + 1)
             return
         stamp = meta["provenance"]
         again = key in told
@@ -47,10 +57,24 @@ def provenance_lines(store: Store, prefix: str) -> Iterator[str]:
         )
         if not again:
             told.add(key)
-            for needed in meta.get("inputs", ()):
+            for needed in _inputs(meta):
                 yield from tell(needed, depth + 1)
 
     yield from tell(found[0], 0)
+
+
+def _of_record(record: Mapping[str, Any]) -> str:
+    """The first line of what only a record tells of."""
+    names = [str(record[name]) for name in ("kind", "method", "predictor") if name in record]
+    line = f"{record['key']}  {record['sweep']}: {' '.join(names)}"
+    stamp = record.get("provenance")
+    if stamp is None:
+        return line
+    dirty = " (dirty)" * stamp["dirty"]
+    return (
+        f"{line}  {stamp['created']}  commit {stamp['commit']}{dirty}  "
+        f"{stamp['wall_seconds']:.1f} s"
+    )
 
 
 def status_lines(store: Store, options: Options) -> Iterator[str]:
@@ -58,7 +82,7 @@ def status_lines(store: Store, options: Options) -> Iterator[str]:
 
     Args:
         store: where artifacts are looked for.
-        options: which sweeps, at which budget.
+        options: which sweeps, at which budget; failures are those of their results folder.
     """
     lab = options.lab()
     for name in options.names:
@@ -68,6 +92,9 @@ def status_lines(store: Store, options: Options) -> Iterator[str]:
         done = sum(result.key not in missing for result in targets)
         left = f"about {plan.seconds / 60:.0f} core-minutes left" if missing else "complete"
         yield f"{name}: {done} of {len(targets)} results, {len(plan.todo)} cells missing, {left}"
+    for record in records.read(options.folder(lab)).values():
+        if record["kind"] == "failure" and not record["resolved"]:
+            yield f"failed: {record['label']}: {record['reason']}"
     files = list(store.contents())
     artifacts = sum(bool(file.key) for file in files)
     size = sum(file.size for file in files)
@@ -85,11 +112,7 @@ def garbage(store: Store, results: Path, older_than: float) -> list[tuple[str, i
     Raises:
         UserError: if no records are found: all would be garbage.
     """
-    roots = [
-        record["key"]
-        for path in results.rglob(records.RECORDS_FILE)
-        for record in records.read(path.parent).values()
-    ]
+    roots = [key for key, _ in _records(results)]
     if not roots:
         raise UserError(f"no records below {results}", "name their folder with --results")
     needed = _closure(store, roots)
@@ -108,6 +131,31 @@ def garbage_lines(found: list[tuple[str, int]]) -> Iterator[str]:
     yield f"{len(found)} files, {total / 2**20:.1f} MiB"
 
 
+def _records(results: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every record of every results folder, by key."""
+    for path in sorted(results.rglob(records.RECORDS_FILE)):
+        yield from records.read(path.parent).items()
+
+
+def _inputs(meta: Mapping[str, Any]) -> list[str]:
+    """Keys of what an artifact was made from.
+
+    Artifacts of the first stores do not say so, but describe their cell, and so its fields.
+    """
+    return list(meta["inputs"]) if "inputs" in meta else sorted(set(_cells_in(meta["cell"])))
+
+
+def _cells_in(description: Any) -> Iterator[str]:
+    if isinstance(description, dict):
+        if set(description) == {"cell"}:
+            yield description["cell"]
+        for part in description.values():
+            yield from _cells_in(part)
+    elif isinstance(description, list):
+        for part in description:
+            yield from _cells_in(part)
+
+
 def _closure(store: Store, roots: list[str]) -> set[str]:
     """The keys of whole artifacts among the roots and what they were made from."""
     needed: set[str] = set()
@@ -119,7 +167,7 @@ def _closure(store: Store, roots: list[str]) -> set[str]:
         meta = _meta(store, key)
         if meta is not None:
             needed.add(key)
-            pending += meta.get("inputs", ())
+            pending += _inputs(meta)
     return needed
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import signal
 import sys
 import threading
 import time
@@ -14,9 +16,17 @@ from typing import Any, Protocol
 from ablations.cells import Cell, describe
 from ablations.errors import UserError
 from ablations.records import stamp
-from ablations.store import Artifact, Store
+from ablations.store import Artifact, DamagedArtifactError, Store
 
-__all__ = ["LocalPool", "LostWorkerError", "Pool", "RayPool", "compute", "put"]
+__all__ = [
+    "LocalPool",
+    "LostInputError",
+    "LostWorkerError",
+    "Pool",
+    "RayPool",
+    "compute",
+    "put",
+]
 
 POLL_SECONDS = 0.5
 THREADS = 1
@@ -52,12 +62,41 @@ class LostWorkerError(Exception):
     """A worker process ended abruptly, killed or out of memory, while a cell was running."""
 
 
+class LostInputError(Exception):
+    """An input that was in the store is damaged or gone; it is to be computed again."""
+
+
 def compute(cell: Cell, url: str) -> float:
-    """Runs in a worker: compute one cell into the store, stamped with its provenance."""
+    """Runs in a worker: compute one cell into the store, stamped with its provenance.
+
+    Raises:
+        LostInputError: if an input cannot be read.
+        Exception: whatever the cell raises; a RuntimeError that tells of it if it cannot travel
+            between processes.
+    """
     store = Store(url)
+
+    def load(needed: Cell) -> Artifact:
+        try:
+            return store.get(needed.key)
+        except (DamagedArtifactError, FileNotFoundError) as error:
+            raise LostInputError(f"{needed.label()} ({needed.key}) cannot be read") from error
+
     began = time.monotonic()
-    artifact = cell.compute(lambda needed: store.get(needed.key))
+    try:
+        artifact = cell.compute(load)
+    except Exception as error:  # noqa: BLE001 (whatever a cell raises)
+        raise _portable(error) from None
     return put(store, cell, artifact, time.monotonic() - began)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or its text: one that does not unpickle would break the whole pool."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 (whatever its pickling raises)
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def put(store: Store, cell: Cell, artifact: Artifact, seconds: float) -> float:
@@ -94,7 +133,12 @@ class LocalPool:
             # What is timed gets all cores, and a process of its own for its memory.
             pool = _executor(1, os.cpu_count() or 1)
             self._own.append(pool)
-        self._running[pool.submit(compute, cell, self.store.url)] = cell
+        try:
+            future = pool.submit(compute, cell, self.store.url)
+        except BrokenProcessPool:  # a worker was lost since the last look
+            self._pool = _executor(self.size, THREADS)
+            future = self._pool.submit(compute, cell, self.store.url)
+        self._running[future] = cell
 
     def wait(self) -> Ended:
         done, _ = wait(self._running, POLL_SECONDS, FIRST_COMPLETED)
@@ -214,6 +258,7 @@ def _prepare_worker(threads: int, environment: dict[str, str]) -> None:
     torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run is interrupted, and they end with it
     threading.Thread(target=_end_with_run, daemon=True).start()
 
 

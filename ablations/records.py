@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -63,16 +63,24 @@ def append(folder: Path, records: Iterable[Mapping[str, Any]]) -> int:
         if fresh:
             scratch = path.with_name(f"{RECORDS_FILE}.part")
             text = "".join(json.dumps(r, sort_keys=True) + "\n" for r in [*lines, *fresh])
-            scratch.write_text(text)
+            with scratch.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             scratch.replace(path)
     return len(fresh)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a file, superseded ones too."""
+    """All records of a file, superseded ones too; a last line that was cut short is none."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    *whole, last = path.read_text().split("\n")
+    found = [json.loads(line) for line in whole]
+    if last:
+        with suppress(ValueError):
+            found.append(json.loads(last))
+    return found
 
 
 @contextmanager

@@ -81,6 +81,10 @@ class Options:
         name = f"{self.budget}-custom" if changed else self.budget
         return Lab(setting, budget, name, self._predictors(setting))
 
+    def folder(self, lab: Lab) -> Path:
+        """Where records and reports are put."""
+        return self.output or RESULTS / f"{lab.setting.name}-{lab.budget_name}"
+
     def _predictors(self, setting: Setting) -> tuple[str, ...]:
         chosen = self.predictors or setting.predictors
         if unknown := [name for name in chosen if name not in setting.predictors]:
@@ -98,6 +102,10 @@ def open_store(url: str | None) -> Store:
         UserError: if it cannot be reached or created.
     """
     root = url or os.environ.get("PPAP_STORE") or str(ROOT / ".ppap" / "store")
+    if root.startswith("memory:"):
+        raise UserError(
+            f"{root} is this process's alone, and workers are others", "name a folder with --store"
+        )
     try:
         return Store(root)
     except (OSError, ValueError, ImportError) as error:
@@ -128,7 +136,7 @@ def execute(options: Options) -> int:
     else:
         outcome = engine.run(targets, store, pool=_pool(options, store) if todo.todo else None)
     finished = [result for result in targets if store.holds(result.key)]
-    folder = options.output or RESULTS / f"{lab.setting.name}-{lab.budget_name}"
+    folder = options.folder(lab)
     sweeps = [SWEEPS[name].record(lab) for name in options.names]
     failures = _failure_records(outcome, lab, folder, store)
     _report([*sweeps, *failures], finished, store, folder)

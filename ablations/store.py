@@ -28,6 +28,8 @@ from safetensors.numpy import load, save
 __all__ = ["Artifact", "DamagedArtifactError", "Store", "Stored"]
 
 DIGEST_BYTES, LENGTH_BYTES = 32, 8
+MOST_META_BYTES = 2**26
+"""A length beyond this is damage."""
 SUFFIX, SCRATCH, CLAIM = ".artifact", ".part", ".claim"
 
 
@@ -78,9 +80,15 @@ class Store:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.url = str(root)
-        self.files, self.root = fsspec.core.url_to_fs(self.url)
+        self.files, self.root = fsspec.core.url_to_fs(str(root))
+        # Absolute: a worker, on a cluster above all, may run in another folder.
+        self.url = self.root if self.local else str(root)
         self.files.makedirs(self.root, exist_ok=True)
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a folder of this machine."""
+        return isinstance(self.files, LocalFileSystem)
 
     def path(self, key: str) -> str:
         """Where the artifact of a key is, or would be."""
@@ -123,6 +131,8 @@ class Store:
             head = file.read(DIGEST_BYTES + LENGTH_BYTES)
             length = int.from_bytes(head[DIGEST_BYTES:], "big")
             try:
+                if length > MOST_META_BYTES:
+                    raise ValueError(f"{length} bytes of facts")
                 found: Mapping[str, Any] = json.loads(file.read(length))
             except ValueError as error:
                 raise DamagedArtifactError(f"{self.path(key)} is damaged") from error
@@ -138,10 +148,10 @@ class Store:
         self.files.makedirs(target.rpartition("/")[0], exist_ok=True)
         with self.files.open(scratch, "wb") as file:
             file.write(hashlib.sha256(body).digest() + body)
-            if isinstance(self.files, LocalFileSystem):
+            if self.local:
                 file.flush()
                 os.fsync(file.fileno())
-        if isinstance(self.files, LocalFileSystem):
+        if self.local:
             Path(scratch).replace(target)
         else:
             self.files.mv(scratch, target)
@@ -153,7 +163,10 @@ class Store:
 
     def find(self, prefix: str = "") -> list[str]:
         """The keys of all artifacts, or of those that begin with a prefix."""
-        return sorted(f.key for f in self.contents() if f.key and f.key.startswith(prefix))
+        folder = f"{self.root}/{prefix[:2]}" if len(prefix) >= 2 else self.root
+        names = (path.rpartition("/")[2] for path in self.files.find(folder))
+        keys = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+        return sorted(key for key in keys if key.startswith(prefix))
 
     def contents(self) -> Iterator[Stored]:
         """Every file of the store, those that interrupted runs left among them."""

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ablations import data, records
+from ablations import data, inspection, records
 from ablations.__main__ import main
 from ablations.engine import run
 from ablations.results import Result, Row
-from ablations.store import Store
+from ablations.runs import RESULTS
+from ablations.store import Artifact, Store
 from ablations.sweeps import SWEEPS, Lab
 from ablations.sweeps.headline import methods
 
@@ -112,6 +113,7 @@ def test_the_sweep_runs_whole_and_a_second_time_computes_nothing(
         (["run", "methods", "--engine", "slurm"], "local, ray, accelerate"),
         (["run", "methods", "--ray-address", "auto"], "--engine ray"),
         (["run", "methods", "--store", "carrier-pigeon://x"], "--store"),
+        (["run", "methods", "--store", "memory://x"], "--store"),
         (["run", "methods", "--colour"], "--help"),
         (["fly"], "--help"),
         ([], "--help"),
@@ -155,6 +157,9 @@ def test_a_missing_data_set_is_told_and_what_needs_none_is_kept(
     assert failure["reason"].startswith("UserError: ")
     assert failure["needed_by"] == ["methods: noisecurve naive, resnet"]
     assert not failure["resolved"]
+    places = ["--store", str(tmp_path / "store"), "--output", str(results)]
+    assert main(["status", "methods", *TINY[:-2], *places]) == 0
+    assert f"failed: {failure['label']}: UserError: " in capsys.readouterr().out
 
     folder = tmp_path / "data"
     folder.mkdir()
@@ -223,12 +228,49 @@ def test_gc_without_records_would_remove_everything_and_refuses(
     assert store.holds(Number(1).key)
 
 
+def test_artifacts_that_do_not_name_their_inputs_keep_them_all_the_same(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    cell = Sum((Sum((Number(1),)), Number(2)))
+    run([cell], store, 1, quiet=True)
+    for key in store.find():
+        found = store.get(key)
+        meta = {name: value for name, value in found.meta.items() if name != "inputs"}
+        store.put(key, Artifact(meta, found.arrays))
+    records.append(tmp_path / "results", [{"key": cell.key, "kind": "row"}])
+    assert inspection.garbage(store, tmp_path / "results", 0) == []
+
+
+def test_show_tells_of_a_record_whose_artifacts_are_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = next(
+        key for key, r in records.read(RESULTS / "fashion-full").items() if r["kind"] == "row"
+    )
+    assert main(["show", key, "--store", str(tmp_path)]) == 0
+    first, *inputs = capsys.readouterr().out.splitlines()
+    assert key in first
+    assert "commit" in first
+    assert inputs
+    assert all(line.startswith("  ") and "not in the store" in line for line in inputs)
+
+
+def test_show_tells_of_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path)
+    run([Sum((Number(1),))], store, 1, quiet=True)
+    Path(store.path(Number(1).key)).write_bytes(b"damaged")
+    assert main(["show", Sum((Number(1),)).key[:8], "--store", store.url]) == 0
+    whole, damaged = capsys.readouterr().out.splitlines()
+    assert whole.startswith(Sum((Number(1),)).key)
+    assert damaged == f"  {Number(1).key}  damaged"
+
+
 def test_show_wants_a_key_that_is_there_and_unique(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Store(tmp_path)
     run([Number(value) for value in range(20)], store, 1, quiet=True)
-    assert main(["show", "zz", "--store", store.url]) == 2
+    places = ["--store", store.url, "--results", str(tmp_path / "none")]
+    assert main(["show", "zz", *places]) == 2
     assert "no key" in capsys.readouterr().err
-    assert main(["show", "", "--store", store.url]) == 2
+    assert main(["show", "", *places]) == 2
     assert "20 keys" in capsys.readouterr().err

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,9 +13,10 @@ import pytest
 from ablations.cells import describe
 from ablations.claims import Claims
 from ablations.engine import Outcome, plan, run
+from ablations.pools import LocalPool
 from ablations.store import Store
 
-from .toy import Alone, Failing, Fragile, Number, Poisoner, Slow, Sum
+from .toy import Alone, Failing, Fragile, Number, Pid, Poisoner, Slow, Sum, Thief
 
 
 def tree() -> Sum:
@@ -67,6 +71,7 @@ def test_only_what_is_lost_is_computed_again(
         ("raise", "ZeroDivisionError: by nothing"),
         ("memory", "MemoryError: too big"),
         ("user", "UserError: wrong; mend"),
+        ("unpicklable", "RuntimeError: UnpicklableError: 3 wrongs"),
         ("die", "LostWorkerError: a worker ended abruptly while computing failing"),
     ],
 )
@@ -115,6 +120,40 @@ def test_an_input_that_is_damaged_meanwhile_is_computed_again(
     assert "damaged" in capsys.readouterr().err
 
 
+def test_a_damaged_input_of_several_is_computed_again_once(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    log = tmp_path / "log"
+    shared = Slow((), 300, str(log))
+    poisoner = Poisoner(shared, store.path(shared.key))
+    targets = [Slow((poisoner, shared), time, os.devnull) for time in (0, 20, 40)]
+    outcome = run(targets, store, 3, quiet=True)
+    assert not outcome.failures
+    assert all(store.get(cell.key).meta["value"] == 300 + cell.milliseconds for cell in targets)
+    # Before the poison, and once after it.
+    assert log.read_text().split().count(shared.key) == 2
+
+
+def test_an_input_that_is_lost_again_and_again_is_a_failure(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    thief = Thief(Number(5), store.path(Number(5).key))
+    (failure,) = run([thief], store, 1, quiet=True).failures
+    assert failure.reason.startswith(f"LostInputError: number ({Number(5).key})")
+
+
+def test_a_worker_that_is_lost_while_idle_costs_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    pool = LocalPool(store, 1)
+    pool.submit(Pid())
+    while not (ended := pool.wait()):
+        pass
+    assert [cell for cell, _ in ended] == [Pid()]
+    os.kill(store.get(Pid().key).meta["value"], signal.SIGKILL)
+    time.sleep(0.5)
+    outcome = run([Number(1)], store, quiet=True, pool=pool)
+    assert not outcome.failures
+    assert outcome.computed == 1
+
+
 def test_two_runs_share_a_store_and_the_work(tmp_path: Path) -> None:
     log = tmp_path / "log"
     cells = [Slow((Number(n),), 60, str(log)) for n in range(12)]
@@ -144,6 +183,15 @@ def test_a_claim_ends_with_its_run(tmp_path: Path) -> None:
     theirs._me["pid"] = 2**22 + 1  # no process has it
     assert theirs.take("ab12")
     assert Claims(store).take("ab12")
+
+
+def test_a_claim_that_was_never_written_ends_by_its_age(tmp_path: Path) -> None:
+    path = Path(Store(tmp_path).path("ab12") + ".claim")
+    path.parent.mkdir()
+    path.touch()
+    assert not Claims(Store(tmp_path)).take("ab12")
+    os.utime(path, (0, 0))
+    assert Claims(Store(tmp_path)).take("ab12")
 
 
 def test_provenance_is_stamped(tmp_path: Path) -> None:

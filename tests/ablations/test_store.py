@@ -62,6 +62,21 @@ def test_a_half_written_artifact_is_invisible(tmp_path: Path) -> None:
     assert left.size == 4
 
 
+def test_facts_that_cannot_be_read_are_damage(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put(KEY, artifact())
+    Path(store.path(KEY)).write_bytes(b"\xff" * 100)
+    with pytest.raises(DamagedArtifactError):
+        store.meta(KEY)
+
+
+def test_a_relative_folder_is_the_same_for_every_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store("store").url == str(tmp_path / "store")
+
+
 def test_any_file_system_will_do() -> None:
     store = Store("memory://somewhere/store")
     store.put(KEY, artifact())

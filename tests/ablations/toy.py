@@ -53,11 +53,20 @@ class Slow(Sum):
         )
 
 
+class UnpicklableError(Exception):
+    """Cannot be made from its ``args`` alone, as some libraries' errors cannot."""
+
+    def __init__(self, number: int, what: str) -> None:
+        super().__init__(f"{number} {what}")
+
+
 @dataclass(frozen=True)
 class Failing(Cell):
     how: str
 
     def compute(self, load: Load) -> Artifact:
+        if self.how == "unpicklable":
+            raise UnpicklableError(3, "wrongs")
         if self.how == "die":
             os._exit(9)
         if self.how == "user":
@@ -90,3 +99,20 @@ class Poisoner(Cell):
     def compute(self, load: Load) -> Artifact:
         Path(self.path).write_bytes(b"poison")
         return Artifact({"value": 0})
+
+
+@dataclass(frozen=True)
+class Thief(Poisoner):
+    """Damages what it then reads itself."""
+
+    def compute(self, load: Load) -> Artifact:
+        super().compute(load)
+        return load(self.victim)
+
+
+@dataclass(frozen=True)
+class Pid(Cell):
+    """Tells which process computed it."""
+
+    def compute(self, load: Load) -> Artifact:
+        return Artifact({"value": os.getpid()})
