@@ -175,5 +175,8 @@ class Store:
             name = path.rpartition("/")[2]
             if name.endswith((SUFFIX, SCRATCH, CLAIM)):
                 key = name.removesuffix(SUFFIX) if name.endswith(SUFFIX) else ""
-                age = (now - self.files.modified(path)).total_seconds()
+                try:
+                    age = (now - self.files.modified(path)).total_seconds()
+                except FileNotFoundError:  # a run has just finished with it
+                    continue
                 yield Stored(path, key, int(info["size"] or 0), age)

@@ -77,6 +77,23 @@ def test_a_relative_folder_is_the_same_for_every_worker(
     assert Store("store").url == str(tmp_path / "store")
 
 
+def test_a_file_that_goes_while_the_store_is_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    store.put(KEY, artifact())
+    going = Path(store.path(KEY) + ".claim")
+    going.touch()
+    real = store.files.modified
+
+    def modified(path: str) -> object:
+        going.unlink(missing_ok=True)
+        return real(path)
+
+    monkeypatch.setattr(store.files, "modified", modified)
+    assert [found.key for found in store.contents()] == [KEY]
+
+
 def test_any_file_system_will_do() -> None:
     store = Store("memory://somewhere/store")
     store.put(KEY, artifact())
