@@ -17,4 +17,5 @@ def test_nothing_is_lost_and_nothing_done_twice_under_random_kills(tmp_path: Pat
     assert survey.records_equal
     assert survey.rewritten == 0
     assert survey.orphans == 0
+    assert survey.gave_up == 0
     assert survey.artifacts == 40
