@@ -28,7 +28,7 @@ __all__ = [
     "put",
 ]
 
-POLL_SECONDS = 0.5
+POLL_SECONDS, SUBMISSIONS = 0.5, 2
 THREADS = 1
 """Per worker. One thread each on all cores beats all cores on one cell at these sizes."""
 Ended = list[tuple[Cell, float | BaseException]]
@@ -125,36 +125,34 @@ class LocalPool:
         self.size = workers or os.cpu_count() or 1
         self._pool = _executor(self.size, THREADS)
         self._own: list[ProcessPoolExecutor] = []
-        self._running: dict[Future[float], Cell] = {}
+        self._running: dict[Future[float], tuple[Cell, ProcessPoolExecutor]] = {}
 
     def submit(self, cell: Cell) -> None:
-        pool = self._pool
-        if cell.ALONE:
-            # What is timed gets all cores, and a process of its own for its memory.
-            pool = _executor(1, os.cpu_count() or 1)
-            self._own.append(pool)
-        try:
-            future = pool.submit(compute, cell, self.store.url)
-        except BrokenProcessPool:  # a worker was lost since the last look
-            self._pool = _executor(self.size, THREADS)
-            future = self._pool.submit(compute, cell, self.store.url)
-        self._running[future] = cell
+        # A worker, or the server that forks them, may have been lost while it had no cell.
+        for _ in range(SUBMISSIONS):
+            pool = self._pool_for(cell)
+            try:
+                future = pool.submit(compute, cell, self.store.url)
+            except (BrokenProcessPool, OSError, EOFError):
+                self._replace(pool)
+            else:
+                break
+        else:
+            future = Future()
+            future.set_exception(BrokenProcessPool("workers cannot be started"))
+        self._running[future] = cell, pool
 
     def wait(self) -> Ended:
         done, _ = wait(self._running, POLL_SECONDS, FIRST_COMPLETED)
         ended: Ended = []
-        broken = False
         for future in done:
-            cell = self._running.pop(future)
+            cell, pool = self._running.pop(future)
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
-                broken = broken or not cell.ALONE
+                self._replace(pool)
                 error = LostWorkerError(f"a worker ended abruptly while computing {cell.label()}")
             ended.append((cell, error or future.result()))
-        if broken:
-            self._pool.shutdown(wait=False)
-            self._pool = _executor(self.size, THREADS)
-        if not any(cell.ALONE for cell in self._running.values()):
+        if not any(cell.ALONE for cell, _ in self._running.values()):
             while self._own:
                 self._own.pop().shutdown(wait=False)
         return ended
@@ -162,6 +160,18 @@ class LocalPool:
     def close(self) -> None:
         for pool in (self._pool, *self._own):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _pool_for(self, cell: Cell) -> ProcessPoolExecutor:
+        """What is timed gets all cores, and a process of its own for its memory."""
+        if not cell.ALONE:
+            return self._pool
+        self._own.append(_executor(1, os.cpu_count() or 1))
+        return self._own[-1]
+
+    def _replace(self, broken: ProcessPoolExecutor) -> None:
+        broken.shutdown(wait=False)
+        if broken is self._pool:
+            self._pool = _executor(self.size, THREADS)
 
 
 class RayPool:

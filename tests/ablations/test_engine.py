@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,26 @@ def test_a_worker_that_is_lost_once_costs_nothing(tmp_path: Path) -> None:
     outcome = run([Fragile(str(tmp_path / "marker")), *beside], store, 2, quiet=True)
     assert not outcome.failures
     assert all(store.holds(cell.key) for cell in beside)
+
+
+def test_a_pool_outlives_its_workers_and_the_server_that_forks_them(tmp_path: Path) -> None:
+    pool = LocalPool(Store(tmp_path), 2)
+    try:
+        for cell in (Number(1), Number(2), Number(3)):
+            pool.submit(cell)
+            while not (ended := pool.wait()):
+                pass
+            ((done, seconds),) = ended
+            assert done == cell
+            assert isinstance(seconds, float)
+            victims = list(pool._pool._processes)
+            if cell == Number(2):
+                victims.append(forkserver._forkserver._forkserver_pid)
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+            time.sleep(0.5)  # the pool takes note of its loss
+    finally:
+        pool.close()
 
 
 def test_an_input_that_is_damaged_meanwhile_is_computed_again(
