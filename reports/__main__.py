@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.build import PAGE, build, build_page, results_folders
+from reports.build import PAGE, build, build_all, build_page, results_folders
 from reports.compare import compare
 from reports.records import RecordError
 
@@ -21,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; those of the process by default.
 
     Returns:
-        Exit status: 0, or 2 if records are missing or malformed, said in one line on stderr.
+        Exit status: 0, or 2 if records are missing or malformed, or a file cannot be
+        written; said in one line on stderr.
     """
     parser = argparse.ArgumentParser(prog="reports", description="Tables and figures from records.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -36,27 +37,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     building.add_argument(
         "--page",
         type=Path,
-        default=PAGE,
-        help=f"of all folders together, where none is named (default: {PAGE.name})",
+        help="of all folders together (default: only where no folder is named, reports/index.html)",
     )
     comparing = commands.add_parser("compare", help="the rows of two results folders side by side")
     comparing.add_argument("first", metavar="A", type=Path, help="a folder or its records.jsonl")
     comparing.add_argument("second", metavar="B", type=Path)
+    comparing.add_argument("--csv", metavar="FILE", type=Path, help="write the changes there too")
     options = parser.parse_args(arguments)
     try:
         if options.command == "compare":
-            print(compare(options.first, options.second), end="")
-            return 0
-        folders = options.folders or results_folders()
-        written = [path for folder in folders for path in build(folder)]
-        if not options.folders:
-            written.append(build_page(folders, options.page))
-        for path in written:
-            print(path)
-    except RecordError as error:
+            comparison = compare(options.first, options.second)
+            if options.csv:
+                options.csv.write_text(comparison.csv(), encoding="utf-8")
+            print(comparison.markdown(), end="")
+        else:
+            for path in _build(options.folders, options.page):
+                print(path)
+    except (RecordError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _build(named: list[Path], target: Path | None) -> list[Path]:
+    if not named:
+        folders = results_folders()
+        written = [path for folder in folders for path in build(folder)]
+        return [*written, build_page(folders, target or PAGE)]
+    if target:
+        return build_all(named, target)
+    return [path for folder in named for path in build(folder)]
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""One results folder in, its tables, figures and page out."""
+"""Results folders in, their tables, figures and pages out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.drawings import drawings
+from reports.drawings import Drawing, Report
+from reports.latex import latex_table
 from reports.page import MAX_BYTES, page
-from reports.records import RECORDS_FILE, Folder, RecordError, Records, read_folder
-from reports.tables import csv_table, headline, latex_table, legend, markdown_table
+from reports.records import RECORDS_FILE, RecordError, Records
+from reports.tables import csv_table, headline, legend, markdown_table
 
-__all__ = ["PAGE", "RESULTS", "build", "build_page", "results_folders"]
+__all__ = ["PAGE", "RESULTS", "build", "build_all", "build_page", "results_folders"]
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "index.html"
@@ -30,11 +31,27 @@ def build(folder: Path) -> list[Path]:
     Raises:
         RecordError: if the records are missing or malformed; nothing is written then.
     """
-    read = read_folder(folder)
-    outputs = _outputs(read) | {"index.html": _page([read])}
-    for name, content in outputs.items():
-        (folder / name).write_bytes(content)
-    return [folder / name for name in outputs]
+    return _write(Report.read(folder))
+
+
+def build_all(folders: Sequence[Path], target: Path) -> list[Path]:
+    """Write the outputs of several folders, and one page that shows them all.
+
+    Args:
+        folders: in the order in which the page shows them.
+        target: the page.
+
+    Returns:
+        The files written, the page last.
+
+    Raises:
+        RecordError: if any records are missing or malformed, and nothing is written then; or if
+            a page would be too large.
+    """
+    reports = [Report.read(folder) for folder in folders]
+    written = [path for report in reports for path in _write(report)]
+    target.write_bytes(_page(reports))
+    return [*written, target]
 
 
 def build_page(folders: Sequence[Path], target: Path = PAGE) -> Path:
@@ -50,7 +67,7 @@ def build_page(folders: Sequence[Path], target: Path = PAGE) -> Path:
     """
     worth = [path for path in folders if not path.name.endswith(TRIALS)] or list(folders)
     worth.sort(key=lambda path: (not path.name.endswith("-default"), path.name))
-    target.write_bytes(_page([read_folder(folder) for folder in worth]))
+    target.write_bytes(_page([Report.read(folder) for folder in worth]))
     return target
 
 
@@ -66,37 +83,44 @@ def results_folders(root: Path = RESULTS) -> list[Path]:
     return folders
 
 
-def _page(folders: Sequence[Folder]) -> bytes:
-    content = page(folders).encode()
+def _write(report: Report) -> list[Path]:
+    outputs = _outputs(report) | {"index.html": _page([report])}
+    for name, content in outputs.items():
+        (report.folder.path / name).write_bytes(content)
+    return [report.folder.path / name for name in outputs]
+
+
+def _page(reports: Sequence[Report]) -> bytes:
+    content = page(reports).encode()
     if len(content) > MAX_BYTES:
         raise RecordError(f"the page has {len(content):,} bytes", "build fewer folders at a time")
     return content
 
 
-def _outputs(folder: Folder) -> dict[str, bytes]:
+def _outputs(report: Report) -> dict[str, bytes]:
     outputs: dict[str, bytes] = {}
-    for records in folder.sweeps:
+    for records, drawings in zip(report.folder.sweeps, report.drawings, strict=True):
         if not records.rows.empty:
             outputs[f"{records.sweep}.csv"] = csv_table(records).encode()
             outputs[f"{records.sweep}.tex"] = latex_table(records).encode()
-        for drawing in drawings(records):
-            outputs[f"{drawing.name}.png"] = drawing.png()
+        for drawing in drawings:
+            outputs[f"{drawing.name}.png"] = drawing.png
             if not drawing.name.endswith("-samples"):  # pixels gain nothing from vectors
-                outputs[f"{drawing.name}.svg"] = drawing.svg()
-        outputs[f"{records.sweep}.md"] = _markdown(folder, records).encode()
+                outputs[f"{drawing.name}.svg"] = drawing.svg
+        outputs[f"{records.sweep}.md"] = _markdown(report, records, drawings).encode()
     return outputs
 
 
-def _markdown(folder: Folder, records: Records) -> str:
+def _markdown(report: Report, records: Records, drawings: Sequence[Drawing]) -> str:
     parts = [f"# {records.info.title}"]
     if records.info.description:
         parts.append(records.info.description)
     parts.append(headline(records))
     if not records.rows.empty:
         parts += [markdown_table(records), "\n".join(f"- {line}" for line in legend(records))]
-    for drawing in drawings(records):
+    for drawing in drawings:
         parts += [f"![{drawing.name}]({drawing.name}.png)", drawing.caption]
-    if folder.failures:
+    if report.folder.failures:
         parts.append("Failed and therefore missing:")
-        parts.append("\n".join(f"- {f.label}: {f.reason}" for f in folder.failures))
+        parts.append("\n".join(f"- {f.label}: {f.reason}" for f in report.folder.failures))
     return "\n\n".join(parts) + "\n"

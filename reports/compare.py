@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -11,15 +12,92 @@ import pandas as pd
 from reports.metrics import METRICS
 from reports.records import RECORDS_FILE, Folder, read_folder
 
-__all__ = ["compare"]
-
-IDENTITY = ("sweep", "predictor", "method", "sampler", "axes")
+__all__ = ["Change", "Comparison", "compare"]
 
 
-def compare(first: Path, second: Path) -> str:
-    """A Markdown report of the rows of two results folders (or their ``records.jsonl``).
+@dataclass(frozen=True)
+class Change:
+    """A figure that both sides have, and that differs.
 
-    Rows are matched by sweep, predictor, method, sampler and axes.
+    Attributes:
+        sweep: of the row.
+        predictor: of the row.
+        method: of the row.
+        sampler: of the row; empty if it has none.
+        axes: of the row, as JSON.
+        metric: as in the records.
+        first: its value in the first, with its interval; NaN for bounds that are not recorded.
+        second: likewise.
+        change: second minus first.
+        intervals_apart: whether the intervals are known and do not overlap.
+    """
+
+    sweep: str
+    predictor: str
+    method: str
+    sampler: str
+    axes: str
+    metric: str
+    first: float
+    first_low: float
+    first_high: float
+    second: float
+    second_low: float
+    second_high: float
+    change: float
+    intervals_apart: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two results folders have in common and what not.
+
+    Attributes:
+        names: of the two.
+        shared: how many rows are in both.
+        equal: how many of their figures are equal.
+        changes: the others.
+        alone: titles of the rows that only the first, only the second has.
+        warnings: why figures may differ without a cause in the method.
+    """
+
+    names: tuple[str, str]
+    shared: int
+    equal: int
+    changes: tuple[Change, ...]
+    alone: tuple[tuple[str, ...], tuple[str, ...]]
+    warnings: tuple[str, ...]
+
+    def markdown(self) -> str:
+        """A heading, a warning where one is due, and a table of the changes."""
+        parts = [f"# {self.names[0]} → {self.names[1]}"]
+        if self.warnings:
+            parts.append(f"Careful: {'; '.join(self.warnings)}.")
+        if self.changes:
+            frame = pd.DataFrame(map(_line, self.changes))
+            align = ["left"] * 4 + ["right"] * 3 + ["left"]
+            parts.append(str(frame.to_markdown(index=False, disable_numparse=True, colalign=align)))
+            parts.append(f"{self.shared} rows in both; {self.equal} of their figures are equal.")
+        elif self.shared:
+            parts.append(f"{self.shared} rows in both, all with equal figures.")
+        else:
+            parts.append("No row is in both.")
+        for name, titles in zip(self.names, self.alone, strict=True):
+            if titles:
+                parts.append(f"Only in {name}: {'; '.join(titles)}.")
+        return "\n\n".join(parts) + "\n"
+
+    def csv(self) -> str:
+        """The changes, six significant digits, empty where nothing is recorded."""
+        frame = pd.DataFrame(map(asdict, self.changes), columns=list(Change.__annotations__))
+        return str(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def compare(first: Path, second: Path) -> Comparison:
+    """Match the rows of two results folders (or their ``records.jsonl``).
+
+    Rows are matched by sweep, predictor, method, sampler and axes; of several that agree in all
+    of them, the one recorded last counts.
 
     Raises:
         RecordError: if either cannot be read.
@@ -28,45 +106,48 @@ def compare(first: Path, second: Path) -> str:
         read_folder(path.parent if path.name == RECORDS_FILE else path) for path in (first, second)
     ]
     ours, theirs = (_rows(folder) for folder in folders)
-    shared = [name for name in ours.index if name in theirs.index]
-    parts = [f"# {first} → {second}", *_warnings(folders, ours, theirs, shared)]
-    lines = []
+    shared = [name for name in ours if name in theirs]
+    changes, equal = [], 0
     for name in shared:
-        lines += _differences(name, ours.loc[name], theirs.loc[name])
-    if lines:
-        frame = pd.DataFrame(lines)
-        align = ["left"] * 4 + ["right"] * 3 + ["left"]
-        parts.append(str(frame.to_markdown(index=False, disable_numparse=True, colalign=align)))
-    elif shared:
-        parts.append(f"{len(shared)} rows in both, all with equal figures.")
-    for path, have, other in ((first, ours, theirs), (second, theirs, ours)):
-        alone = [name for name in have.index if name not in other.index]
-        if alone:
-            parts.append(f"Only in {path}: " + "; ".join(_title(name) for name in alone) + ".")
-    return "\n\n".join(parts) + "\n"
+        for metric in METRICS:
+            a, b = ours[name][metric], theirs[name][metric]
+            if math.isnan(a) or math.isnan(b):
+                continue
+            if a == b:
+                equal += 1
+            else:
+                changes.append(_change(name, metric, ours[name], theirs[name]))
+    return Comparison(
+        (str(first), str(second)),
+        len(shared),
+        equal,
+        tuple(changes),
+        (
+            tuple(_title(name) for name in ours if name not in theirs),
+            tuple(_title(name) for name in theirs if name not in ours),
+        ),
+        tuple(_warnings(folders, [(ours[name], theirs[name]) for name in shared])),
+    )
 
 
-def _rows(folder: Folder) -> pd.DataFrame:
-    frames = []
+def _rows(folder: Folder) -> dict[str, pd.Series]:
+    found: dict[str, pd.Series] = {}
     for records in folder.sweeps:
-        rows = records.rows.copy()
-        if rows.empty:
-            continue
-        rows["name"] = [
-            json.dumps(
-                [records.sweep, row["predictor"], row["method"], row["sampler"] or "", row["axes"]],
-                sort_keys=True,
-            )
-            for _, row in rows.iterrows()
-        ]
-        frames.append(rows)
-    return pd.concat(frames).set_index("name") if frames else pd.DataFrame()
+        for _, row in records.rows.iterrows():
+            name = [records.sweep, row["predictor"], row["method"], row["sampler"] or ""]
+            found[json.dumps([*name, row["axes"]], sort_keys=True)] = row
+    return found
 
 
-def _warnings(
-    folders: list[Folder], ours: pd.DataFrame, theirs: pd.DataFrame, shared: list[str]
-) -> list[str]:
-    """Why figures may differ without a cause in the method."""
+def _change(name: str, metric: str, ours: pd.Series, theirs: pd.Series) -> Change:
+    sweep, predictor, method, sampler, axes = json.loads(name)
+    first, second = ([row[metric + end] for end in ("", "_low", "_high")] for row in (ours, theirs))
+    apart = bool(first[1] > second[2] or second[1] > first[2])  # never where a bound is NaN
+    where = (sweep, predictor, method, sampler, json.dumps(axes, sort_keys=True))
+    return Change(*where, metric, *first, *second, second[0] - first[0], apart)
+
+
+def _warnings(folders: list[Folder], pairs: list[tuple[pd.Series, pd.Series]]) -> list[str]:
     a, b = folders
     found = [
         f"{field}s differ: {getattr(a, field)} and {getattr(b, field)}"
@@ -74,37 +155,27 @@ def _warnings(
         if getattr(a, field) != getattr(b, field)
     ]
     for field, what in (("samples_per_fid", "sample counts"), ("feature_extractor", "extractors")):
-        pairs = ((ours.loc[name, field], theirs.loc[name, field]) for name in shared)
-        if any(x != y and not (pd.isna(x) and pd.isna(y)) for x, y in pairs):
+        values = [(ours[field], theirs[field]) for ours, theirs in pairs]
+        if any(x != y and not (pd.isna(x) or pd.isna(y)) for x, y in values):
             found.append(f"{what} of FID differ: do not compare FIDs")
-    return [f"Careful: {'; '.join(found)}."] if found else []
+    return found
 
 
-def _differences(name: str, ours: pd.Series, theirs: pd.Series) -> list[dict[str, str]]:
-    sweep, predictor, method, sampler, _ = json.loads(name)
-    lines = []
-    for metric, about in METRICS.items():
-        a, b = ours[metric], theirs[metric]
-        if math.isnan(a) or math.isnan(b) or a == b:
-            continue
-        apart = (
-            ours[f"{metric}_low"] > theirs[f"{metric}_high"]
-            or theirs[f"{metric}_low"] > ours[f"{metric}_high"]
-        )
-        change = b - a
-        lines.append(
-            {
-                "sweep": sweep,
-                "predictor": predictor,
-                "method": f"{method}, {sampler}" if sampler else method,
-                "metric": about.title,
-                "first": format(a, about.spec),
-                "second": format(b, about.spec),
-                "change": f"{'+' if change > 0 else '-'}{format(abs(change), about.spec)}",
-                "": "intervals apart" if apart else "",
-            }
-        )
-    return lines
+def _line(change: Change) -> dict[str, str]:
+    about = METRICS[change.metric]
+    method = f"{change.method}, {change.sampler}" if change.sampler else change.method
+    sign = "+" if change.change > 0 else "-"
+    line = {
+        "sweep": change.sweep,
+        "predictor": change.predictor,
+        "method": method,
+        "metric": about.title,
+        "first": format(change.first, about.spec),
+        "second": format(change.second, about.spec),
+        "change": sign + format(abs(change.change), about.spec),
+        "": "intervals apart" if change.intervals_apart else "",
+    }
+    return {name: text.replace("|", "\\|") for name, text in line.items()}
 
 
 def _title(name: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from reports import figures, sweep_figures
-from reports.records import Records
+from reports.records import Folder, Records, read_folder
 
-__all__ = ["Drawing", "drawings"]
+__all__ = ["Drawing", "Report", "drawings"]
 
 CAPTIONS = {
     "lines": "Quality over the sweep's axis; bands are 95 % intervals over seeds and samples.",
@@ -38,11 +40,38 @@ class Drawing:
     caption: str
     draw: Callable[[], Figure]
 
+    @cached_property
     def png(self) -> bytes:
+        """The figure's pixels."""
         return figures.png(self.draw())
 
+    @cached_property
     def svg(self) -> bytes:
+        """The figure's vectors."""
         return figures.svg(self.draw())
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A results folder and its figures, each drawn once however often it is shown.
+
+    Attributes:
+        folder: what was read.
+        drawings: of each of the folder's sweeps, in their order.
+    """
+
+    folder: Folder
+    drawings: tuple[tuple[Drawing, ...], ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """Read a results folder.
+
+        Raises:
+            RecordError: if the records are missing or malformed.
+        """
+        folder = read_folder(path)
+        return cls(folder, tuple(tuple(drawings(records)) for records in folder.sweeps))
 
 
 def drawings(records: Records) -> list[Drawing]:

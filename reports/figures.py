@@ -23,7 +23,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
-from reports.records import NO_PREDICTOR, Grid, Records, method_rank
+from reports.grids import Grid
+from reports.records import NO_PREDICTOR, Records, method_rank
 from reports.styles import Style, styles
 
 __all__ = [

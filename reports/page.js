@@ -38,6 +38,20 @@ function line(list, name, value) {
   text.textContent = value;
   list.append(term, text);
 }
+const digits = (value) => Number(value.toPrecision(4)).toString();
+function intervals(list, record) {
+  for (const [name, value] of Object.entries(record)) {
+    const [low, high] = [record[`${name}_low`], record[`${name}_high`]];
+    if ([value, low, high].every((part) => typeof part === "number")) {
+      line(list, name, `${digits(value)}, 95 % interval ${digits(low)} to ${digits(high)}`);
+    }
+  }
+  for (const part of record.differences) {
+    line(list, `Δ ${part.metric}`, `${digits(part.value)}, 95 % interval ${digits(part.low)} to ` +
+      `${digits(part.high)}; p ${digits(part.p)}, ${digits(part.p_corrected)} corrected for ` +
+      `${part.comparisons} rows; reference ${part.reference}`);
+  }
+}
 function show(key) {
   const record = records[key];
   const where = record.provenance;
@@ -56,10 +70,11 @@ function show(key) {
     line(list, "FID", `${where.samples_per_fid} samples per seed, features of ${where.feature_extractor}`);
   }
   if (record.seeds) line(list, "training seeds", record.seeds.join(", "));
+  intervals(list, record);
   for (const part of record.per_seed || []) {
     const { seed, ...rest } = part;
     line(list, `seed ${seed}`, Object.entries(rest)
-      .map(([k, v]) => `${k} ${typeof v === "number" ? v.toPrecision(4) : v}`).join(", "));
+      .map(([k, v]) => `${k} ${typeof v === "number" ? digits(v) : v}`).join(", "));
   }
   line(list, "command", `python -m ablations show ${record.key}`);
   dialog.querySelector("pre").textContent = JSON.stringify(where.configuration, null, 1);

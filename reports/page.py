@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 from PIL import Image
 
-from reports.drawings import drawings
+from reports.drawings import Drawing, Report
 from reports.figures import mosaic
-from reports.published import published_table
-from reports.records import Folder, Grid, Records
+from reports.grids import Grid
+from reports.provenance import provenance, row_name
+from reports.published import published
+from reports.records import Folder, Records
 from reports.tables import Cell, Table, headline, legend
 
 __all__ = ["MAX_BYTES", "page"]
 
 MAX_BYTES = 5_000_000
+GRID_PIXELS = 300
 HERE = Path(__file__).parent
 PUBLISHED_LINK = '<a href="#published">published</a>'
 INTRODUCTION = (
@@ -28,24 +30,17 @@ INTRODUCTION = (
 )
 
 
-def page(folders: Sequence[Folder]) -> str:
+def page(reports: Sequence[Report]) -> str:
     """HTML of everything that the folders hold; nothing in it is fetched from elsewhere.
 
     Args:
-        folders: in the order shown.
+        reports: in the order shown.
     """
-    raw = {
-        f"{folder.setting}-{folder.budget}/{key}": record
-        for folder in folders
-        for records in folder.sweeps
-        for key, record in records.raw.items()
-    }
+    folders = [report.folder for report in reports]
     links = [
         f'<a href="#{_anchor(folder)}">{escape(folder.setting)}, {escape(folder.budget)}</a>'
         for folder in folders
     ]
-    # "</" would end the script element wherever it stands.
-    embedded = json.dumps(raw, sort_keys=True, separators=(",", ":")).replace("</", "<\\/")
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -58,13 +53,14 @@ def page(folders: Sequence[Folder]) -> str:
             "</header>\n<main>",
             "<h1>Plug-and-play diffusion guidance: ablations</h1>",
             f"<p>{INTRODUCTION}</p>",
-            *(_folder(folder) for folder in folders),
+            *(_folder(report) for report in reports),
             _published(),
             "</main>",
-            '<dialog id="provenance" aria-label="provenance"><form method="dialog">',
-            "<button>Close</button></form><h3></h3><dl></dl><h4>Configuration</h4><pre></pre>",
+            '<dialog id="provenance" aria-labelledby="whose"><form method="dialog">',
+            '<button>Close</button></form><h3 id="whose"></h3><dl></dl><h4>Configuration</h4>',
+            "<pre></pre>",
             "</dialog>",
-            f'<script type="application/json" id="records">{embedded}</script>',
+            f'<script type="application/json" id="records">{provenance(folders)}</script>',
             f"<script>\n{(HERE / 'page.js').read_text()}</script>\n</body>\n</html>\n",
         ]
     )
@@ -74,13 +70,15 @@ def _anchor(folder: Folder, sweep: str = "") -> str:
     return escape(f"{folder.setting}-{folder.budget}" + f"-{sweep}" * bool(sweep), quote=True)
 
 
-def _folder(folder: Folder) -> str:
+def _folder(report: Report) -> str:
+    folder = report.folder
     links = [
-        f'<a href="#{_anchor(folder, records.sweep)}">{escape(records.info.title)}</a>'
+        f'<li><a href="#{_anchor(folder, records.sweep)}">{escape(records.info.title)}</a></li>'
         for records in folder.sweeps
     ]
     title = f"Setting {escape(folder.setting)}, budget {escape(folder.budget)}"
-    parts = [f'<h2 id="{_anchor(folder)}">{title}</h2>', f"<p>{' · '.join(links)}</p>"]
+    parts = [f'<h2 id="{_anchor(folder)}">{title}</h2>']
+    parts.append(f'<ul class="sweeps">{"".join(links)}</ul>')
     if folder.failures:
         lines = [
             f"<li>{escape(failure.label)}: {escape(failure.reason)}"
@@ -89,10 +87,11 @@ def _folder(folder: Folder) -> str:
             for failure in folder.failures
         ]
         parts.append(f'<div class="failures"><p>Failed:</p><ul>{"".join(lines)}</ul></div>')
-    return "\n".join([*parts, *(_sweep(folder, records) for records in folder.sweeps)])
+    sweeps = zip(folder.sweeps, report.drawings, strict=True)
+    return "\n".join([*parts, *(_sweep(folder, *sweep) for sweep in sweeps)])
 
 
-def _sweep(folder: Folder, records: Records) -> str:
+def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing]) -> str:
     parts = [
         f'<section id="{_anchor(folder, records.sweep)}">',
         f"<h3>{escape(records.info.title)}</h3>",
@@ -106,18 +105,20 @@ def _sweep(folder: Folder, records: Records) -> str:
             _table(folder, records),
             f"<details><summary>What the columns mean</summary><ul>{meanings}</ul></details>",
         ]
-    for drawing in drawings(records):
-        if drawing.name.endswith("samples"):
-            continue  # the page shows them larger, below
-        source = _uri("image/svg+xml", drawing.svg())
-        alternative = escape(drawing.caption, quote=True)
-        parts.append(
-            f'<figure><img class="plot" src="{source}" alt="{alternative}">'
-            f"<figcaption>{escape(drawing.caption)}</figcaption></figure>"
-        )
+    # Samples are shown larger, below.
+    parts += [_figure(drawing) for drawing in drawings if not drawing.name.endswith("-samples")]
     if records.grids:
         parts.append(_grids(records.grids))
     return "\n".join([*parts, "</section>"])
+
+
+def _figure(drawing: Drawing) -> str:
+    caption = escape(drawing.caption, quote=True)
+    return (
+        f'<figure><div class="plate" tabindex="0" role="region" aria-label="{caption}">'
+        f'<img class="plot" src="{_uri("image/svg+xml", drawing.svg)}" alt="{caption}"></div>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
 
 
 def _table(folder: Folder, records: Records) -> str:
@@ -125,7 +126,7 @@ def _table(folder: Folder, records: Records) -> str:
     head = "".join(map(_head, table.header, table.words))
     body = []
     for key, line in zip(table.keys, table.lines, strict=True):
-        name = escape(f"{folder.setting}-{folder.budget}/{key}", quote=True)
+        name = escape(row_name(folder, key), quote=True)
         cells = [_cell(cell, word) for cell, word in zip(line[1:], table.words[1:], strict=True)]
         first = line[0]
         opened = (
@@ -164,13 +165,16 @@ def _grids(grids: Iterable[Grid]) -> str:
         drawn = io.BytesIO()
         picture = Image.fromarray(mosaic(grid.images, 1))
         picture.save(drawn, format="png", optimize=True)
+        zoom = max(1, GRID_PIXELS // picture.width)
+        size = f'width="{picture.width * zoom}" height="{picture.height * zoom}"'
         title = grid.method if grid.method == "unguided" else f"{grid.method}, {grid.predictor}"
         scale = "" if grid.method == "unguided" else f", scale {grid.scale:g}"
         alternative = escape(f"samples of {title}, a row per class", quote=True)
         blocks.append(
             f"<div><span>{escape(title + scale)}</span>"
             f'<div class="crop" data-rows="{len(labels)}">'
-            f'<img src="{_uri("image/png", drawn.getvalue())}" alt="{alternative}"></div></div>'
+            f'<img {size} src="{_uri("image/png", drawn.getvalue())}" alt="{alternative}">'
+            "</div></div>"
         )
     return (
         '<p class="hint">Samples: a row per class, the same column is the same seed in every '
@@ -180,18 +184,32 @@ def _grids(grids: Iterable[Grid]) -> str:
 
 
 def _published() -> str:
-    found = published_table()
-    head = "".join(_head(name, True) for name in found.header)
-    body = "".join(
-        "<tr>" + "".join(_cell(Cell(text, value=text), True) for text in line) + "</tr>"
-        for line in found.lines
-    )
+    names = ("method", "metric", "value", "setting", "source", "note")
+    lines = []
+    for figure in published():
+        number = _cell(Cell(figure.shown, value=figure.value), word=False)
+        words = [
+            f'<td class="{kind}" data-value="{escape(text, quote=True)}">{escape(text)}</td>'
+            for text, kind in (
+                (figure.method, "word"),
+                (figure.metric, "word"),
+                (figure.setting, "word long"),
+                (figure.note, "word long"),
+            )
+        ]
+        source = (
+            f'<td class="word long" data-value="{escape(figure.source, quote=True)}">'
+            f'<a rel="noreferrer" href="{escape(figure.url, quote=True)}">'
+            f"{escape(figure.source)}</a></td>"
+        )
+        lines.append(f"<tr>{words[0]}{words[1]}{number}{words[2]}{source}{words[3]}</tr>")
+    head = "".join(_head(name, name != "value") for name in names)
     return (
         '<h2 id="published">Published figures, not measured here</h2>'
         "<p>From the literature, each with its source. They were taken at other scales, on other "
         "data and with other evaluators: compare them with nothing above.</p>"
         f'<div class="scroll" tabindex="0" role="region" aria-label="published figures"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 

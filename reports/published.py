@@ -6,33 +6,61 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PublishedTable", "published_table"]
+__all__ = ["Published", "published"]
 
 PATH = Path(__file__).with_name("published.toml")
-HEADER = ("method", "metric", "value", "setting", "source")
 
 
 @dataclass(frozen=True)
-class PublishedTable:
-    """Figures with their sources.
+class Published:
+    """A figure of others.
 
     Attributes:
-        header: of each column.
-        lines: a text for each column, for each figure.
+        method: what was measured or counted.
+        metric: which figure, with its unit.
+        value: of the figure.
+        uncertainty: of the value, either way; 0 for an exact count.
+        setting: how it was taken.
+        source: where it stands.
+        url: of the source, https.
+        note: what to keep in mind.
     """
 
-    header: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
+    method: str
+    metric: str
+    value: float
+    uncertainty: float
+    setting: str
+    source: str
+    url: str
+    note: str
+
+    @property
+    def shown(self) -> str:
+        """The value with its uncertainty."""
+        value = f"{self.value:,}"
+        return f"{value} ± {self.uncertainty:g}" if self.uncertainty else value
 
 
-def published_table(path: Path = PATH) -> PublishedTable:
-    """The figures of the file.
+def published(path: Path = PATH) -> tuple[Published, ...]:
+    """The figures of the file, in its order.
 
     Raises:
-        ValueError: if one lacks its source or another field.
+        ValueError: if a source or a figure lacks a field, or an address is not https.
     """
-    figures = tomllib.loads(path.read_text(encoding="utf-8"))["figure"]
-    for figure in figures:
-        if missing := [name for name in HEADER if not figure.get(name)]:
-            raise ValueError(f"{path.name}: a figure has no {missing[0]}: {figure}")
-    return PublishedTable(HEADER, tuple(tuple(f[name] for name in HEADER) for f in figures))
+    found = []
+    for source in tomllib.loads(path.read_text(encoding="utf-8"))["source"]:
+        _demand(source, ("text", "url", "setting", "note", "figures"), path)
+        if not source["url"].startswith("https://"):
+            raise ValueError(f"{path.name}: {source['url']} is not https")
+        told = {"source": source["text"]} | {k: source[k] for k in ("url", "setting", "note")}
+        for figure in source["figures"]:
+            _demand(figure, ("method", "metric", "value", "uncertainty"), path)
+            found.append(Published(**figure, **told))
+    return tuple(found)
+
+
+def _demand(table: dict[str, object], names: tuple[str, ...], path: Path) -> None:
+    for name in names:
+        if table.get(name) in (None, ""):
+            raise ValueError(f"{path.name}: an entry has no {name}: {table}")

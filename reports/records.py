@@ -10,21 +10,18 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from reports.grids import Grid, read_grids
 from reports.metrics import LEGACY, METRICS
 from reports.schema import RecordError, parse
 
 __all__ = [
-    "GRIDS_FILE",
     "RECORDS_FILE",
     "Failure",
     "Folder",
-    "Grid",
     "RecordError",
     "Records",
     "SweepInfo",
@@ -38,25 +35,6 @@ METHOD_ORDER = ("unguided", "naive", "single", "multi-experts", "ppap")
 NO_PREDICTOR = "none"
 FACTS = ("supervision", "experts", "adapter", "sampler", "scale", "samples")
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Samples of one method: a row per class, a column per seed.
-
-    Attributes:
-        method: whose samples they are.
-        predictor: what guided them; ``"none"`` if nothing did.
-        scale: guidance scale.
-        labels: the class of each row.
-        images: (R, K, H, W) or (R, K, H, W, 3) uint8, R = len(labels).
-    """
-
-    method: str
-    predictor: str
-    scale: float
-    labels: tuple[str, ...]
-    images: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -198,7 +176,7 @@ def read_folder(folder: Path) -> Folder:
     if identity is None:
         raise RecordError(f"{path} is empty", "run the sweep that fills it")
     records = list(latest.values())
-    grids = _grids(folder / GRIDS_FILE, sorted(_of(records, "grid"), key=_order))
+    grids = read_grids(folder / GRIDS_FILE, sorted(_of(records, "grid"), key=_order))
     names = dict.fromkeys(r["sweep"] for r in records if r["kind"] != "failure")
     failures = [r for r in _of(records, "failure") if not r["resolved"]]
     return Folder(
@@ -298,30 +276,3 @@ def _point(record: Record) -> dict[str, Any]:
     named = {name: record[name] for name in ("method", "predictor", "scale", "seed", "samples")}
     measured = {name: record[name] for name in ("accuracy", "fid")}
     return named | {k: math.nan if v is None else float(v) for k, v in measured.items()}
-
-
-def _grids(path: Path, records: list[Record]) -> dict[str, Grid]:
-    if not records:
-        return {}
-    mend = "run the sweep again: it writes the grids with their records"
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            held = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, BadZipFile) as error:
-        raise RecordError(f"{path} cannot be read ({type(error).__name__})", mend) from None
-    grids: dict[str, Grid] = {}
-    for record in records:
-        name, labels = record["array"], tuple(record["labels"])
-        images = held.get(name)
-        if images is None:
-            raise RecordError(f"{path} has no array {name!r}", mend)
-        pixels = images.shape[4:] in ((), (3,)) and images.dtype == np.uint8
-        if images.ndim < 4 or not pixels or len(images) != len(labels) or not images.size:
-            got = f"{images.dtype} {images.shape}"
-            wanted = f"uint8 ({len(labels)}, columns, H, W) or (..., 3)"
-            raise RecordError(f"{path}: array {name!r} is {got}, not {wanted}", mend)
-        owner = (record["method"], record["predictor"], float(record["scale"]))
-        grids[record["key"]] = Grid(*owner, labels, images)
-    if len({grid.images.shape[2:4] for grid in grids.values()}) > 1:
-        raise RecordError(f"{path} holds images of several sizes", mend)
-    return grids

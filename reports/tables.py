@@ -1,4 +1,4 @@
-"""A sweep's table: the same rows and cells as CSV, Markdown and LaTeX, and for the page."""
+"""A sweep's table: the same rows and cells as CSV and Markdown, and for LaTeX and the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from reports.metrics import METRICS
 from reports.records import NO_PREDICTOR, Records
 
-__all__ = ["Cell", "Table", "csv_table", "headline", "latex_table", "legend", "markdown_table"]
+__all__ = ["Cell", "Table", "csv_table", "headline", "legend", "markdown_table"]
 
 LEADING = {"supervision": "", "experts": "", "adapter": "", "sampler": ""}
 TRAILING = {"trainable_share": "", "scale": "g", "seeds": "", "samples": ",d"}
@@ -19,10 +19,6 @@ CSV_FACTS = (
 )  # fmt: skip
 COMPARED = {"accuracy": ("Δ accuracy", "+.3f"), "fid": ("Δ FID", "+.2f")}
 NOT_MEASURED = "n/a"
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX |= {symbol: f"\\{symbol}" for symbol in "&%$#_{}"}
-LATEX |= {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "∞": r"$_\infty$", "Δ": r"$\Delta$"}
-LATEX |= {"é": r"\'e"}
 
 
 @dataclass(frozen=True)
@@ -125,33 +121,6 @@ def markdown_table(records: Records) -> str:
     frame = pd.DataFrame(body, columns=list(table.header))
     align = tuple("left" if word else "right" for word in table.words)
     return str(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
-
-
-def latex_table(records: Records) -> str:
-    """The rows as a LaTeX table for booktabs: best in bold, intervals small behind."""
-    table = Table.of(records)
-    spec = "".join("l" if word else "r" for word in table.words)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        f"\\caption{{{_latex(records.info.title)}. {_latex(headline(records).replace('*', ''))}}}",
-        f"\\label{{tab:{records.sweep}}}",
-        f"\\begin{{tabular}}{{{spec}}}",
-        r"\toprule",
-        " & ".join(map(_latex, table.header)) + r" \\",
-        r"\midrule",
-    ]
-    for line in table.lines:
-        cells = []
-        for cell in line:
-            text = _latex(cell.text)
-            text = f"\\textbf{{{text}}}" if cell.best else text
-            cells.append(
-                text + (f" {{\\scriptsize {_latex(cell.interval)}}}" * bool(cell.interval))
-            )
-        lines.append(" & ".join(cells) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
 
 
 def headline(records: Records) -> str:
@@ -276,10 +245,6 @@ def _p_text(p: float) -> str:
 def _markdown(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.best else cell.text
     return f"{text} {cell.interval}".strip().replace("|", "\\|")
-
-
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(symbol, symbol) for symbol in text.replace("`", ""))
 
 
 def _range(counts: pd.Series) -> str:

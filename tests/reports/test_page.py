@@ -6,11 +6,13 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from reports.__main__ import main
 from reports.build import build, build_page
-from reports.published import published_table
+from reports.published import published
 from reports.records import read_folder
 from tests.reports.conftest import (
     comparison,
@@ -21,6 +23,15 @@ from tests.reports.conftest import (
     sweep,
     write_folder,
 )
+
+SOURCE = """
+[[source]]
+text = "x"
+url = "https://example.org"
+setting = "y"
+note = "z"
+figures = [{method = "a", metric = "FID", value = 3, uncertainty = 1}]
+"""
 
 
 class Elements(HTMLParser):
@@ -63,7 +74,9 @@ def test_nothing_is_fetched_from_elsewhere(page: str) -> None:
     assert all(source.startswith("data:") for source in found.attributes("img", "src"))
     assert not found.attributes("script", "src")
     assert not found.attributes("link", "href")
-    assert all(target.startswith("#") for target in found.attributes("a", "href"))
+    # Links to sources are followed by a person, not fetched by the page.
+    outside = {a for a in found.attributes("a", "href") if not a.startswith("#")}
+    assert outside == {figure.url for figure in published()}
     assert "@import" not in page
     assert "url(" not in page.split("</style>", maxsplit=1)[0]
     assert len(page.encode()) < 5_000_000
@@ -82,11 +95,12 @@ def test_every_row_leads_to_its_record(page: str, folder: Path) -> None:
 def test_every_table_can_be_sorted_and_every_picture_is_described(page: str) -> None:
     found = elements(page)
     headers = [a for tag, a in found.found if tag == "th" and "aria-sort" in a]
-    assert len(headers) == found.attributes("th", "scope").count("col") == 20
+    assert len(headers) == found.attributes("th", "scope").count("col") == 21
     assert all(found.attributes("img", "alt"))
     assert len(found.attributes("img", "alt")) == len(found.attributes("img", "src"))
     targets = {a["id"] for _, a in found.found if "id" in a}
-    assert {target[1:] for target in found.attributes("a", "href")} <= targets
+    inside = [a for a in found.attributes("a", "href") if a.startswith("#")]
+    assert {target[1:] for target in inside} <= targets
 
 
 def test_hostile_words_stay_words(tmp_path: Path) -> None:
@@ -142,16 +156,72 @@ def test_folders_and_sweeps_share_a_page(tmp_path: Path) -> None:
 
 
 def test_published_figures_stand_apart_with_their_sources(page: str) -> None:
-    table = published_table()
-    measured, _, published = page.partition('id="published"')
-    for line in table.lines:
-        assert line[-1].replace("&", "&amp;") in published
-        assert f">{line[0]}<" not in measured
-    assert "not measured here" in published
+    measured, _, apart = page.partition('id="published"')
+    for figure in published():
+        assert f">{figure.source}</a>" in apart
+        assert f">{figure.shown}<" in apart
+        assert f">{figure.method}<" not in measured
+    assert "not measured here" in apart
+    assert "1,459,632" in apart
+    assert "54.5 ± 1" in apart
 
 
-def test_a_published_figure_without_source_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[[source]]\ntext = "x"', "no url"),
+        (SOURCE.replace("https", "http"), "not https"),
+        (SOURCE.replace(", uncertainty = 1", ""), "no uncertainty"),
+    ],
+)
+def test_a_published_figure_without_source_is_refused(
+    tmp_path: Path, text: str, problem: str
+) -> None:
     path = tmp_path / "published.toml"
-    path.write_text('[[figure]]\nmethod = "x"\nmetric = "FID"\nvalue = "3"\nsetting = "y"\n')
-    with pytest.raises(ValueError, match="no source"):
-        published_table(path)
+    path.write_text(text)
+    with pytest.raises(ValueError, match=problem):
+        published(path)
+
+
+def test_what_was_not_measured_does_not_stop_the_script(tmp_path: Path) -> None:
+    """Browsers read no NaN in JSON, and no table could be sorted for it."""
+    folder = write_folder(tmp_path, [row("ppap", "vit", fid_low=float("nan"))])
+    build(folder)
+    (record,) = embedded((folder / "index.html").read_text()).values()
+    assert record["fid_low"] is None
+
+
+def test_the_records_cannot_end_or_hide_their_element(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, [row("ppap", "vit") | {"method": "<!--<script></script>"}])
+    build(folder)
+    (element,) = re.findall(r'id="records">(.*)</script>', (folder / "index.html").read_text())
+    assert "<" not in element
+    assert json.loads(element)["fashion-test/row-ppap-vit"]["method"] == "<!--<script></script>"
+
+
+def test_a_row_tells_its_interval_and_its_difference(tmp_path: Path) -> None:
+    ours, reference = row("ppap", "vit"), row("single", "vit")
+    folder = write_folder(tmp_path, [ours, reference, comparison(ours, reference, 0.1, 0.01)])
+    build(folder)
+    records = embedded((folder / "index.html").read_text())
+    record: dict[str, Any] = records["fashion-test/row-ppap-vit"]
+    assert record["accuracy_low"] < record["accuracy"] < record["accuracy_high"]
+    found = {part["metric"]: part for part in record["differences"]}
+    assert found["accuracy"]["value"] == 0.1
+    assert found["accuracy"]["p_corrected"] == 0.01
+    assert found["accuracy"]["reference"] == reference["key"]
+    assert records["fashion-test/row-single-vit"]["differences"] == []
+
+
+def test_folders_that_are_named_share_the_page_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = write_folder(tmp_path / "small-smoke", [row("ppap", "vit")])
+    large = write_folder(tmp_path / "large", [row("single", "vit", budget="full")])
+    target = tmp_path / "both.html"
+    assert main(["build", str(small), str(large), "--page", str(target)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(target)
+    assert set(embedded(target.read_text())) == {
+        "fashion-test/row-ppap-vit",
+        "fashion-full/row-single-vit",
+    }

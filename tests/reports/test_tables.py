@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from reports.latex import escaped, latex_table
 from reports.records import Records
-from reports.tables import csv_table, headline, latex_table, legend, markdown_table
+from reports.tables import csv_table, headline, legend, markdown_table
 from tests.reports.conftest import (
     PROVENANCE,
     Record,
@@ -221,3 +222,18 @@ def test_rows_without_samples_are_tables_too(tmp_path: Path) -> None:
         {"method": "10 adapters", "parameters": "40,153,352", "tensors MiB": "215.1"}
     ]
     assert "FID" not in headline(records)
+
+
+def test_latex_needs_no_more_than_booktabs(tmp_path: Path) -> None:
+    """Of the default encoding: a bare < prints as another sign, a bracket opens an argument."""
+    lines = ranks()
+    lines[1]["method"] = "[1] r < 4 → 2"
+    text = latex_table(read(tmp_path, *lines))
+    assert text.isascii()
+    assert r"+0.120 {\scriptsize (p $<$ .001)}" in text
+    assert "$-$0.50" in text
+    assert "\n{}[1] r $<$ 4 " in text, "not taken for the argument of the line break before"
+    for command in ("\\textbf", "\\scriptsize", "\\caption", "\\toprule"):
+        assert command in text
+    assert text.count("{") == text.count("}")
+    assert escaped("Fréchet & 50%") == r"Fr\'echet \& 50\%"
