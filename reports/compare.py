@@ -133,7 +133,7 @@ def compare(first: Path, second: Path) -> Comparison:
 def _rows(folder: Folder) -> dict[str, pd.Series]:
     found: dict[str, pd.Series] = {}
     for records in folder.sweeps:
-        for _, row in records.rows.iterrows():
+        for _, row in records.rows.set_index("key", drop=False).loc[list(records.raw)].iterrows():
             name = [records.sweep, row["predictor"], row["method"], row["sampler"] or ""]
             found[json.dumps([*name, row["axes"]], sort_keys=True)] = row
     return found

@@ -98,7 +98,7 @@ class Records:
         noise_accuracy: long: method, predictor, seed, timestep (0..999), accuracy (0..1).
         tradeoff: long: method, predictor, scale, seed, samples, accuracy (0..1), fid.
         grids: sample grids, sorted as the rows are.
-        raw: the rows' records as they are, by key.
+        raw: the rows' records as they are, by key, in the order in which they were recorded.
     """
 
     info: SweepInfo
@@ -200,8 +200,8 @@ def _records(
     infos = _of(own, "sweep")
     info = SweepInfo.of(name, infos[-1] if infos else None)
     # Rows of a sweep with axes keep the order in which they were run; others the paper's.
-    rows = _of(own, "row")
-    rows = sorted(rows, key=_group if info.axes else _order)
+    recorded = _of(own, "row")
+    rows = sorted(recorded, key=_group if info.axes else _order)
     curves = [
         pd.DataFrame(_columns(record)) for record in sorted(_of(own, "noise_accuracy"), key=_order)
     ]
@@ -214,7 +214,7 @@ def _records(
         noise_accuracy=pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
         tradeoff=pd.DataFrame([_point(r) for r in sorted(_of(own, "tradeoff"), key=_order)]),
         grids=tuple(grids[r["key"]] for r in sorted(_of(own, "grid"), key=_order)),
-        raw={record["key"]: record for record in rows},
+        raw={record["key"]: record for record in recorded},
     )
 
 
