@@ -92,6 +92,11 @@ class Lora:
         """alpha / rank."""
         return self.alpha / self.rank
 
+    def scale(self, weight: Tensor) -> float:
+        """What the update of a layer with this weight is multiplied by."""
+        unscaled = weight.ndim == 2 and self.linear_scaling == "published"
+        return 1.0 if unscaled else self.scaling
+
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         own: Tensors = {}
         for name, layer in matching_layers(network, self.layers):
@@ -125,9 +130,7 @@ class Lora:
             if kind == "lora_A":
                 weight = weights[f"{layer}.weight"]
                 update = (own[f"{layer}.lora_B"] @ down).view(weight.shape)
-                unscaled = weight.ndim == 2 and self.linear_scaling == "published"
-                scaling = 1.0 if unscaled else self.scaling
-                weights[f"{layer}.weight"] = weight + scaling * update
+                weights[f"{layer}.weight"] = weight + self.scale(weight) * update
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from ppap.adapters import Adapter, Biases, Full, Head, Lora, Norms, Part, ppap_adapter
 from ppap.checkpoints import CheckpointError, check_and_load, load_state, save_weights
 from ppap.denoiser import freeze
+from ppap.grouped import GroupedNetwork, UngroupableError
 from ppap.guidance import LikelihoodGuide
 from ppap.peft_adapters import Peft
 from ppap.predictors import Predictor
@@ -99,6 +100,7 @@ class ExpertBank(nn.Module):
         self._student = self.adapter.student(predictor.network)
         self._overwritten: dict[str, Tensor] = {}
         self._cached: tuple[int, dict[str, Tensor]] | None = None
+        self._grouped = self._group()
 
     def __len__(self) -> int:
         return len(self.ranges)
@@ -130,14 +132,27 @@ class ExpertBank(nn.Module):
             ValueError: for a timestep outside all ranges.
         """
         experts = self.ranges.expert_of(timesteps)
+        return self.predict_mixed(x_t, experts)
+
+    def predict_mixed(self, images: Tensor, experts: Tensor) -> Any:
+        """The prediction of (B,) experts for their (B, C, H, W) images, in one pass if possible.
+
+        Adapters without a grouped form (see :class:`ppap.grouped.GroupedNetwork`) go through
+        the present experts one after another.
+        """
         present = sorted(set(experts.tolist()))
         if len(present) == 1:
-            return self.predict(x_t, present[0])
+            return self.predict(images, present[0])
+        if self._grouped is not None:
+            try:
+                return self._together(self._grouped, images, experts)
+            except UngroupableError:
+                self._grouped = None
         order, parts = [], []
         for number in present:
             rows = (experts == number).nonzero()[:, 0]
             order.append(rows)
-            parts.append(self.predict(x_t[rows], number))
+            parts.append(self.predict(images[rows], number))
         return torch.cat(parts)[torch.cat(order).argsort()]
 
     def predict(self, images: Tensor, expert: int) -> Any:
@@ -170,6 +185,32 @@ class ExpertBank(nn.Module):
                 weights = self._effective(expert)
             self._cached = expert, {key: value.detach() for key, value in weights.items()}
         return self._cached[1]
+
+    def _together(self, grouped: GroupedNetwork, images: Tensor, experts: Tensor) -> Tensor:
+        every = [self.expert(number) for number in range(len(self))]
+        statistics = [expert.statistics() for expert in every]
+        if self.training:
+            self._cached = None
+        return grouped.run(
+            dict(self.predictor.network.named_buffers()) | self._base(),
+            [expert.tensors() for expert in every],
+            statistics,
+            self.predictor.prepare(images, self.normalised),
+            experts.to(images.device),
+            self.training and bool(statistics[0]),
+        )
+
+    def _group(self) -> GroupedNetwork | None:
+        first = self.expert(0)
+        try:
+            return GroupedNetwork(
+                self.predictor.network,
+                self.adapter,
+                list(first.tensors()),
+                list(first.statistics()),
+            )
+        except UngroupableError:
+            return None
 
     def _effective(self, number: int) -> dict[str, Tensor]:
         expert = self.expert(number)
