@@ -181,10 +181,13 @@ class ExpertBank(nn.Module):
     def effective(self, expert: int) -> dict[str, Tensor]:
         """Parameters and buffers of the network under an expert, by name."""
         if self._cached is None or self._cached[0] != expert:
-            with torch.no_grad():
-                weights = self._effective(expert)
-            self._cached = expert, {key: value.detach() for key, value in weights.items()}
+            self._cached = expert, self.merged(expert)
         return self._cached[1]
+
+    @torch.no_grad()
+    def merged(self, expert: int) -> dict[str, Tensor]:
+        """As :meth:`effective`, computed anew and not kept."""
+        return {key: value.detach() for key, value in self._effective(expert).items()}
 
     def _together(self, grouped: GroupedNetwork, images: Tensor, experts: Tensor) -> Tensor:
         every = [self.expert(number) for number in range(len(self))]

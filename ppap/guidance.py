@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ppap.tasks import Task
 
-__all__ = ["Guide", "LikelihoodGuide", "NoiseAwareModel", "SumOfGuides", "naive_guide"]
+__all__ = ["Guide", "LikelihoodGuide", "NoiseAwareModel", "SumOfGuides", "Timeless", "naive_guide"]
 
 NoiseAwareModel = Callable[[Tensor, Tensor], Any]
 """(x_t: (B, C, H, W), timesteps: (B,)) -> prediction."""
@@ -99,6 +99,21 @@ class SumOfGuides:
         return SumOfGuides(tuple(part.rows(chosen) for part in self.parts))
 
 
+@dataclass(frozen=True)
+class Timeless:
+    """A model of images as a model of noisy images that pays no heed to their timesteps.
+
+    Attributes:
+        predictor: image (B, C, H, W) in [-1, 1] -> prediction.
+    """
+
+    predictor: Callable[[Tensor], Any]
+
+    def __call__(self, x_t: Tensor, timesteps: Tensor) -> Any:
+        del timesteps
+        return self.predictor(x_t)
+
+
 def naive_guide(
     predictor: Callable[[Tensor], Any], task: Task, targets: Tensor, scale: float = 1.0
 ) -> LikelihoodGuide:
@@ -110,9 +125,4 @@ def naive_guide(
         targets: (N, ...) one target per image.
         scale: guidance scale.
     """
-
-    def blind(x_t: Tensor, timesteps: Tensor) -> Any:
-        del timesteps
-        return predictor(x_t)
-
-    return LikelihoodGuide(blind, task, targets, scale)
+    return LikelihoodGuide(Timeless(predictor), task, targets, scale)

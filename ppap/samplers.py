@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,19 @@ from ppap.guidance import Guide
 from ppap.schedule import Floats, Schedule
 from ppap.streams import NoiseStreams
 
-__all__ = ["DDIM", "DDPM", "Sampler", "ddim_step", "ddpm_step", "sample", "trajectory"]
+if TYPE_CHECKING:
+    from ppap.fastpath import FastPath
+
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "Sampler",
+    "ddim_step",
+    "ddpm_step",
+    "sample",
+    "step_variance",
+    "trajectory",
+]
 
 Index = int | Tensor
 Table = Floats | Tensor
@@ -247,24 +259,41 @@ def ddpm_step(
     return mean + at(inner) * (0.5 * log_variance).exp() * noise
 
 
+def step_variance(
+    schedule: Schedule, index: int, fixed_variance: FixedVariance
+) -> tuple[float, float]:
+    """Variance of an ancestral step that is not learned, and its logarithm.
+
+    They part at index 0 of ``"small"``, where the variance is 0.
+    """
+    variance, log_variance = _fixed_variance(schedule, fixed_variance)
+    return float(variance[index]), float(log_variance[index])
+
+
+def _fixed_variance(schedule: Schedule, kind: FixedVariance) -> tuple[Floats, Floats]:
+    small = schedule.posterior_log_variance
+    if kind == "small":
+        return schedule.posterior_variance, small
+    # The published "large" variance borrows the posterior's at index 0, where beta is too much.
+    large = np.append(np.exp(small[:1]), schedule.betas[1:])
+    return large, np.log(large)
+
+
 def _variance(
     schedule: Schedule,
     at: Callable[[Table], Tensor],
     fraction: Tensor | None,
     fixed_variance: FixedVariance,
 ) -> tuple[Tensor, Tensor]:
-    """The step's variance and its logarithm; they part at index 0 of "small", where it is 0."""
-    small = schedule.posterior_log_variance
+    """The step's variance and its logarithm."""
     if fraction is not None:
         # The network's output in [-1, 1] interpolates between the two (Improved DDPM, eq. 15).
         weight = (fraction + 1) / 2
-        learned = weight * at(np.log(schedule.betas)) + (1 - weight) * at(small)
+        high, low = at(np.log(schedule.betas)), at(schedule.posterior_log_variance)
+        learned = weight * high + (1 - weight) * low
         return learned.exp(), learned
-    if fixed_variance == "small":
-        return at(schedule.posterior_variance), at(small)
-    # The published "large" variance borrows the posterior's at index 0, where beta is too much.
-    large = np.append(np.exp(small[:1]), schedule.betas[1:])
-    return at(large), at(np.log(large))
+    variance, log_variance = _fixed_variance(schedule, fixed_variance)
+    return at(variance), at(log_variance)
 
 
 def _gather(index: Index, like: Tensor) -> Callable[[Table], Tensor]:
@@ -286,8 +315,16 @@ def trajectory(
     sampler: Sampler,
     seeds: Sequence[int],
     guide: Guide | None = None,
+    fast: FastPath | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Sample one batch, yielding every intermediate state.
+
+    Args:
+        denoiser: what is sampled from.
+        sampler: e.g. ``DDIM(25)``.
+        seeds: one per image.
+        guide: with one target per image.
+        fast: runs the steps, to the same images up to rounding.
 
     Yields:
         (original timestep just left, x after the step: (B, C, H, W)), noisiest first; the
@@ -299,11 +336,14 @@ def trajectory(
     x_t = streams.draw()
     for index in reversed(range(len(schedule))):
         timestep = int(schedule.timesteps[index])
-        timesteps = torch.full((len(x_t),), timestep, device=device)
-        prediction = denoiser(x_t, timesteps)
-        gradient = None if guide is None else guide(x_t, timesteps)
         noise = streams.draw() if sampler.stochastic else None
-        x_t = sampler.step(schedule, index, x_t, prediction, gradient, noise)
+        if fast is not None:
+            x_t = fast.step(sampler, schedule, index, x_t, guide, noise)
+        else:
+            timesteps = torch.full((len(x_t),), timestep, device=device)
+            prediction = denoiser(x_t, timesteps)
+            gradient = None if guide is None else guide(x_t, timesteps)
+            x_t = sampler.step(schedule, index, x_t, prediction, gradient, noise)
         yield timestep, x_t
 
 
@@ -314,6 +354,7 @@ def sample(
     guide: Guide | None = None,
     batch: int = 128,
     progress: Callable[[int], None] | None = None,
+    fast: FastPath | bool | None = None,
 ) -> Tensor:
     """Generate one image per seed.
 
@@ -324,6 +365,9 @@ def sample(
         guide: steers the samples; its targets run parallel to ``seeds``.
         batch: images per network call.
         progress: called with the number of images finished, after each batch.
+        fast: whether steps are merged, folded and compiled (see :mod:`ppap.fastpath`); one that
+            was made before keeps what it has compiled. By default they are on a GPU; on a CPU
+            compilation takes a minute the first time, and images differ by rounding.
 
     Returns:
         (N, C, H, W) float32 images in [-1, 1] on the CPU.
@@ -333,12 +377,23 @@ def sample(
     """
     if guide is not None and len(guide) != len(seeds):
         raise ValueError(f"{len(seeds)} seeds need as many targets, the guide has {len(guide)}")
+    path = _fast_path(denoiser, min(batch, len(seeds)), fast)
     images = []
     for start in range(0, len(seeds), batch):
         rows = slice(start, start + batch)
         part = None if guide is None else guide.rows(rows)
-        _, x_0 = deque(trajectory(denoiser, sampler, seeds[rows], part), maxlen=1).pop()
+        _, x_0 = deque(trajectory(denoiser, sampler, seeds[rows], part, path), maxlen=1).pop()
         images.append(x_0.clamp(-1, 1).float().cpu())
         if progress is not None:
             progress(len(x_0))
     return torch.cat(images) if images else torch.empty(0, *denoiser.shape)
+
+
+def _fast_path(denoiser: Denoiser, batch: int, fast: FastPath | bool | None) -> FastPath | None:
+    if fast is None:
+        fast = module_device(denoiser).type == "cuda"
+    if isinstance(fast, bool):
+        from ppap.fastpath import FastPath
+
+        return FastPath(denoiser, batch) if fast and batch else None
+    return fast
