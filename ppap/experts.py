@@ -97,7 +97,7 @@ class ExpertBank(nn.Module):
             )
             for _ in range(len(self.ranges))
         ).to(next(predictor.network.parameters()).device)
-        self._student = self.adapter.student(predictor.network)
+        self.student = self.adapter.student(predictor.network)
         self._overwritten: dict[str, Tensor] = {}
         self._cached: tuple[int, dict[str, Tensor]] | None = None
         self._grouped = self._group()
@@ -164,7 +164,7 @@ class ExpertBank(nn.Module):
         if not self.training:
             return functional_call(network, self.effective(expert), (inputs,))
         self._cached = None
-        return self._student.run(self._base(), own.tensors(), own.statistics(), inputs)
+        return self.student.run(self._base(), own.tensors(), own.statistics(), inputs)
 
     @property
     def overwritten(self) -> dict[str, Tensor]:
@@ -217,7 +217,7 @@ class ExpertBank(nn.Module):
 
     def _effective(self, number: int) -> dict[str, Tensor]:
         expert = self.expert(number)
-        return self._student.effective(self._base(), expert.tensors()) | expert.statistics()
+        return self.student.effective(self._base(), expert.tensors()) | expert.statistics()
 
     def _base(self) -> dict[str, Tensor]:
         return dict(self.predictor.network.named_parameters()) | self._overwritten

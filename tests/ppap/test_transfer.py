@@ -141,7 +141,7 @@ def test_mistakes_are_named() -> None:
         transfer(bank, DATA, SCHEDULE, Supervision(ClassTask(), torch.zeros(3).long()), SHORT)
     with pytest.raises(ValueError, match="previous, base or shared"):
         replace(SHORT, start="next")
-    with pytest.raises(ValueError, match="ascending or descending"):
+    with pytest.raises(ValueError, match="unknown order"):
         replace(SHORT, order="upwards")
     with pytest.raises(ValueError, match="shared_share"):
         replace(SHORT, shared_share=1.0)
