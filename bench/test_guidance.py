@@ -1,9 +1,4 @@
-"""The guidance gradient of one batch on the setting ``fashion``: what the experts cost.
-
-``bank`` is the library's; ``reference`` does the same mathematics the released code's way,
-recomputing every LoRA update at each call; ``predictor`` is the floor, no experts at all.
-Compare them within one run.
-"""
+"""Guided sampling: a step, a trajectory, a switch of experts, a batch of mixed timesteps."""
 
 from __future__ import annotations
 
@@ -11,70 +6,141 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
-from torch.func import functional_call
 
-from ablations.settings import load_setting
-from ppap.adapters import ppap_adapter
-from ppap.experts import ExpertBank
-from ppap.guidance import Guide, LikelihoodGuide, naive_guide
+from ppap.fastpath import FastPath
+from ppap.guidance import Guide, naive_guide
+from ppap.samplers import DDIM, sample
 from ppap.tasks import ClassTask
 
-BATCH, SCALE = 64, 8.0
-TARGETS = torch.arange(BATCH) % 10
+from .conftest import Measure
+from .reference import ReferenceExperts
+from .workloads import BATCH, EXPERTS, PREDICTORS, SCALE, TARGETS, agree, bank_of, denoiser, noisy
+
+INDEX = 11  # of DDIM-25: timestep 440, the third expert's
+SAMPLER = DDIM(25)
+WAYS = ("reference", "plain", "fast path")
 
 
-def scrambled_bank(predictor: str) -> ExpertBank:
-    bank = ExpertBank(load_setting("fashion").predictor(predictor), 5, ppap_adapter(4, 2.0))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in bank.experts.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
-    return bank.eval()
+def stepper(way: str, predictor: str) -> Callable[[Tensor], Tensor]:
+    """x_t at one timestep -> x at the next."""
+    bank, schedule = bank_of(predictor), denoiser().schedule.respace(SAMPLER.spacing)
+    guide: Guide = bank.guide(TARGETS, SCALE)
+    if way == "reference":
+        guide = ReferenceExperts(bank).guide(TARGETS, SCALE)
+    fast = FastPath(denoiser(), BATCH)
+    timesteps = torch.full((BATCH,), int(schedule.timesteps[INDEX]))
+
+    def step(x_t: Tensor) -> Tensor:
+        if way == "fast path":
+            return fast.step(SAMPLER, schedule, INDEX, x_t, guide, None)
+        with torch.no_grad():
+            prediction = denoiser()(x_t, timesteps)
+        return SAMPLER.step(schedule, INDEX, x_t, prediction, guide(x_t, timesteps), None)
+
+    return step
 
 
-def reference_guide(bank: ExpertBank) -> LikelihoodGuide:
-    """The expert of the first timestep, its update recomputed at each call."""
-
-    def model(x_t: Tensor, timesteps: Tensor) -> Tensor:
-        expert = bank.expert(int(bank.ranges.expert_of(timesteps[:1])))
-        base = dict(bank.predictor.network.named_parameters())
-        weights = bank.adapter.effective(base, expert.tensors()) | expert.statistics()
-        prepared = bank.predictor.prepare(x_t)
-        output: Tensor = functional_call(bank.predictor.network, weights, (prepared,))
-        return output
-
-    return LikelihoodGuide(model, ClassTask(), TARGETS, SCALE)
+@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("way", WAYS)
+def test_step(measure: Measure, way: str, predictor: str) -> None:
+    step, plain, x_t = stepper(way, predictor), stepper("plain", predictor), noisy()
+    agree(step(x_t), plain(x_t))
+    measure(
+        f"guided step, {predictor}, batch {BATCH}", way, lambda: step(x_t),
+        images=BATCH, counted=lambda: plain(x_t), rounds=15,
+    )  # fmt: skip
 
 
-GUIDES: dict[str, Callable[[ExpertBank], Guide]] = {
-    "bank": lambda bank: bank.guide(TARGETS, SCALE),
-    "reference": reference_guide,
-    "predictor": lambda bank: naive_guide(bank.predictor, ClassTask(), TARGETS, SCALE),
-}
+@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("way", WAYS)
+def test_trajectory(measure: Measure, way: str, predictor: str) -> None:
+    bank = bank_of(predictor)
+    guide: Guide = bank.guide(TARGETS, SCALE)
+    if way == "reference":
+        guide = ReferenceExperts(bank).guide(TARGETS, SCALE)
+    fast = FastPath(denoiser(), BATCH) if way == "fast path" else None
+
+    def run() -> Tensor:
+        return sample(denoiser(), SAMPLER, range(BATCH), guide, BATCH, fast=fast)
+
+    def plain() -> Tensor:
+        guide = bank.guide(TARGETS, SCALE)
+        return sample(denoiser(), SAMPLER, range(BATCH), guide, BATCH, fast=False)
+
+    agree(run(), plain())
+    measure(
+        f"PPAP-{EXPERTS}, guided DDIM-25, {predictor}, batch {BATCH}", way, run,
+        images=BATCH, counted=plain,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("predictor", ["resnet", "vit"])
-@pytest.mark.parametrize("way", GUIDES)
-def test_guidance_gradient(benchmark: BenchmarkFixture, way: str, predictor: str) -> None:
-    bank = scrambled_bank(predictor)
-    guide = GUIDES[way](bank)
-    x_t = torch.randn(BATCH, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    timesteps = torch.full((BATCH,), 440)
-    if way == "reference":  # no timing while the two disagree
-        torch.testing.assert_close(guide(x_t, timesteps), GUIDES["bank"](bank)(x_t, timesteps))
-    benchmark.group = f"guidance gradient, {predictor}, batch {BATCH}"
-    benchmark(guide, x_t, timesteps)
-    benchmark.extra_info["images_per_second"] = BATCH / benchmark.stats.stats.median
+@pytest.mark.parametrize("way", ["reference", "plain", "fast path"])
+def test_synthesis(measure: Measure, way: str) -> None:
+    fast = FastPath(denoiser(), BATCH) if way == "fast path" else None
+
+    def run() -> Tensor:
+        return sample(denoiser(), SAMPLER, range(BATCH), batch=BATCH, fast=fast)
+
+    def plain() -> Tensor:
+        return sample(denoiser(), SAMPLER, range(BATCH), batch=BATCH, fast=False)
+
+    agree(run(), plain(), share=1.0)
+    measure(f"synthesis, DDIM-25, batch {BATCH}", way, run, images=BATCH, counted=plain, rounds=5)
 
 
-@pytest.mark.parametrize("mixed", [False, True], ids=["one range", "five ranges"])
-def test_routing(benchmark: BenchmarkFixture, mixed: bool) -> None:
-    bank = scrambled_bank("resnet")
-    guide = bank.guide(TARGETS, SCALE)
-    x_t = torch.randn(BATCH, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    timesteps = torch.arange(BATCH) * 997 % 1000 if mixed else torch.full((BATCH,), 440)
-    benchmark.group = f"routing by timestep, resnet, batch {BATCH}"
-    benchmark(guide, x_t, timesteps)
-    benchmark.extra_info["images_per_second"] = BATCH / benchmark.stats.stats.median
+@pytest.mark.parametrize("way", ["reference", "plain", "fast path"])
+def test_switch(measure: Measure, way: str) -> None:
+    """From one expert to the next; the reference has no switch, it merges at each of 5 calls."""
+    bank = bank_of("resnet")
+    guide, x_t = bank.guide(TARGETS, SCALE), noisy()
+    fast = FastPath(denoiser(), BATCH, compile=False)
+    terms = fast._terms(guide, 0)
+    assert terms is not None
+    view = terms[0][0].view
+    experts = ReferenceExperts(bank)
+    turn = [0]
+
+    def switch() -> None:
+        turn[0] += 1
+        number = turn[0] % EXPERTS
+        if way == "fast path":
+            view.switch(200 * number)
+        elif way == "plain":
+            bank.effective(number)
+        else:
+            base = dict(experts.networks[number].named_parameters())
+            for _ in range(EXPERTS):
+                bank.adapter.effective(base, experts.own[number])
+
+    del x_t
+    measure("expert switch, five calls under one expert, resnet", way, switch, rounds=25)
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("way", ["reference", "one pass", "no experts"])
+def test_mixed_timesteps(measure: Measure, way: str, predictor: str) -> None:
+    """The gradient of a batch that five experts share; the reference goes through them in turn."""
+    bank, x_t = bank_of(predictor), noisy()
+    timesteps = torch.arange(BATCH) * 997 % 1000
+    experts = bank.ranges.expert_of(timesteps)
+    together = bank.guide(TARGETS, SCALE)
+    copies = ReferenceExperts(bank)
+
+    def reference() -> Tensor:
+        found = torch.empty_like(x_t)
+        for number in range(EXPERTS):
+            rows = experts == number
+            found[rows] = copies.guide(TARGETS[rows], SCALE)(x_t[rows], timesteps[rows])
+        return found
+
+    ways: dict[str, Callable[[], Tensor]] = {
+        "reference": reference,
+        "one pass": lambda: together(x_t, timesteps),
+        "no experts": lambda: naive_guide(bank.predictor, ClassTask(), TARGETS, SCALE)(
+            x_t, timesteps
+        ),
+    }
+    if way == "one pass":
+        agree(ways[way](), reference())
+    measure(f"gradient at mixed timesteps, {predictor}, batch {BATCH}", way, ways[way], BATCH)

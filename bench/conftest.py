@@ -1,0 +1,139 @@
+"""What the suites share: the machine's ceiling, peak memory, and the table at the end."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch.utils.flop_counter import FlopCounterMode
+
+ROUNDS = 7
+SIDE = 1536
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cores() -> None:
+    """All of them: what a user has who starts one process."""
+    import os
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+@pytest.fixture(scope="session")
+def ceiling(_cores: None) -> float:
+    """GFLOP/s of a large float32 matrix product, median of a few: the most to be had here."""
+    a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
+    seconds = []
+    for _ in range(ROUNDS + 2):
+        began = time.perf_counter()
+        torch.mm(a, b)
+        seconds.append(time.perf_counter() - began)
+    return 2 * SIDE**3 / statistics.median(seconds[2:]) / 1e9
+
+
+Measure = Callable[..., None]
+
+
+@pytest.fixture
+def measure(benchmark: BenchmarkFixture, ceiling: float) -> Measure:
+    """Time a way of doing something; note images, operations and memory beside it.
+
+    Called as ``measure(group, way, function, images=B, counted=plain)``: the median of at least
+    five rounds after a warm-up. ``counted`` runs the same work in plain torch, for its operations
+    are counted; GFLOP/s are those of the work, whatever a way spends on it.
+    """
+
+    def run(
+        group: str,
+        way: str,
+        function: Callable[[], Any],
+        images: int = 0,
+        counted: Callable[[], Any] | None = None,
+        rounds: int = ROUNDS,
+    ) -> None:
+        benchmark.group = group
+        benchmark.extra_info["way"] = way
+        function()
+        _forget_peak()
+        before = _resident("VmRSS")
+        benchmark.pedantic(function, rounds=rounds, iterations=1, warmup_rounds=1)
+        peak = _resident("VmHWM")
+        median = benchmark.stats.stats.median
+        info = benchmark.extra_info
+        info["peak_mib"] = round(peak / 1024, 1)
+        info["peak_above_resident_mib"] = round((peak - before) / 1024, 1)
+        if images:
+            info["images_per_second"] = round(images / median, 2)
+        if counted is not None:
+            with FlopCounterMode(display=False) as counter:
+                counted()
+            info["gflops"] = round(counter.get_total_flops() / median / 1e9, 2)
+            info["matmul_gflops"] = round(ceiling, 1)
+
+    return run
+
+
+def _forget_peak() -> None:
+    """Let the kernel's high-water mark of resident memory start anew (Linux)."""
+    path = Path("/proc/self/clear_refs")
+    if path.exists():
+        path.write_text("5")
+
+
+def _resident(what: str) -> float:
+    """KiB; NaN where the kernel does not tell."""
+    path = Path("/proc/self/status")
+    if not path.exists():
+        return math.nan
+    fields = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+    return float(fields[what].split()[0])
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
+    """Records say what machine it was, not whose."""
+    machine_info.pop("node", None)
+    machine_info["torch"] = torch.__version__
+    machine_info["threads"] = torch.get_num_threads()
+
+
+def held(info: dict[str, Any]) -> str:
+    """What a bank's tensors weigh, where that was measured."""
+    if "mib" not in info:
+        return ""
+    return f"  {info['mib']} MiB, {info['times_one_model']} times one model"
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """A line per way, with its ratio to the group's reference."""
+    session = getattr(config, "_benchmarksession", None)
+    ways = [b for b in getattr(session, "benchmarks", ()) if "way" in b.extra_info and b.stats]
+    if not ways:
+        return
+    groups: dict[str, list[Any]] = {}
+    for bench in ways:
+        groups.setdefault(bench.group, []).append(bench)
+    write = terminalreporter.write_line
+    terminalreporter.section("medians, and how many times as fast as the reference")
+    heading = f"{'':30} {'ms':>9} {'img/s':>8} {'GFLOP/s':>8} {'peak MiB':>9} {'ratio':>6}"
+    for group, found in groups.items():
+        write(f"{group}\n{heading}")
+        base = next((b.stats.median for b in found if b.extra_info["way"] == "reference"), None)
+        for bench in found:
+            info = bench.extra_info
+            ratio = "" if base is None else f"{base / bench.stats.median:6.2f}"
+            write(
+                f"  {info['way']:28} {bench.stats.median * 1e3:9.2f} "
+                f"{info.get('images_per_second', ''):>8} {info.get('gflops', ''):>8} "
+                f"{info.get('peak_mib', ''):>9} {ratio:>6}"
+                f"{held(info)}"
+            )
+    ceilings = [b.extra_info["matmul_gflops"] for b in ways if "matmul_gflops" in b.extra_info]
+    if ceilings:
+        write(f"a large matrix product runs at {max(ceilings)} GFLOP/s here")
