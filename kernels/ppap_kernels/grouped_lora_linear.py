@@ -24,6 +24,8 @@ __all__ = [
     "grouped_lora_linear_reference",
     "grouped_low_rank_matmul_op",
     "grouped_outer_op",
+    "of_samples",
+    "outer",
 ]
 
 
@@ -123,9 +125,9 @@ def grouped_low_rank_matmul_op(
     shape = {"m": batch * tokens, "n": n, "k": k, "r": q.shape[2]}
     entry = select("grouped_low_rank_matmul", x, shape, force)
     if entry is None:
-        h = torch.bmm(x, _of_samples(q, index))
+        h = torch.bmm(x, of_samples(q, index))
         base = x @ p if bias is None else x @ p + bias
-        return torch.baddbmm(base, h, _of_samples(r, index), alpha=scale), h
+        return torch.baddbmm(base, h, of_samples(r, index), alpha=scale), h
     from ppap_kernels import triton_matmul
 
     return triton_matmul.grouped_low_rank_matmul(x, p, q, r, bias, index, scale, entry.config)
@@ -196,19 +198,19 @@ def _backward(ctx: Any, dy: Tensor | None, dh: Tensor | None) -> tuple[Any, ...]
             transposed = (p.t(), r.transpose(1, 2), q.transpose(1, 2))
             dx, g = _apply(dy, *transposed, None, index, ctx.scale, ctx.force)
         if needs_q:
-            dq = _outer(x, g, index, len(q), ctx.scale, ctx.force)
+            dq = outer(x, g, index, len(q), ctx.scale, ctx.force)
         if needs_r:
-            dr = _outer(h, dy, index, len(q), ctx.scale, ctx.force)
+            dr = outer(h, dy, index, len(q), ctx.scale, ctx.force)
         if needs_p:
             dp = x.flatten(0, 1).t() @ dy.flatten(0, 1)
         if needs_bias:
             dbias = dy.sum((0, 1))
     if dh is not None:
         if needs_x:
-            dx_h = torch.bmm(dh, _of_samples(q, index).transpose(1, 2))
+            dx_h = torch.bmm(dh, of_samples(q, index).transpose(1, 2))
             dx = dx_h if dx is None else dx + dx_h
         if needs_q:
-            dq_h = _outer(x, dh, index, len(q), 1.0, ctx.force)
+            dq_h = outer(x, dh, index, len(q), 1.0, ctx.force)
             dq = dq_h if dq is None else dq + dq_h
     return (dx if needs_x else None), dp, dq, dr, dbias, None, None, None
 
@@ -221,17 +223,17 @@ def _outer_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> N
 
 def _outer_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     u, v, index = ctx.saved_tensors
-    own = _of_samples(grad, index) * ctx.scale
+    own = of_samples(grad, index) * ctx.scale
     return torch.bmm(v, own.transpose(1, 2)), torch.bmm(u, own), None, None, None, None
 
 
-def _of_samples(matrices: Tensor, index: Tensor) -> Tensor:
+def of_samples(matrices: Tensor, index: Tensor) -> Tensor:
     """The matrix (E, K, N) of each sample's expert as (B, K, N), 0 where there is none."""
     own = (index >= 0).to(matrices.dtype)[:, None, None]
     return matrices[index.clamp(min=0)] * own
 
 
-_outer = differentiable(grouped_outer_op, _outer_setup_context, _outer_backward)
+outer = differentiable(grouped_outer_op, _outer_setup_context, _outer_backward)
 _apply = differentiable(grouped_low_rank_matmul_op, _setup_context, _backward)
 
 

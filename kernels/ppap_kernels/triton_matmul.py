@@ -28,6 +28,7 @@ __all__ = [
     "grouped_outer",
     "low_rank_matmul",
     "plan_rows",
+    "precision",
     "rank_block",
 ]
 
@@ -182,7 +183,7 @@ def low_rank_matmul(
             x, p, q, r, p if bias is None else bias, y, h, x, x, x, x,
             m, n, x.shape[1], rank, 1, scale, *x.stride(), *p.stride(),
             0, *q.stride(), 0, *r.stride(),
-            HAS_BIAS=bias is not None, GROUPED=False, PRECISION=_precision(x),
+            HAS_BIAS=bias is not None, GROUPED=False, PRECISION=precision(x),
             BLOCK_R=rank_block(rank), **config,
         )  # fmt: skip
     return y, h
@@ -205,7 +206,7 @@ def grouped_low_rank_matmul(
             plan.order, plan.tile_group, plan.tile_first, plan.tile_end,
             len(rows), n, k, rank, tokens, scale, *rows.stride(), *p.stride(),
             *q.stride(), *r.stride(),
-            HAS_BIAS=bias is not None, GROUPED=True, PRECISION=_precision(x),
+            HAS_BIAS=bias is not None, GROUPED=True, PRECISION=precision(x),
             BLOCK_R=rank_block(rank), **config,
         )  # fmt: skip
     return y, h
@@ -228,7 +229,7 @@ def grouped_outer(
         grouped_outer_kernel[grid](
             us, vs, out, plan.order, plan.group_first, plan.group_end,
             n_u, n_v, tokens, scale, *us.stride(), *vs.stride(),
-            PRECISION=_precision(u), **launch,
+            PRECISION=precision(u), **launch,
         )  # fmt: skip
     return out
 
@@ -238,7 +239,7 @@ def rank_block(rank: int) -> int:
     return int(max(16, triton.next_power_of_2(rank)))
 
 
-def _precision(x: Tensor) -> str:
+def precision(x: Tensor) -> str:
     """float32 products follow torch.set_float32_matmul_precision; 16-bit ones have no choice."""
     exact = x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     return "ieee" if exact else "tf32"
