@@ -1,5 +1,7 @@
 """The ADM U-Net family: U-Net and noisy classifier of openai/guided-diffusion.
 
+The U-Net is improved-diffusion's, too, and takes the tokens that :mod:`ppap.glide` adds.
+
 Constructor arguments carry their published names and every parameter its published
 state-dict key, so a public checkpoint loads strictly. Architecture: Dhariwal & Nichol,
 *Diffusion Models Beat GANs on Image Synthesis* (arXiv 2105.05233), appendices C and H.
@@ -73,6 +75,7 @@ class _BlockOptions:
     heads: int
     head_channels: int
     split_qkv_first: bool
+    encoder_channels: int | None = None
 
     def heads_for(self, channels: int) -> int:
         if self.head_channels == -1:
@@ -164,26 +167,36 @@ class ResBlock(nn.Module):
         return cast(Tensor, self.skip_connection(x) + h)
 
 
-def _attend(qkv: Tensor, heads: int, split_qkv_first: bool) -> Tensor:
+def _attend(
+    qkv: Tensor, heads: int, split_qkv_first: bool, encoder_kv: Tensor | None = None
+) -> Tensor:
     """Multi-head attention over positions: (B, 3C, T) -> (B, C, T).
 
     The two orders are the published ones: channels are q, k, v blocks each holding all
-    heads (``split_qkv_first``), or heads each holding its own q, k, v (legacy).
+    heads (``split_qkv_first``), or heads each holding its own q, k, v (legacy). Positions
+    also attend to tokens with ``encoder_kv``: (B or 1, 2C, S), in the same order.
     """
-    batch, width, length = qkv.shape
-    channels = width // (3 * heads)
-    if split_qkv_first:
-        q, k, v = qkv.reshape(batch, 3, heads, channels, length).unbind(1)
-    else:
-        q, k, v = qkv.reshape(batch, heads, 3, channels, length).unbind(2)
+
+    def split(packed: Tensor, parts: int) -> tuple[Tensor, ...]:
+        batch, width, length = packed.shape
+        channels = width // (parts * heads)
+        if split_qkv_first:
+            return packed.reshape(batch, parts, heads, channels, length).unbind(1)
+        return packed.reshape(batch, heads, parts, channels, length).unbind(2)
+
+    batch, _, length = qkv.shape
+    q, k, v = split(qkv, 3)
+    if encoder_kv is not None:
+        token_k, token_v = split(encoder_kv.expand(batch, -1, -1), 2)
+        k, v = torch.cat([token_k, k], dim=-1), torch.cat([token_v, v], dim=-1)
     mixed = F.scaled_dot_product_attention(
         q.transpose(-1, -2), k.transpose(-1, -2), v.transpose(-1, -2)
     )
-    return mixed.transpose(-1, -2).reshape(batch, heads * channels, length)
+    return mixed.transpose(-1, -2).reshape(batch, -1, length)
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over spatial positions with a residual connection."""
+    """Attention of spatial positions to each other, and to tokens, with a residual connection."""
 
     def __init__(self, channels: int, options: _BlockOptions) -> None:
         super().__init__()
@@ -191,11 +204,19 @@ class AttentionBlock(nn.Module):
         self.split_qkv_first = options.split_qkv_first
         self.norm = _norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.encoder_kv = (
+            None
+            if options.encoder_channels is None
+            else nn.Conv1d(options.encoder_channels, 2 * channels, 1)
+        )
         self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         flat = x.flatten(2)
-        h = _attend(self.qkv(self.norm(flat)), self.heads, self.split_qkv_first)
+        encoder_kv = None
+        if self.encoder_kv is not None and tokens is not None:
+            encoder_kv = self.encoder_kv(tokens)
+        h = _attend(self.qkv(self.norm(flat)), self.heads, self.split_qkv_first, encoder_kv)
         return cast(Tensor, (flat + self.proj_out(h)).reshape(x.shape))
 
 
@@ -218,11 +239,18 @@ class AttentionPool2d(nn.Module):
 
 
 class TimestepEmbedSequential(nn.Sequential):
-    """A sequence that hands the timestep embedding to the layers which take one."""
+    """A sequence that hands the timestep embedding, and tokens, to the layers which take them."""
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, emb: Tensor, tokens: Tensor | None = None
+    ) -> Tensor:
         for layer in self:
-            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
+            if isinstance(layer, ResBlock):
+                x = layer(x, emb)
+            elif isinstance(layer, AttentionBlock):
+                x = layer(x, tokens)
+            else:
+                x = layer(x)
         return x
 
 
@@ -293,24 +321,27 @@ class _Encoder(nn.Module):
     def _embed(self, timesteps: Tensor) -> Tensor:
         return cast(Tensor, self.time_embed(timestep_embedding(timesteps, self.model_channels)))
 
-    def _encode(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _encode(
+        self, x: Tensor, emb: Tensor, tokens: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Bottleneck features and the outputs of every descending block."""
         h = x.to(self.dtype)
         skips = []
         for block in self.input_blocks:
-            h = block(h, emb)
+            h = block(h, emb, tokens)
             skips.append(h)
-        return self.middle_block(h, emb), skips
+        return self.middle_block(h, emb, tokens), skips
 
     def convert_to_fp16(self) -> None:
         """Cast the convolutions of the torso to float16, as published; norms stay float32."""
-        self._cast_torso(torch.float16)
+        self.convert_to(torch.float16)
 
     def convert_to_fp32(self) -> None:
         """Undo :meth:`convert_to_fp16`."""
-        self._cast_torso(torch.float32)
+        self.convert_to(torch.float32)
 
-    def _cast_torso(self, dtype: torch.dtype) -> None:
+    def convert_to(self, dtype: torch.dtype) -> None:
+        """Cast the convolutions of the torso, e.g. to bfloat16; norms stay float32."""
         self.dtype = dtype
         for name, part in self.named_children():
             if name not in ("time_embed", "label_emb", "out"):
@@ -325,7 +356,8 @@ class UNetModel(_Encoder):
     Arguments carry their published names. ``attention_resolutions`` are down-sampling
     factors (8 means "where the map is 8 times smaller"). ``use_new_attention_order``,
     ``num_head_channels`` and ``resblock_updown`` must match the checkpoint: they change
-    what its weights mean without changing their shapes.
+    what its weights mean without changing their shapes. ``encoder_channels`` is the width of
+    the tokens that attention sees besides the image; None for networks without.
 
     Raises:
         ValueError: for channel counts the group norms or attention heads cannot split.
@@ -352,6 +384,7 @@ class UNetModel(_Encoder):
         use_scale_shift_norm: bool = False,
         resblock_updown: bool = False,
         use_new_attention_order: bool = False,
+        encoder_channels: int | None = None,
     ) -> None:
         def options(heads: int) -> _BlockOptions:
             return _BlockOptions(
@@ -362,6 +395,7 @@ class UNetModel(_Encoder):
                 heads,
                 num_head_channels,
                 use_new_attention_order,
+                encoder_channels,
             )
 
         super().__init__(
@@ -428,9 +462,12 @@ class UNetModel(_Encoder):
         emb = self._embed(timesteps)
         if y is not None:
             emb = emb + self.label_emb(y)
-        h, skips = self._encode(x, emb)
+        return self._denoise(x, emb)
+
+    def _denoise(self, x: Tensor, emb: Tensor, tokens: Tensor | None = None) -> Tensor:
+        h, skips = self._encode(x, emb, tokens)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), emb)
+            h = block(torch.cat([h, skips.pop()], dim=1), emb, tokens)
         return cast(Tensor, self.out(h.to(x.dtype)))
 
 

@@ -12,7 +12,7 @@ import math
 import re
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch.func import functional_call
 
 from ppap.adapters import Adapter, Lora
 from ppap.denoiser import Denoiser
+from ppap.glide import SuperResText2ImUNet, Text2ImUNet
 from ppap.samplers import ddim_step, ddpm_step
 from ppap.schedule import Schedule, make_schedule
 from ppap.unet import EncoderUNetModel, UNetModel
@@ -36,7 +37,7 @@ __all__ = ["KINDS", "TOLERANCE", "Golden", "Outcome", "UnreadableError", "check"
 TOLERANCE = 2e-5
 ETA = 0.7
 EXACT = ("keys", "timestep_map")
-INPUTS = ("x", "t", "y", "config")
+INPUTS = ("x", "t", "y", "tokens", "mask", "low_res", "config")
 STEP_FIGURE = re.compile(r"(q_sample|ddim_plain|ddim_eta|ddim|ddpm)_(\d+)")
 
 Array = npt.NDArray[Any]
@@ -196,20 +197,31 @@ def _output_and_gradient(
 
 
 def _unet(golden: Golden) -> Figures:
-    return _network(golden, UNetModel(**golden.config))
+    labels = ["y"] if golden.config.get("num_classes") is not None else []
+    return _network(golden, UNetModel(**golden.config), labels)
 
 
 def _classifier(golden: Golden) -> Figures:
     return _network(golden, EncoderUNetModel(**golden.config))
 
 
-def _network(golden: Golden, network: nn.Module) -> Figures:
+def _glide_base(golden: Golden) -> Figures:
+    return _network(golden, Text2ImUNet(**golden.config), ("tokens", "mask"))
+
+
+def _glide_upsampler(golden: Golden) -> Figures:
+    network = SuperResText2ImUNet(**golden.config)
+    return _network(golden, network, ("low_res", "tokens", "mask"))
+
+
+def _network(golden: Golden, network: nn.Module, conditions: Sequence[str] = ()) -> Figures:
     state = network.eval().state_dict()
     network.load_state_dict({key: fill(key, value.shape) for key, value in state.items()})
-    inputs = [golden.input("t")]
-    if golden.config.get("num_classes") is not None:
-        inputs.append(golden.input("y").long())
-    figures = _output_and_gradient(golden, golden.input("x"), lambda x: network(x, *inputs))
+    timesteps = golden.input("t")
+    given = {name: golden.input(name) for name in conditions}
+    figures = _output_and_gradient(
+        golden, golden.input("x"), lambda x: network(x, timesteps, **given)
+    )
     return {"keys": np.array(list(state)), **figures}
 
 
@@ -347,6 +359,8 @@ def _as_recorded(
 KINDS: dict[str, Callable[[Golden], Figures]] = {
     "adm_unet": _unet,
     "adm_classifier": _classifier,
+    "glide_base": _glide_base,
+    "glide_upsampler": _glide_upsampler,
     "diffusion_": _diffusion,
     "ppap_lora_conv": _lora_conv,
     "ppap_lora_linear": _lora_linear,

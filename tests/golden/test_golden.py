@@ -82,7 +82,7 @@ def test_a_configuration_that_the_library_refuses_is_a_miss(tmp_path: Path) -> N
 
 def test_other_kinds_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = altered(FOLDER / "adm_unet_plain.npz", tmp_path)
-    np.savez(path.with_name("glide_base.npz"), x=np.zeros(1))
+    np.savez(path.with_name("training_free_dps.npz"), x=np.zeros(1))
     np.savez(path.with_name("another.npz"), x=np.zeros(1))
     assert main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
