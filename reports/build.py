@@ -6,12 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reports.drawings import Drawing, Report
+from reports.kernels import RESULTS as KERNELS
+from reports.kernels import Sheet, sheets
 from reports.latex import latex_table
 from reports.page import MAX_BYTES, page
 from reports.records import RECORDS_FILE, RecordError, Records
 from reports.tables import csv_table, headline, legend, markdown_table
 
-__all__ = ["PAGE", "RESULTS", "build", "build_all", "build_page", "results_folders"]
+__all__ = [
+    "PAGE",
+    "RESULTS",
+    "build",
+    "build_all",
+    "build_kernels",
+    "build_page",
+    "results_folders",
+]
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "index.html"
@@ -67,8 +77,22 @@ def build_page(folders: Sequence[Path], target: Path = PAGE) -> Path:
     """
     worth = [path for path in folders if not path.name.endswith(TRIALS)] or list(folders)
     worth.sort(key=lambda path: (not path.name.endswith("-default"), path.name))
-    target.write_bytes(_page([Report.read(folder) for folder in worth]))
+    target.write_bytes(_page([Report.read(folder) for folder in worth], sheets()))
     return target
+
+
+def build_kernels(folder: Path = KERNELS) -> list[Path]:
+    """Markdown of what is known of kernels and speed; a file per table.
+
+    Raises:
+        RecordError: if a file there is malformed.
+    """
+    written = []
+    for sheet in sheets(folder):
+        path = folder / f"{sheet.name}.md"
+        path.write_text(sheet.markdown(), encoding="utf-8")
+        written.append(path)
+    return written
 
 
 def results_folders(root: Path = RESULTS) -> list[Path]:
@@ -90,8 +114,8 @@ def _write(report: Report) -> list[Path]:
     return [report.folder.path / name for name in outputs]
 
 
-def _page(reports: Sequence[Report]) -> bytes:
-    content = page(reports).encode()
+def _page(reports: Sequence[Report], tables: Sequence[Sheet] = ()) -> bytes:
+    content = page(reports, tables).encode()
     if len(content) > MAX_BYTES:
         raise RecordError(f"the page has {len(content):,} bytes", "build fewer folders at a time")
     return content

@@ -13,6 +13,7 @@ from PIL import Image
 from reports.drawings import Drawing, Report
 from reports.figures import mosaic
 from reports.grids import Grid
+from reports.kernels import Sheet
 from reports.provenance import provenance, row_name
 from reports.published import published
 from reports.records import Folder, Records
@@ -30,17 +31,19 @@ INTRODUCTION = (
 )
 
 
-def page(reports: Sequence[Report]) -> str:
+def page(reports: Sequence[Report], tables: Sequence[Sheet] = ()) -> str:
     """HTML of everything that the folders hold; nothing in it is fetched from elsewhere.
 
     Args:
         reports: in the order shown.
+        tables: of speed and of kernels, after them.
     """
     folders = [report.folder for report in reports]
     links = [
         f'<a href="#{_anchor(folder)}">{escape(folder.setting)}, {escape(folder.budget)}</a>'
         for folder in folders
     ]
+    links += [f'<a href="#{sheet.name}">{escape(sheet.name)}</a>' for sheet in tables]
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -54,6 +57,7 @@ def page(reports: Sequence[Report]) -> str:
             "<h1>Plug-and-play diffusion guidance: ablations</h1>",
             f"<p>{INTRODUCTION}</p>",
             *(_folder(report) for report in reports),
+            *map(_sheet, tables),
             _published(),
             "</main>",
             '<dialog id="provenance" aria-labelledby="whose"><form method="dialog">',
@@ -180,6 +184,25 @@ def _grids(grids: Iterable[Grid]) -> str:
         '<p class="hint">Samples: a row per class, the same column is the same seed in every '
         f'block. <label>Class <select class="classes"><option value="all">all</option>{options}'
         f'</select></label></p><div class="grids">{"".join(blocks)}</div>'
+    )
+
+
+def _sheet(sheet: Sheet) -> str:
+    body = [
+        "<tr>"
+        + "".join(
+            _cell(Cell(shown, value=value), word)
+            for (shown, value), word in zip(line, sheet.words, strict=True)
+        )
+        + "</tr>"
+        for line in sheet.lines
+    ]
+    head = "".join(map(_head, sheet.header, sheet.words))
+    title, text = escape(sheet.title, quote=True), escape(sheet.text.replace("**", ""))
+    return (
+        f'<h2 id="{sheet.name}">{title}</h2><p>{text}</p>'
+        f'<div class="scroll tall" tabindex="0" role="region" aria-label="{title}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 

@@ -9,13 +9,16 @@ bandwidth and operations over tensor-core rate.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from ppap_kernels.cubin import GPUS, Gpu, Resources, compile_for, occupancy
 from ppap_kernels.workloads import DTYPES, Case, cases
 
-__all__ = ["main", "problems", "resource_table", "roofline", "traffic_table"]
+__all__ = ["main", "problems", "resource_table", "roofline", "rows", "traffic_table"]
 
 
 def roofline(bytes_moved: int, flops: int, dtype: str, gpu: Gpu) -> float:
@@ -73,11 +76,42 @@ def traffic_table(audited: Iterable[Case]) -> str:
     return _markdown(head, rows)
 
 
+def rows(compiled: Iterable[tuple[Case, Gpu, Resources]]) -> list[dict[str, Any]]:
+    """Both tables as one list of records; times in microseconds."""
+    found = []
+    for case, gpu, res in compiled:
+        t = case.traffic
+        found.append({
+            "kernel": case.name,
+            "shape": case.shape,
+            "type": case.dtype,
+            "tiles": _tiles(case),
+            "target": f"sm_{gpu.arch}",
+            "gpu": gpu.name,
+            "registers": res.registers,
+            "spills": res.spills,
+            "shared_bytes": res.shared,
+            "occupancy": round(occupancy(res, gpu), 4),
+            "tensor_core": res.tensor_core,
+            "bytes": t.bytes,
+            "bytes_minimum": t.minimum,
+            "bytes_unfused": t.unfused,
+            "flops": t.flops,
+            "flops_needed": t.needed,
+            "predicted_us": round(roofline(t.bytes, t.flops, case.dtype, gpu) * 1e6, 3),
+            "predicted_unfused_us": round(
+                roofline(t.unfused, t.needed, case.dtype, gpu) * 1e6, 3
+            ),
+        })  # fmt: skip
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the audit as Markdown; return 1 if a kernel spills or misses the tensor cores."""
     parser = argparse.ArgumentParser(prog="python -m ppap_kernels.audit", description=__doc__)
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--ranks", nargs="+", type=int, default=[16, 64])
+    parser.add_argument("--json", type=Path, help="write the tables there, too")
     options = parser.parse_args(arguments)
     audited = list(cases(tuple(options.dtypes), tuple(options.ranks)))
     compiled = [(case, gpu, compile_for(case.source, gpu.arch)) for case in audited for gpu in GPUS]
@@ -85,6 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(resource_table(compiled))
     print("\n## Traffic and predicted times\n\nRoofline predictions, not measurements.\n")
     print(traffic_table(audited))
+    if options.json:
+        text = ",\n".join(json.dumps(row) for row in rows(compiled))
+        options.json.write_text(f"[\n{text}\n]\n")
     found = [problem for case, _, res in compiled for problem in problems(case, res)]
     for problem in found:
         print(f"error: {problem}", file=sys.stderr)
