@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-__all__ = ["CheckpointError", "load_state", "load_weights", "save_weights"]
+__all__ = ["CheckpointError", "load_state", "load_weights", "one_line", "save_weights"]
 
 SHOWN_KEYS = 4
 
@@ -44,9 +44,8 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         RuntimeError,
         EOFError,
     ) as error:
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"{path.name} is damaged or holds more than weights ({reason}); fetch it again"
+            f"{path.name} is damaged or holds more than weights ({one_line(error)}); fetch it again"
         ) from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
@@ -55,6 +54,12 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     ):
         raise CheckpointError(f"{path.name} is not a state dict of tensors; fetch the weights file")
     return dict(loaded)
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, cut to one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

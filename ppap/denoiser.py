@@ -12,9 +12,17 @@ from torch.nn import functional as F
 
 from ppap.schedule import Schedule
 
-__all__ = ["Denoiser", "Prediction", "SpaceToDepth", "freeze", "module_device"]
+__all__ = [
+    "Denoiser",
+    "Prediction",
+    "RescaledTimesteps",
+    "SpaceToDepth",
+    "freeze",
+    "module_device",
+]
 
 Target = Literal["epsilon", "x_0", "v"]
+GIVEN = "given_"
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,8 @@ class Denoiser(nn.Module):
     """A network and the schedule it was trained on: (x_t, t) -> :class:`Prediction`.
 
     Args:
-        network: called as ``network(x_t, timesteps)``; a diffusers-style output object with
-            a ``sample`` attribute is unwrapped.
+        network: called as ``network(x_t, timesteps, **conditions)``; a diffusers-style output
+            object with a ``sample`` attribute is unwrapped.
         schedule: the full schedule of training; timesteps index it.
         shape: (C, H, W) of the images.
         target: what the network predicts: ``"epsilon"``, ``"x_0"`` or ``"v"`` (Salimans &
@@ -51,7 +59,7 @@ class Denoiser(nn.Module):
 
     def __init__(
         self,
-        network: Callable[[Tensor, Tensor], Any],
+        network: Callable[..., Any],
         schedule: Schedule,
         shape: tuple[int, int, int],
         target: Target = "epsilon",
@@ -66,9 +74,51 @@ class Denoiser(nn.Module):
         self.target = target
         self.learned_variance = learned_variance
 
+    def given(self, **conditions: Tensor) -> Denoiser:
+        """This denoiser under conditions, sharing its network.
+
+        Args:
+            conditions: what the network takes besides (x_t, t), e.g. ``y=labels``: (N, ...)
+                one row per image, or (1, ...) one for all.
+        """
+        other = Denoiser(
+            self.network, self.schedule, self.shape, self.target, self.learned_variance
+        )
+        device = module_device(self)
+        for name, value in (self.conditions | conditions).items():
+            other.register_buffer(GIVEN + name, value.to(device), persistent=False)
+        other.training = self.training
+        return other
+
+    @property
+    def conditions(self) -> dict[str, Tensor]:
+        """What :meth:`given` has set, by name."""
+        return {
+            name.removeprefix(GIVEN): value for name, value in self.named_buffers(recurse=False)
+        }
+
+    @property
+    def images(self) -> int | None:
+        """How many images the conditions are for; None if any number."""
+        return next((len(value) for value in self.conditions.values() if len(value) > 1), None)
+
+    def rows(self, chosen: slice) -> Denoiser:
+        """The denoiser of some of the images that its conditions are for."""
+        if self.images is None:
+            return self
+        return self.given(
+            **{
+                name: value[chosen] if len(value) > 1 else value
+                for name, value in self.conditions.items()
+            }
+        )
+
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Prediction:
         """Predict the noise in ``x_t``: (B, C, H, W), at original ``timesteps``: (B,)."""
-        raw = self.network(x_t, timesteps)
+        for name, value in self.conditions.items():
+            if len(value) not in (1, len(x_t)):
+                raise ValueError(f"{name} is given for {len(value)} images, got {len(x_t)}")
+        raw = self.network(x_t, timesteps, **self.conditions)
         output: Tensor = raw if isinstance(raw, Tensor) else raw.sample
         fraction = None
         if self.learned_variance:
@@ -105,6 +155,19 @@ class SpaceToDepth(nn.Module):
         """(B, C, H, W) -> (B, C', H, W); the network sees (B, C factor^2, H/f, W/f)."""
         folded = F.pixel_unshuffle(x_t, self.factor)
         return F.pixel_shuffle(cast(Tensor, self.network(folded, timesteps)), self.factor)
+
+
+class RescaledTimesteps(nn.Module):
+    """A network that is shown its timesteps times ``factor``, as improved-diffusion's are."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network = network
+        self.factor = factor
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, **conditions: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W), whatever the network makes of it."""
+        return cast(Tensor, self.network(x_t, timesteps.float() * self.factor, **conditions))
 
 
 def freeze(module: nn.Module) -> nn.Module:

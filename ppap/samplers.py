@@ -71,19 +71,19 @@ class DDIM:
     """Deterministic (``eta=0``) or partly stochastic sampling with a fixed stride.
 
     Attributes:
-        steps: how many of the schedule's timesteps are visited; must be reachable by an
-            integer stride (25 of 1000 is).
+        steps: how many of the schedule's timesteps are visited, reachable by an integer
+            stride (25 of 1000 is); or a spacing in words, such as ``"fast27"``.
         eta: noise level, 0 for none, 1 for that of DDPM (DDIM, equation 16).
         clip: whether the predicted image is clipped to [-1, 1] before guidance.
     """
 
-    steps: int = 25
+    steps: int | str = 25
     eta: float = 0.0
     clip: bool = True
 
     @property
     def spacing(self) -> str:
-        return f"ddim{self.steps}"
+        return self.steps if isinstance(self.steps, str) else f"ddim{self.steps}"
 
     @property
     def stochastic(self) -> bool:
@@ -373,8 +373,12 @@ def sample(
         (N, C, H, W) float32 images in [-1, 1] on the CPU.
 
     Raises:
-        ValueError: if the guide has another number of targets than there are seeds.
+        ValueError: if the guide's targets, or the denoiser's conditions, are for another
+            number of images than there are seeds, or the fast path meets conditions that
+            differ between images.
     """
+    if denoiser.images not in (None, len(seeds)):
+        raise ValueError(f"{len(seeds)} seeds, but conditions for {denoiser.images} images")
     if guide is not None and len(guide) != len(seeds):
         raise ValueError(f"{len(seeds)} seeds need as many targets, the guide has {len(guide)}")
     path = _fast_path(denoiser, min(batch, len(seeds)), fast)
@@ -382,7 +386,8 @@ def sample(
     for start in range(0, len(seeds), batch):
         rows = slice(start, start + batch)
         part = None if guide is None else guide.rows(rows)
-        _, x_0 = deque(trajectory(denoiser, sampler, seeds[rows], part, path), maxlen=1).pop()
+        steps = trajectory(denoiser.rows(rows), sampler, seeds[rows], part, path)
+        _, x_0 = deque(steps, maxlen=1).pop()
         images.append(x_0.clamp(-1, 1).float().cpu())
         if progress is not None:
             progress(len(x_0))
@@ -391,7 +396,9 @@ def sample(
 
 def _fast_path(denoiser: Denoiser, batch: int, fast: FastPath | bool | None) -> FastPath | None:
     if fast is None:
-        fast = module_device(denoiser).type == "cuda"
+        fast = module_device(denoiser).type == "cuda" and denoiser.images is None
+    if fast and denoiser.images is not None:
+        raise ValueError("conditions that differ between images need fast=False")
     if isinstance(fast, bool):
         from ppap.fastpath import FastPath
 

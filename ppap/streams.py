@@ -8,16 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["NoiseStreams", "derived_generator"]
+__all__ = ["NoiseStreams", "derived_generator", "derived_seed"]
 
 MAX_SEED = 2**32 - 1
 """PyTorch's CPU generator reads the low 32 bits of a seed alone."""
 
 
+def derived_seed(*numbers: int) -> int:
+    """A seed that several non-negative numbers set, e.g. (seed, stage)."""
+    (state,) = np.random.SeedSequence(numbers).generate_state(1)
+    return int(state)
+
+
 def derived_generator(*numbers: int) -> torch.Generator:
     """A generator whose stream is set by several non-negative numbers, e.g. (seed, step)."""
-    (state,) = np.random.SeedSequence(numbers).generate_state(1)
-    return torch.Generator().manual_seed(int(state))
+    return torch.Generator().manual_seed(derived_seed(*numbers))
 
 
 class NoiseStreams:

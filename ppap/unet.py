@@ -226,7 +226,8 @@ class AttentionPool2d(nn.Module):
     def __init__(self, size: int, channels: int, head_channels: int, out_channels: int) -> None:
         super().__init__()
         self.heads = channels // head_channels
-        self.positional_embedding = nn.Parameter(torch.randn(channels, size**2 + 1) / channels**0.5)
+        self.positional_embedding = nn.Parameter(torch.empty(channels, size**2 + 1))
+        nn.init.normal_(self.positional_embedding, std=channels**-0.5)
         self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
         self.c_proj = nn.Conv1d(channels, out_channels, 1)
 

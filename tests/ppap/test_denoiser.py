@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppap.denoiser import Denoiser, SpaceToDepth, Target
+from ppap.denoiser import Denoiser, RescaledTimesteps, SpaceToDepth, Target
 from ppap.schedule import linear_schedule
 from ppap.unet import UNetModel
 
@@ -53,6 +53,50 @@ def test_diffusers_style_output_is_unwrapped() -> None:
 
     denoiser = Denoiser(lambda x, t: Output(), linear_schedule(), SHAPE)
     assert torch.equal(denoiser(images(2), torch.tensor([1, 2])).epsilon, images(2))
+
+
+class Labelled(nn.Module):
+    """Predicts its label, plus noise in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.dropout(torch.ones_like(x)) * y[:, None, None, None]
+
+
+def test_conditions_go_to_the_network_by_row() -> None:
+    labels = torch.tensor([3.0, 4.0, 5.0])
+    bare = Denoiser(Labelled().eval(), linear_schedule(), SHAPE)
+    denoiser = bare.given(y=labels)
+    t = torch.tensor([1, 2, 3])
+    assert bare.images is None
+    assert denoiser.images == 3
+    assert denoiser(images(3), t).epsilon[:, 0, 0, 0].tolist() == [3, 4, 5]
+    assert denoiser.rows(slice(1, 3))(images(2), t[:2]).epsilon[:, 0, 0, 0].tolist() == [4, 5]
+    assert bare.given(y=labels[:1]).rows(slice(1, 3)).images is None
+    with pytest.raises(ValueError, match="y is given for 3 images, got 2"):
+        denoiser(images(2), t[:2])
+
+
+def test_conditions_share_the_network_and_leave_its_mode_alone() -> None:
+    network = Labelled().eval()
+    denoiser = Denoiser(network, linear_schedule(), SHAPE)
+    assert denoiser.given(y=torch.ones(1)).network is network
+    assert not network.training
+
+
+def test_rescaled_timesteps_are_shown() -> None:
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            seen.append(t)
+            return x
+
+    RescaledTimesteps(Spy(), 0.25)(images(2), torch.tensor([3, 400]))
+    assert seen[0].tolist() == [0.75, 100.0]
 
 
 def test_unknown_target_is_refused() -> None:
