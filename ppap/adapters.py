@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from ppap_kernels import merge_lora
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -128,9 +129,8 @@ class Lora:
         for key, down in own.items():
             layer, _, kind = key.rpartition(".")
             if kind == "lora_A":
-                weight = weights[f"{layer}.weight"]
-                update = (own[f"{layer}.lora_B"] @ down).view(weight.shape)
-                weights[f"{layer}.weight"] = weight + self.scale(weight) * update
+                weight, up = weights[f"{layer}.weight"], own[f"{layer}.lora_B"]
+                weights[f"{layer}.weight"] = _updated(weight, down, up, self.scale(weight))
 
 
 @dataclass(frozen=True)
@@ -362,6 +362,13 @@ def matching_layers(
             f"no linear or convolutional layer of {type(network).__name__} matches {pattern!r}; "
             f"its layers are {', '.join(names[:6])}, ..."
         )
+
+
+def _updated(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """W + scale B A, in one pass where no gradient is wanted and a kernel can do it."""
+    if weight.is_cuda and not torch.is_grad_enabled():
+        return merge_lora(torch.empty_like(weight), weight, down, up, scale)
+    return weight + scale * (up @ down).view(weight.shape)
 
 
 def _is_norm(layer: nn.Module) -> bool:
