@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ppap_kernels import triton_conv as conv
 from ppap_kernels import triton_elementwise as elementwise
 from ppap_kernels import triton_matmul as matmul
 from ppap_kernels.cubin import Source
@@ -65,6 +66,9 @@ def cases(
                 for entry in entries[kernel]:
                     yield _product(entry, dtype, rank, grouped, backward=False)
                     yield _product(entry, dtype, rank, grouped, backward=True)
+                for entry in entries[kernel.replace("matmul", "conv")]:
+                    yield _conv(entry, dtype, rank, grouped, backward=False)
+                    yield _conv(entry, dtype, rank, grouped, backward=True)
             for entry in entries["grouped_outer"]:
                 yield _outer(entry, dtype, rank, of_a=True)
                 yield _outer(entry, dtype, rank, of_a=False)
@@ -108,6 +112,45 @@ def _product(entry: Entry, dtype: str, rank: int, grouped: bool, backward: bool)
     )
     name = ("grouped_" if grouped else "") + "lora_linear " + ("dx" if backward else "forward")
     return Case(name, f"m={m} n={n} k={k} r={rank}", dtype, source, traffic)
+
+
+def _conv(entry: Entry, dtype: str, rank: int, grouped: bool, backward: bool) -> Case:
+    """3 x 3, stride 1."""
+    m, n, k = (entry.shape[d] for d in ("m", "n", "k"))
+    pointers = dict.fromkeys(("x", "g", "w", "a", "b", "bias", "y", "h"), dtype)
+    pointers |= dict.fromkeys(("order", "tile_group", "tile_first", "tile_end"), "i32")
+    # Weights have their taps outermost and their in-channels innermost.
+    ones = {"mul_h", "mul_w", "b_r"} | ({"w_n", "a_c"} if backward else {"w_k", "a_c"})
+    ones |= set() if backward else {"step_h", "step_w"}
+    padded = matmul.rank_block(rank)
+    constants = {
+        "HAS_BIAS": not backward, "GROUPED": grouped, "TRANSPOSED": backward,
+        "PRECISION": "tf32", "BLOCK_R": padded,
+    }  # fmt: skip
+    unaligned = {"pixels", "y_width", "height", "width", "taps", "taps_w", "step_h", "step_w"}
+    unaligned |= {"m", "first_h", "first_w"} | (set() if grouped else {"a_e", "b_e"})
+    source = _source(conv.low_rank_conv_kernel, entry, pointers, constants, ones, unaligned - ones)
+    adapters = EXPERTS if grouped else 1
+    size = DTYPES[dtype]
+    down, up = (n, 9 * k) if not backward else (k, 9 * n)
+    weights = 9 * n * k + adapters * rank * (down + up)
+    minimum = size * (m * k + weights + m * n)
+    # Eager: two more convolutions, a scaling and a sum; for several experts all their ranks at
+    # once and a mask.
+    wide = adapters * rank
+    unfused = minimum + size * (m * max(k, n) + (5 if grouped else 3) * m * wide + 5 * m * n)
+    columns = -(-n // entry.config["BLOCK_N"])
+    # The gradient in the input takes the narrow one in h, which a matmul of dy has left.
+    side = m * (9 * n) if backward else m * (9 * k * columns + n)
+    traffic = Traffic(
+        bytes=minimum + size * m * rank,
+        minimum=minimum,
+        unfused=unfused,
+        flops=2 * (m * 9 * n * k + padded * side),
+        needed=2 * (m * 9 * n * k + rank * m * (9 * n if backward else 9 * k + n)),
+    )
+    name = ("grouped_" if grouped else "") + "lora_conv " + ("dx" if backward else "forward")
+    return Case(name, f"m={m} n={n} k={k} 3x3 r={rank}", dtype, source, traffic)
 
 
 def _outer(entry: Entry, dtype: str, rank: int, of_a: bool) -> Case:
