@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Backend", "Entry", "interpreting", "nearest", "select", "table", "uses_op"]
+__all__ = ["Backend", "Entry", "interpreting", "nearest", "select", "slug", "table", "uses_op"]
 
 Backend = Literal["auto", "torch", "triton"]
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -108,12 +108,16 @@ def table(gpu: str) -> dict[str, tuple[Entry, ...]]:
         gpu: as torch.cuda.get_device_name gives it, or "default".
     """
     entries = _read("default")
-    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
-    return entries if slug == "default" else entries | _read(slug)
+    return entries if gpu == "default" else entries | _read(slug(gpu))
 
 
-def _read(slug: str) -> dict[str, tuple[Entry, ...]]:
-    path = resources.files("ppap_kernels").joinpath("configs", f"{slug}.json")
+def slug(gpu: str) -> str:
+    """A GPU's name as that of its table's file."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+
+
+def _read(name: str) -> dict[str, tuple[Entry, ...]]:
+    path = resources.files("ppap_kernels").joinpath("configs", f"{name}.json")
     if not path.is_file():
         return {}
     document = json.loads(path.read_text())

@@ -1,0 +1,102 @@
+"""Every operation, in every pass, against the other ways of doing it.
+
+On a GPU in bfloat16 and float16; on a CPU the same lines run at small sizes in float32. No way is
+timed before its result and gradients agree with the reference in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from .operations import PASSES, Case, Way, cases
+from .timing import device, time_it
+
+ON = device()
+DTYPES = (torch.bfloat16, torch.float16) if ON.type == "cuda" else (torch.float32,)
+TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+ALL = [
+    pytest.param(case, way, dtype, what, id=f"{case.name}-{case.shape}-{what}-{dtype}-{way.name}")
+    for case in cases(ON)
+    for dtype in DTYPES
+    for what in PASSES
+    if what == "forward" or "x" in case.make(torch.float32, torch.device("cpu"))
+    if what != "full backward" or case.trained
+    for way in case.ways
+    if what in way.passes
+]
+
+
+def prepared(
+    case: Case, way: Way, dtype: torch.dtype, what: str, on: torch.device
+) -> tuple[Callable[[], Any], Callable[[], None]]:
+    """What is timed, and the gate before it."""
+    tensors = case.make(dtype, on)
+    wanted: list[str] = []
+    if what != "forward":
+        wanted = ["x", *(case.trained if what == "full backward" else ())]
+        for name in wanted:
+            tensors[name].requires_grad_()
+    probe = _probe(case.reference(tensors).detach())
+
+    def run(compute: Callable[[dict[str, Tensor]], Tensor], given: dict[str, Tensor]) -> Any:
+        if not wanted:
+            with torch.no_grad():
+                return [compute(given)]
+        found = compute(given)
+        owned = way.owns(given) if compute is way.run else given
+        inputs = [owned[name] for name in wanted]
+        return torch.autograd.grad(found, inputs, probe.to(found.dtype), allow_unused=True)
+
+    def gate() -> None:
+        if not way.comparable:
+            return
+        exact = {
+            name: value.detach().double() if value.is_floating_point() else value
+            for name, value in tensors.items()
+        }
+        for name in wanted:
+            exact[name].requires_grad_()
+        ours, theirs = run(way.run, tensors), run(case.reference, exact)
+        for found, expected in zip(ours, theirs, strict=True):
+            apart = (found.double() - expected).abs().max() / expected.abs().max()
+            assert apart <= TOLERANCE[dtype], f"{way.name} is off by {apart:.1e} of the largest"
+
+    return lambda: run(way.run, tensors), gate
+
+
+def _probe(like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(like.shape, generator=generator).to(like.device, like.dtype)
+
+
+@pytest.mark.parametrize(("case", "way", "dtype", "what"), ALL)
+def test_kernel(
+    benchmark: BenchmarkFixture, case: Case, way: Way, dtype: torch.dtype, what: str
+) -> None:
+    function, gate = prepared(case, way, dtype, what, ON)
+    gate()
+    timing = time_it(function, ON)
+    passes = {"forward": 1, "input gradient": 2, "full backward": 3}[what]
+    kind = str(dtype).removeprefix("torch.")
+    benchmark.group = f"{case.name} {case.shape}, {what}, {kind}"
+    info = benchmark.extra_info
+    info["way"] = "reference" if way.name == "torch eager" else way.name
+    info["device_ms"], info["device_ms_fifths"] = timing.median, [timing.low, timing.high]
+    info["peak_mib"] = round(timing.peak_mib, 1)
+    if what == "forward":
+        size = torch.empty(0, dtype=dtype).element_size()
+        info["gb_per_second"] = round(case.bytes(size) / timing.median / 1e6, 2)
+    info["gflops"] = round(passes * case.flops / timing.median / 1e6, 1)
+    # pytest-benchmark keeps its own clock; what counts on a GPU is device_ms.
+    benchmark.pedantic(lambda: (function(), _settle()), rounds=5, warmup_rounds=1)
+
+
+def _settle() -> None:
+    if ON.type == "cuda":
+        torch.cuda.synchronize()
