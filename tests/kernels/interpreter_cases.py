@@ -13,17 +13,26 @@ from typing import Any
 import pytest
 import torch
 from ppap_kernels import (
+    grouped_lora_conv,
     grouped_lora_linear,
     guided_ddim_step,
     guided_ddpm_step,
+    lora_conv,
     lora_linear,
     merge_lora,
     transfer_loss,
+    triton_conv,
     triton_elementwise,
     triton_matmul,
 )
 from ppap_kernels.dispatch import interpreting, table
 from ppap_kernels.grouped_lora_linear import grouped_low_rank_matmul_op
+from ppap_kernels.lora_conv import (
+    grouped_lora_conv_reference,
+    lora_conv_reference,
+    low_rank_conv_dx_op,
+    low_rank_conv_op,
+)
 from ppap_kernels.lora_linear import low_rank_matmul_op
 from ppap_kernels.merge_lora import merge_lora_reference
 from torch import Tensor
@@ -96,6 +105,85 @@ def test_grouped_lora_linear(dtype: torch.dtype, index: list[int]) -> None:
     for expert in set(range(3)) - set(index):
         assert not got[2][expert].any()
         assert not got[3][expert].any()
+
+
+CONVOLUTIONS = {
+    # images, weight, rank, stride, padding, dilation
+    "3 x 3": ((2, 5, 7, 6), (6, 5, 3, 3), 3, 1, 1, 1),
+    "strided": ((2, 5, 8, 9), (6, 5, 3, 3), 4, 2, 1, 1),
+    "not square, dilated": ((2, 5, 8, 9), (6, 5, 3, 2), 1, (2, 1), (1, 0), (1, 2)),
+    "phases without taps": ((2, 3, 9, 9), (6, 3, 3, 3), 2, (2, 3), (2, 0), (2, 2)),
+    "wider than a tile": ((1, 70, 3, 5), (66, 70, 3, 3), 64, 1, 1, 1),
+    "1 x 1": ((2, 5, 7, 6), (6, 5, 1, 1), 3, 2, 0, 1),
+    "padded 1 x 1": ((2, 5, 7, 6), (6, 5, 1, 1), 3, 2, 1, 1),
+}
+Convolution = tuple[tuple[int, ...], tuple[int, ...], int, Any, Any, Any]
+
+
+@dtypes
+@pytest.mark.parametrize("shape", CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_lora_conv(dtype: torch.dtype, shape: Convolution, layout: torch.memory_format) -> None:
+    images, weight, r, stride, padding, dilation = shape
+    adapter = ((r, *weight[1:]), (weight[0], r))
+    inputs = randoms(dtype, images, weight, *adapter, weight[:1])
+    about = {"stride": stride, "padding": padding, "dilation": dilation}
+    x, *rest = inputs
+    y = lora_conv(x.contiguous(memory_format=layout), *rest, 0.5, **about, backend="triton")
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    upstream = torch.randn(y.shape).to(dtype)
+    got = torch.autograd.grad(y, inputs, upstream)
+    references = wide(inputs)
+    expected = lora_conv_reference(*references, 0.5, **about)
+    wanted = torch.autograd.grad(expected, references, upstream.double())
+    assert_close((y, *got), (expected, *wanted))
+
+
+@dtypes
+@pytest.mark.parametrize("stride", [1, (2, 1)])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(
+    "index",
+    [[2, 0, -1, 0, 2], [1, 1, 1, 1, 1], [-1, -1, -1, -1, -1]],
+    ids=["mixed", "one expert", "none"],
+)
+def test_grouped_lora_conv(dtype: torch.dtype, index: list[int], kernel: int, stride: Any) -> None:
+    square = (kernel, kernel)
+    shapes = ((5, 7, 4, 5), (18, 7, *square), (3, 5, 7, *square), (3, 18, 5), (18,))
+    inputs = randoms(dtype, *shapes)
+    experts, about = torch.tensor(index), {"stride": stride, "padding": kernel // 2}
+
+    *matrices, bias = inputs
+    y = grouped_lora_conv(*matrices, experts, bias, 0.5, **about, backend="triton")
+    upstream = torch.randn(y.shape).to(dtype)
+    got = torch.autograd.grad(y, inputs, upstream)
+    references = wide(inputs)
+    *matrices, bias = references
+    expected = grouped_lora_conv_reference(*matrices, experts, bias, 0.5, **about)
+    wanted = torch.autograd.grad(expected, references, upstream.double())
+    assert_close((y, *got), (expected, *wanted))
+    for expert in set(range(3)) - set(index):
+        assert not got[2][expert].any()
+        assert not got[3][expert].any()
+
+
+@pytest.mark.parametrize("kernel", ["low_rank_conv", "grouped_low_rank_conv"])
+def test_every_shipped_tile_gives_the_same_convolution(kernel: str) -> None:
+    shapes = ((2, 37, 5, 7), (70, 37, 3, 3), (2, 9, 37, 3, 3), (2, 70, 9))
+    x, weight, a, b = (t.detach() for t in randoms(torch.float32, *shapes))
+    index = torch.tensor([1, 0]) if kernel.startswith("grouped") else None
+    doubles = [t.double().requires_grad_() for t in (x, weight, a, b)]
+    chosen = torch.tensor([0, 0]) if index is None else index
+    expected = grouped_lora_conv_reference(*doubles, chosen, None, 0.5, padding=1)
+    dy, geometry = torch.randn(expected.shape), ((1, 1), (1, 1), (1, 1))
+    (wanted,) = torch.autograd.grad(expected, doubles[0], dy.double())
+    dh = torch.einsum("bohw,bor->brhw", dy, 0.5 * b[chosen])
+    for entry in table("default")[kernel]:
+        y, _ = triton_conv.low_rank_conv(
+            x, weight, a, b, None, index, (5, 7), geometry, 0.5, entry.config
+        )
+        dx = triton_conv.low_rank_conv_dx(dy, dh, weight, a, index, (5, 7), geometry, entry.config)
+        assert_close((y, dx), (expected, wanted))
 
 
 @pytest.mark.parametrize("kernel", ["low_rank_matmul", "grouped_low_rank_matmul"])
@@ -185,6 +273,16 @@ def test_the_operators_pass_opcheck_on_their_triton_path() -> None:
     torch.library.opcheck(low_rank_matmul_op, arguments, test_utils=checks)
     stacks = (q[None], r[None], bias, torch.tensor([0]), 0.5, True)
     torch.library.opcheck(grouped_low_rank_matmul_op, (x[None], p, *stacks), test_utils=checks)
+    x, dy, dh, w, a, b, bias = randoms(
+        torch.float32,
+        (2, 3, 5, 4), (2, 4, 5, 4), (2, 2, 5, 4), (4, 3, 3, 3), (1, 2, 3, 3, 3), (1, 4, 2), (4,),
+    )  # fmt: skip
+    geometry = ((1, 1), (1, 1), (1, 1))
+    for index in (None, torch.tensor([0, -1])):
+        arguments = (x, w, a, b, bias, index, *geometry, 0.5, True)
+        torch.library.opcheck(low_rank_conv_op, arguments, test_utils=checks)
+        arguments = (dy, dh, w, a, index, (5, 4), *geometry, True)
+        torch.library.opcheck(low_rank_conv_dx_op, arguments, test_utils=checks)
 
 
 def test_it_is_the_kernels_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,9 +290,12 @@ def test_it_is_the_kernels_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("launched")
 
     monkeypatch.setattr(triton_matmul, "low_rank_matmul", refuse)
+    monkeypatch.setattr(triton_conv, "low_rank_conv", refuse)
     monkeypatch.setattr(triton_elementwise, "transfer_loss", refuse)
     x = torch.ones(4, 4)
     with pytest.raises(AssertionError, match="launched"):
         lora_linear(x, x, x, x, backend="triton")
+    with pytest.raises(AssertionError, match="launched"):
+        lora_conv(*[x[None, None]] * 3, x[:1, :1], stride=1, padding=0, backend="triton")
     with pytest.raises(AssertionError, match="launched"):
         transfer_loss(x, x, backend="triton")
