@@ -1,9 +1,10 @@
 """Weights with their adapter merged in, written into a buffer that already exists.
 
 W + s (B A), computed once per change of expert and not once per call. A buffer that stays where
-it is keeps compiled code and captured graphs valid. The convolution form is loralib's
-(microsoft/LoRA, ConvLoRA): A (r k, in k), B (out k, r k), their product of shape (out k, in k)
-viewed as the weight (out, in, k, k).
+it is keeps compiled code and captured graphs valid. A convolution's weight (out, in, k, k) takes
+either form of adapter, since in both the product's elements are in the weight's order: loralib's
+(microsoft/LoRA, ConvLoRA), A (r k, in k), B (out k, r k), and peft's, which `lora_conv` runs
+unmerged, A (r, in, k, k), B (out, r). All of a bank's experts can be merged in one launch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ __all__ = ["merge_lora", "merge_lora_op", "merge_lora_reference"]
 
 def merge_lora_reference(weight: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
     """W + s (B A) in plain torch, as a new tensor. See `merge_lora`."""
-    product = (b @ a).reshape(weight.shape)
+    a, b = _matrices(weight, a, b)
+    product = (b @ a).reshape(*a.shape[:-2], *weight.shape)
     return (weight + scale * product).to(weight.dtype)
 
 
@@ -34,11 +36,12 @@ def merge_lora(
     """Write W + s (B A) into `out`. Not differentiable: for frozen use.
 
     Args:
-        out: like weight, of any strides; overwritten. It must not overlap the weight, which a
-            later merge of another expert starts from again.
+        out: like weight, or (E, ...) of such, of any strides; overwritten. It must not overlap
+            the weight, which a later merge of another expert starts from again.
         weight: (out, in), or (out, in, k, k) of a convolution, of any strides.
-        a: (r, in), or (r k, in k).
-        b: (out, r), or (out k, r k).
+        a: (r, in); (r k, in k) or (r, in, k, k) for a convolution; with a leading E where out
+            has it.
+        b: (out, r); (out k, r k) or (out, r), also as (out, r, 1, 1); with a leading E likewise.
         scale: s.
         backend: "auto", "torch" or "triton"; see `ppap_kernels.dispatch`.
 
@@ -48,6 +51,7 @@ def merge_lora(
     Raises:
         ValueError: if shapes do not fit, out is the weight, or the backend cannot run here.
     """
+    a, b = _matrices(weight, a, b)
     _check(out, weight, a, b)
     with torch.no_grad():
         if uses_op(backend, weight):
@@ -61,8 +65,8 @@ def merge_lora(
 def merge_lora_op(
     out: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float, force: bool
 ) -> None:
-    """`merge_lora` as an operator; `force` takes Triton against the table."""
-    shape = {"rows": b.shape[0], "cols": a.shape[1], "rank": a.shape[0]}
+    """`merge_lora` as an operator on matrices; `force` takes Triton against the table."""
+    shape = {"rows": b.shape[-2], "cols": a.shape[-1], "rank": a.shape[-2]}
     entry = select("merge_lora", weight, shape, force)
     if entry is None:
         _merge(out, weight, a, b, scale)
@@ -77,12 +81,24 @@ def _(out: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float, force: bo
     return None
 
 
+def _matrices(weight: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Peft's form of a convolution's adapter as matrices (..., r, in k k) and (..., out, r)."""
+    if weight.ndim == 4 and a.ndim >= 4:
+        b = b.flatten(-3) if b.ndim == a.ndim else b
+        a = a.flatten(-3)
+    return a, b
+
+
 def _merge(out: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
-    """One addmm into the buffer where the layouts allow, else through a temporary."""
+    """One product into the buffer where the layouts allow, else through a temporary."""
     plain = weight.is_contiguous() and out.is_contiguous()
     if plain and weight.dtype == a.dtype == b.dtype == out.dtype:
-        shape = (b.shape[0], a.shape[1])
-        torch.addmm(weight.view(shape), b, a, alpha=scale, out=out.view(shape))
+        shape = (b.shape[-2], a.shape[-1])
+        base = weight.view(shape)
+        if a.ndim == 2:
+            torch.addmm(base, b, a, alpha=scale, out=out.view(shape))
+        else:
+            torch.baddbmm(base[None], b, a, alpha=scale, out=out.view(len(a), *shape))
     else:
         out.copy_(merge_lora_reference(weight, a, b, scale))
 
@@ -90,17 +106,23 @@ def _merge(out: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> N
 def _check(out: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> None:
     if out is weight:
         raise ValueError("out is the weight itself: the base weight would be lost")
-    if out.shape != weight.shape or out.dtype != weight.dtype:
+    experts = tuple(a.shape[:-2])
+    if out.shape != (*experts, *weight.shape) or out.dtype != weight.dtype:
         raise ValueError(
-            f"out must be like the weight, {tuple(weight.shape)} {weight.dtype}, "
+            f"out must be like the weight, {(*experts, *weight.shape)} {weight.dtype}, "
             f"got {tuple(out.shape)} {out.dtype}"
         )
     kernel = weight.shape[-1] if weight.ndim == 4 else 1
-    square = weight.ndim == 2 or (weight.ndim == 4 and weight.shape[2] == weight.shape[3])
-    rows, cols = weight.shape[0] * kernel, weight.shape[1] * kernel
-    low_rank = a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] and a.dtype == b.dtype
-    if not square or not low_rank or a.shape[1] != cols or b.shape[0] != rows:
+    square = weight.ndim == 2 or (weight.ndim == 4 and weight.shape[2] == kernel)
+    n_out, n_in = weight.shape[:2]
+    forms = [(n_out, n_in * kernel * kernel), (n_out * kernel, n_in * kernel)]
+    low_rank = a.ndim == b.ndim <= 3 and a.shape[:-2] == b.shape[:-2] and a.dtype == b.dtype
+    low_rank = low_rank and a.ndim >= 2 and a.shape[-2] == b.shape[-1]
+    if not square or not low_rank or (b.shape[-2], a.shape[-1]) not in forms:
+        rows, cols = forms[-1]
+        peft = f", or a (r, {n_in}, {kernel}, {kernel}) and b ({n_out}, r)" if kernel > 1 else ""
         raise ValueError(
-            f"a weight {tuple(weight.shape)} needs a (r, {cols}) and b ({rows}, r) of one dtype, "
-            f"and square kernels; got a {tuple(a.shape)} {a.dtype}, b {tuple(b.shape)} {b.dtype}"
+            f"a weight {tuple(weight.shape)} needs a (r, {cols}) and b ({rows}, r){peft}, of one "
+            "dtype, each with a leading E for E experts, and square kernels; "
+            f"got a {tuple(a.shape)} {a.dtype}, b {tuple(b.shape)} {b.dtype}"
         )

@@ -117,11 +117,15 @@ def transfer_loss_kernel(
 @triton.jit
 def merge_lora_kernel(
     weight, a, b, out, rows, cols, rank, inner, scale,
-    w_o, w_i, w_h, w_w, o_o, o_i, o_h, o_w, a_r, a_c, b_m, b_r,
+    w_o, w_i, w_h, w_w, o_e, o_o, o_i, o_h, o_w, a_e, a_r, a_c, b_e, b_m, b_r,
     PRECISION: tl.constexpr, KERNEL: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Give out = weight + scale * (b a), the product laid over the elements of the weight."""
+    expert = tl.program_id(2).to(tl.int64)
+    out += expert * o_e
+    a += expert * a_e
+    b += expert * b_e
     i = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     j = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
@@ -206,16 +210,21 @@ def transfer_loss(
 def merge_lora(
     weight: Tensor, a: Tensor, b: Tensor, out: Tensor, scale: float, config: Mapping[str, int]
 ) -> None:
-    """Launch: weight and out (out, in) or (out, in, k, k), a (r, C), b (R, r), R C = out in k k."""
-    if max(_extent(weight), _extent(out)) >= 2**31:
+    """Launch: weight (out, in) or (out, in, k, k), a (r, C), b (R, r), R C = out in k k.
+
+    out is like weight; for E experts out, a and b have a leading E.
+    """
+    grouped = a.ndim == 3
+    outs, a, b = (t if grouped else t[None] for t in (out, a, b))
+    if max(_extent(weight), _extent(outs[0])) >= 2**31:
         raise ValueError("the kernel indexes weights in 32 bits: merge in slices of out-channels")
     square = weight.ndim == 4
-    w_strides = weight.stride() if square else (*weight.stride(), 0, 0)
-    o_strides = out.stride() if square else (*out.stride(), 0, 0)
-    grid = (triton.cdiv(len(b), config["BLOCK_M"]), triton.cdiv(a.shape[1], config["BLOCK_N"]))
+    (experts, rows, _), (_, rank, cols) = b.shape, a.shape
+    w_strides, o_strides = (t.stride() + (() if square else (0, 0)) for t in (weight, outs))
+    tiles = (triton.cdiv(rows, config["BLOCK_M"]), triton.cdiv(cols, config["BLOCK_N"]))
     with torch.cuda.device_of(weight):
-        merge_lora_kernel[grid](
-            weight, a, b, out, len(b), a.shape[1], len(a), weight.shape[1], scale,
+        merge_lora_kernel[(*tiles, experts)](
+            weight, a, b, outs, rows, cols, rank, weight.shape[1], scale,
             *w_strides, *o_strides, *a.stride(), *b.stride(),
             PRECISION="ieee" if a.dtype == torch.float32 else "tf32",
             KERNEL=weight.shape[-1] if square else 1, **config,

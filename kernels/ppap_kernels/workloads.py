@@ -184,7 +184,7 @@ def _merge(entry: Entry, dtype: str, rank: int, kernel: int) -> Case:
     rows, cols, low = entry.shape["rows"], entry.shape["cols"], rank * kernel
     pointers = dict.fromkeys(("weight", "a", "b", "out"), dtype)
     strides = {"w_w", "o_w"} if kernel > 1 else {"w_i", "o_i"}
-    unaligned = {"w_h", "o_h", "w_i", "o_i"}
+    unaligned = {"w_h", "o_h", "w_i", "o_i", "o_e", "a_e", "b_e"}
     ones = {"a_c", "b_r"} | strides
     constants = {"PRECISION": "ieee" if dtype == "fp32" else "tf32", "KERNEL": kernel}
     source = _source(

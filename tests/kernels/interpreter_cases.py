@@ -120,9 +120,12 @@ CONVOLUTIONS = {
 Convolution = tuple[tuple[int, ...], tuple[int, ...], int, Any, Any, Any]
 
 
-@dtypes
 @pytest.mark.parametrize("shape", CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [(torch.float32, torch.contiguous_format), (torch.float16, torch.channels_last)],
+    ids=["fp32", "fp16 channels-last"],
+)
 def test_lora_conv(dtype: torch.dtype, shape: Convolution, layout: torch.memory_format) -> None:
     images, weight, r, stride, padding, dilation = shape
     adapter = ((r, *weight[1:]), (weight[0], r))
@@ -140,8 +143,7 @@ def test_lora_conv(dtype: torch.dtype, shape: Convolution, layout: torch.memory_
 
 
 @dtypes
-@pytest.mark.parametrize("stride", [1, (2, 1)])
-@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, (2, 1)), (3, 1), (3, (2, 1))])
 @pytest.mark.parametrize(
     "index",
     [[2, 0, -1, 0, 2], [1, 1, 1, 1, 1], [-1, -1, -1, -1, -1]],
@@ -256,6 +258,16 @@ def test_merge_lora(dtype: torch.dtype, layout: torch.memory_format, kernel: int
     laid_out = weight.to(memory_format=layout)
     out = torch.full_like(laid_out, torch.nan)
     merge_lora(out, laid_out, a, b, 0.5, backend="triton")
+    assert_close([out], [merge_lora_reference(weight.double(), a.double(), b.double(), 0.5)])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_merge_lora_of_all_experts_in_pefts_form(layout: torch.memory_format) -> None:
+    shapes = ((10, 23, 3, 3), (2, 5, 23, 3, 3), (2, 10, 5))
+    weight, a, b = (t.detach() for t in randoms(torch.float32, *shapes))
+    weight = weight.contiguous(memory_format=layout)
+    out = torch.stack([torch.full_like(weight, torch.nan)] * 2)
+    merge_lora(out, weight, a, b, 0.5, backend="triton")
     assert_close([out], [merge_lora_reference(weight.double(), a.double(), b.double(), 0.5)])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from ppap_kernels import lora_linear, merge_lora
+from ppap_kernels import lora_conv, lora_linear, merge_lora
 from ppap_kernels.merge_lora import merge_lora_op
 from torch import Tensor
 
@@ -31,6 +31,32 @@ def test_the_convolution_form_is_loralibs(layout: torch.memory_format) -> None:
     out = torch.full_like(weight, torch.nan)
     torch.testing.assert_close(merge_lora(out, weight, a, b, 0.5), expected)
     assert out.is_contiguous(memory_format=layout)
+
+
+def test_a_merged_convolution_of_pefts_form_equals_the_unmerged() -> None:
+    x, weight, a, b = randoms((2, 3, 5, 6), (4, 3, 3, 3), (2, 3, 3, 3), (4, 2))
+    for up in (b, b[..., None, None]):
+        out = torch.full_like(weight, torch.nan)
+        merge_lora(out, weight, a, up, 0.5)
+        unmerged = lora_conv(x, weight, a, up, None, 0.5, stride=2, padding=1)
+        torch.testing.assert_close(torch.conv2d(x, out, None, 2, 1), unmerged)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])  # one product, a temporary
+def test_all_experts_are_merged_at_once(dtype: torch.dtype) -> None:
+    forms = {
+        "linear": ((6, 7), (3, 2, 7), (3, 6, 2)),
+        "loralib": ((4, 3, 3, 3), (3, 6, 9), (3, 12, 6)),
+        "peft": ((4, 3, 3, 3), (3, 2, 3, 3, 3), (3, 4, 2)),
+    }
+    for shapes in forms.values():
+        weight, a, b = randoms(*shapes)
+        weight = weight.to(dtype)
+        out = torch.full((3, *weight.shape), torch.nan, dtype=dtype)
+        merge_lora(out, weight, a, b, 0.5)
+        for one, down, up in zip(out, a, b, strict=True):
+            alone = merge_lora(torch.empty_like(weight), weight, down, up, 0.5)
+            torch.testing.assert_close(one, alone)
 
 
 def test_a_merge_leaves_the_weight_and_needs_no_gradient() -> None:
@@ -69,5 +95,10 @@ def test_errors_say_what_was_expected() -> None:
         merge_lora(weight, weight, a, b)
     with pytest.raises(ValueError, match=r"a \(r, 7\) and b \(6, r\)"):
         merge_lora(torch.empty_like(weight), weight, a[:, 1:], b)
+    convolution, down, up = randoms((4, 3, 3, 3), (2, 3, 3, 3), (4, 2))
+    with pytest.raises(ValueError, match=r"or a \(r, 3, 3, 3\) and b \(4, r\)"):
+        merge_lora(torch.empty_like(convolution), convolution, down[:, 1:], up)
+    with pytest.raises(ValueError, match=r"like the weight, \(1, 6, 7\)"):
+        merge_lora(torch.empty_like(weight), weight, a[None], b[None])
     with pytest.raises(ValueError, match="like the weight"):
         merge_lora(torch.empty(7, 6), weight, a, b)
