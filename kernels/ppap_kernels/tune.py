@@ -64,7 +64,7 @@ def workload(
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size: int) -> Tensor:
-        drawn = torch.randn(size, generator=generator) / float(size[-1]) ** 0.5
+        drawn: Tensor = torch.randn(size, generator=generator) / float(size[-1]) ** 0.5
         return drawn.to(device, dtype)
 
     if kernel == "low_rank_matmul":
