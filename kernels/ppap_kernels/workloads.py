@@ -130,24 +130,22 @@ def _conv(entry: Entry, dtype: str, rank: int, grouped: bool, backward: bool) ->
     unaligned = {"pixels", "y_width", "height", "width", "taps", "taps_w", "step_h", "step_w"}
     unaligned |= {"m", "first_h", "first_w"} | (set() if grouped else {"a_e", "b_e"})
     source = _source(conv.low_rank_conv_kernel, entry, pointers, constants, ones, unaligned - ones)
-    adapters = EXPERTS if grouped else 1
-    size = DTYPES[dtype]
-    down, up = (n, 9 * k) if not backward else (k, 9 * n)
-    weights = 9 * n * k + adapters * rank * (down + up)
-    minimum = size * (m * k + weights + m * n)
-    # Eager: two more convolutions, a scaling and a sum; for several experts all their ranks at
-    # once and a mask.
-    wide = adapters * rank
-    unfused = minimum + size * (m * max(k, n) + (5 if grouped else 3) * m * wide + 5 * m * n)
+    adapters, size = EXPERTS if grouped else 1, DTYPES[dtype]
+    low = m * rank
+    # dx takes h's gradient as it is: its matmul from dy is in neither sequence.
+    weights = 9 * n * k + adapters * rank * (9 * n if backward else 9 * k + n)
+    minimum = size * (m * k + weights + m * n + (low if backward else 0))
+    # Eager: a convolution down (all experts' at once and a mask), one up, a scaling, a sum.
+    masked = adapters * low if grouped else 0
+    down = 2 * masked if backward else m * k + (4 * masked if grouped else 2 * low)
+    unfused = minimum + size * (down + (4 if grouped or backward else 6) * m * n)
     columns = -(-n // entry.config["BLOCK_N"])
-    # The gradient in the input takes the narrow one in h, which a matmul of dy has left.
-    side = m * (9 * n) if backward else m * (9 * k * columns + n)
     traffic = Traffic(
-        bytes=minimum + size * m * rank,
+        bytes=minimum + (0 if backward else size * low),
         minimum=minimum,
         unfused=unfused,
-        flops=2 * (m * 9 * n * k + padded * side),
-        needed=2 * (m * 9 * n * k + rank * m * (9 * n if backward else 9 * k + n)),
+        flops=2 * m * (9 * n * k + padded * (9 * n if backward else 9 * k * columns + n)),
+        needed=2 * m * (9 * n * k + rank * (9 * n if backward else 9 * k + n)),
     )
     name = ("grouped_" if grouped else "") + "lora_conv " + ("dx" if backward else "forward")
     return Case(name, f"m={m} n={n} k={k} 3x3 r={rank}", dtype, source, traffic)
