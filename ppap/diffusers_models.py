@@ -25,6 +25,8 @@ from ppap.schedule import Schedule
 __all__ = ["IFNetwork", "ImageUNet", "encode_if_captions", "load_diffusers", "load_schedule"]
 
 TARGETS: dict[str, Target] = {"epsilon": "epsilon", "sample": "x_0", "v_prediction": "v"}
+CAPTION_TOKENS = 77
+"""Tokens per caption that IF was trained with."""
 
 
 class ImageUNet(nn.Module):
@@ -115,7 +117,7 @@ def load_diffusers(source: str | Path, dtype: torch.dtype = torch.float32) -> De
     if kind not in kinds:
         raise CheckpointError(f"{source} holds a {kind}; what can be used is {', '.join(kinds)}")
     try:
-        unet, found = getattr(_diffusers(), kind).from_pretrained(
+        unet, found = getattr(_extra("diffusers"), kind).from_pretrained(
             source, subfolder=subfolder, output_loading_info=True, torch_dtype=dtype
         )
     except Exception as error:  # diffusers raises whatever it meets
@@ -169,22 +171,27 @@ def encode_if_captions(
     Raises:
         CheckpointError: if the text encoder is missing or damaged.
     """
+    transformers = _extra("transformers")
     try:
-        pipeline = _diffusers().IFPipeline.from_pretrained(
-            source, unet=None, safety_checker=None, feature_extractor=None, watermarker=None,
-            torch_dtype=dtype,
-        )  # fmt: skip
-    except Exception as error:  # diffusers and transformers raise whatever they meet
+        tokenizer = transformers.T5Tokenizer.from_pretrained(source, subfolder="tokenizer")
+        encoder = transformers.T5EncoderModel.from_pretrained(
+            source, subfolder="text_encoder", dtype=dtype
+        )
+    except Exception as error:  # transformers raises whatever it meets
         raise CheckpointError(f"{source} holds no IF text encoder ({one_line(error)})") from error
-    embeddings, _ = pipeline.encode_prompt(list(captions), do_classifier_free_guidance=False)
-    return torch.as_tensor(embeddings)
+    texts = [caption.lower().strip() for caption in captions]
+    found = tokenizer(
+        texts, padding="max_length", max_length=CAPTION_TOKENS, truncation=True, return_tensors="pt"
+    )
+    output = encoder.eval()(found.input_ids, attention_mask=found.attention_mask)
+    return torch.as_tensor(output.last_hidden_state)
 
 
-def _diffusers() -> Any:
+def _extra(name: str) -> Any:
     try:
-        return importlib.import_module("diffusers")
+        return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError("diffusers models need an extra: pip install 'ppap[public]'") from error
+        raise ImportError(f"this model needs {name}: pip install 'ppap[public]'") from error
 
 
 def _settings_folder(source: str | Path) -> Path:
@@ -221,7 +228,7 @@ def _schedule(source: str | Path, settings: dict[str, Any]) -> Schedule:
     before = logger.level
     logger.setLevel(logging.ERROR)  # settings of another scheduler's steps have no bearing here
     try:
-        betas = _diffusers().DDPMScheduler.from_config(settings).betas
+        betas = _extra("diffusers").DDPMScheduler.from_config(settings).betas
         levels = np.cumprod(1 - betas.double().numpy())
         return Schedule(levels)
     except (ValueError, NotImplementedError) as error:

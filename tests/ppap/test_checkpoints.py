@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -84,9 +85,38 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
         load_state(path)
 
 
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_whatever_is_damaged_is_refused_in_one_line_or_still_holds_tensors(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / ("a.safetensors" if kind == "safetensors" else "a.pt")
+    state = network().state_dict()
+    if kind == "safetensors":
+        save_weights(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    whole = path.read_bytes()
+    chance = random.Random(0)
+    messages = []
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(4):
+            damaged[chance.randrange(len(whole))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            loaded = load_state(path)
+        except CheckpointError as error:
+            messages.append(str(error))
+        else:
+            assert all(isinstance(value, torch.Tensor) for value in loaded.values())
+    assert len(messages) > 50
+    assert not any("\n" in message for message in messages)
+
+
 def test_a_missing_file_and_one_without_tensors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load_state(tmp_path / "none.pt")
-    torch.save({"epoch": 3}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="state dict"):
-        load_state(tmp_path / "other.pt")
+    for content in ({"epoch": 3}, {0: torch.ones(2)}, torch.ones(2)):
+        torch.save(content, tmp_path / "other.pt")
+        with pytest.raises(CheckpointError, match="state dict"):
+            load_state(tmp_path / "other.pt")

@@ -11,12 +11,21 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    IFPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from safetensors.torch import save_file
 from torch import Tensor
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from ppap.checkpoints import CheckpointError
 from ppap.denoiser import Denoiser
-from ppap.diffusers_models import load_schedule
+from ppap.diffusers_models import encode_if_captions, load_schedule
 from ppap.public_models import load_denoiser
 from ppap.samplers import DDIM, sample
 from ppap.schedule import cosine_schedule, linear_schedule
@@ -181,6 +190,56 @@ def test_an_if_upsampler_sees_the_noised_image_and_its_level(tmp_path: Path) -> 
     torch.testing.assert_close(told(x, t).epsilon, reference[:, :3])
     noising = load_schedule(tmp_path, "image_noising_scheduler")
     assert noising.alphas_cumprod == pytest.approx(cosine_schedule().alphas_cumprod, rel=2e-3)
+
+
+@torch.no_grad()
+def test_if_captions_are_encoded_by_its_own_text_encoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pieces = ["<pad>", "</s>", "<unk>", "▁", "▁a", "▁dog"]
+    tokenizer = T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)
+    settings = T5Config(
+        vocab_size=len(pieces), d_model=WIDTH, d_kv=4, d_ff=16, num_layers=1, num_heads=2
+    )
+    encoder = T5EncoderModel(settings).eval()
+    IFPipeline(
+        tokenizer,
+        encoder,
+        if_unet(),
+        DDPMScheduler(),
+        None,
+        None,
+        None,
+        requires_safety_checker=False,
+    ).save_pretrained(tmp_path)
+    embeddings = encode_if_captions(tmp_path, ["", "a dog"])
+    assert embeddings.shape == (2, 77, WIDTH)
+    ids = torch.tensor([[1] + 76 * [0], [4, 5, 1] + 74 * [0]])
+    mask = torch.tensor([[1] + 76 * [0], [1, 1, 1] + 74 * [0]])
+    reference = encoder(ids, attention_mask=mask)[0]
+    torch.testing.assert_close(embeddings, reference, rtol=1e-4, atol=1e-5)
+    denoiser = load_denoiser(str(tmp_path)).given(prompt_embeds=encode_if_captions(tmp_path))
+    assert sample(denoiser, DDIM(2), [1, 2]).isfinite().all()
+    with pytest.raises(CheckpointError, match="no IF text encoder") as caught:
+        encode_if_captions(tmp_path / "unet")
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_attention_under_its_old_names_loads(tmp_path: Path) -> None:
+    """Files written before diffusers renamed them, google/ddpm-cifar10-32 among them."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    unet().save_pretrained(tmp_path)
+    DDPMScheduler().save_pretrained(tmp_path)
+    state = {}
+    for key, value in unet().state_dict().items():
+        for new, name in old.items():
+            key = key.replace(f".{new}.", f".{name}.")  # noqa: PLW2901
+        state[key] = value
+    assert any(".proj_attn." in key for key in state)
+    save_file(state, tmp_path / f"{WEIGHTS}.safetensors", {"format": "pt"})
+    x, t = inputs()
+    found = load_denoiser(str(tmp_path))(x, t).epsilon
+    torch.testing.assert_close(found, unet()(x, t).sample, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
