@@ -210,11 +210,14 @@ class TextEncoder:
 
     Raises:
         ValueError: if a file is missing or is no such vocabulary.
+        ImportError: without the extra ``public``.
     """
 
     def __init__(self, folder: str | Path, text_ctx: int = 128) -> None:
-        from tokenizers import Tokenizer, models, pre_tokenizers
-
+        try:
+            from tokenizers import Tokenizer, models, pre_tokenizers
+        except ImportError as error:
+            raise ImportError("captions need tokenizers: pip install 'ppap[public]'") from error
         for name in (VOCABULARY, MERGES):
             if not (Path(folder) / name).is_file():
                 raise ValueError(f"no {name} in {folder}; fetch it from {TOKENIZER_URL}")

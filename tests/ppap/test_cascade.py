@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ppap.cascade import NoisedImages, Stage, eight_bit_images, sample_cascade
 from ppap.denoiser import Denoiser
+from ppap.fastpath import FastPath
 from ppap.guidance import LikelihoodGuide
 from ppap.public_models import DENOISERS
 from ppap.samplers import DDIM, DDPM, sample
@@ -138,6 +139,15 @@ def test_targets_and_conditions_must_match_the_seeds(stages: list[Stage]) -> Non
         sample_cascade([first, dataclasses.replace(second, denoiser=told)], SEEDS[:2])
     with pytest.raises(ValueError, match="needs a stage"):
         sample_cascade([], SEEDS)
+
+
+def test_one_caption_for_all_goes_through_the_fast_path(stages: list[Stage]) -> None:
+    tokens = torch.tensor([[1, 2, 6, 6]])
+    denoiser = stages[0].denoiser.given(tokens=tokens, mask=tokens < 6)
+    fast = FastPath(denoiser, 3, compile=False)
+    plain, other = (sample(denoiser, DDIM(5), SEEDS, fast=path) for path in (False, fast))
+    torch.testing.assert_close(other, plain, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(plain, sample(stages[0].denoiser, DDIM(5), SEEDS), atol=1e-2)
 
 
 def test_sampling_wants_conditions_for_its_seeds_and_a_plain_path() -> None:
