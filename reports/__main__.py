@@ -7,7 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.build import PAGE, build, build_all, build_kernels, build_page, results_folders
+from reports.build import (
+    KERNELS,
+    PAGE,
+    build,
+    build_all,
+    build_kernels,
+    build_page,
+    results_folders,
+)
 from reports.compare import compare
 from reports.records import RecordError
 
@@ -63,7 +71,11 @@ def _build(named: list[Path], target: Path | None) -> list[Path]:
     if not named:
         folders = results_folders()
         written = [path for folder in folders for path in build(folder)]
-        return [*written, *build_kernels(), build_page(folders, target or PAGE)]
+        return [
+            *written,
+            *build_kernels(folders[0].parent / KERNELS),
+            build_page(folders, target or PAGE),
+        ]
     if target:
         return build_all(named, target)
     return [path for folder in named for path in build(folder)]

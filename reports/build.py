@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reports.drawings import Drawing, Report
-from reports.kernels import RESULTS as KERNELS
 from reports.kernels import Sheet, sheets
 from reports.latex import latex_table
 from reports.page import MAX_BYTES, page
@@ -25,6 +24,8 @@ __all__ = [
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "index.html"
+KERNELS = "kernels"
+"""Beside the folders of sweeps."""
 TRIALS = ("-smoke", "-custom")
 
 
@@ -77,11 +78,12 @@ def build_page(folders: Sequence[Path], target: Path = PAGE) -> Path:
     """
     worth = [path for path in folders if not path.name.endswith(TRIALS)] or list(folders)
     worth.sort(key=lambda path: (not path.name.endswith("-default"), path.name))
-    target.write_bytes(_page([Report.read(folder) for folder in worth], sheets()))
+    kernels = worth[0].parent / KERNELS
+    target.write_bytes(_page([Report.read(folder) for folder in worth], sheets(kernels)))
     return target
 
 
-def build_kernels(folder: Path = KERNELS) -> list[Path]:
+def build_kernels(folder: Path = RESULTS / KERNELS) -> list[Path]:
     """Markdown of what is known of kernels and speed; a file per table.
 
     Raises:

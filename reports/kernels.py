@@ -12,7 +12,6 @@ from reports.schema import RecordError
 
 __all__ = ["AUDIT", "BENCHMARKS", "Sheet", "sheets"]
 
-RESULTS = Path(__file__).parent / "results" / "kernels"
 AUDIT = "audit.json"
 BENCHMARKS = "bench-*.json"
 
@@ -48,7 +47,7 @@ class Sheet:
 Column = tuple[str, bool, Callable[[dict[str, Any]], tuple[str, Any]]]
 
 
-def sheets(folder: Path = RESULTS) -> list[Sheet]:
+def sheets(folder: Path) -> list[Sheet]:
     """Benchmarks that were recorded, then the audit; none of what is not there.
 
     Raises:

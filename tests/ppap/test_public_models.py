@@ -101,7 +101,7 @@ def test_keys_of_every_architecture_are_recorded() -> None:
 @pytest.mark.parametrize(
     ("name", "count", "digits"),
     [
-        # Printed by the notebook of openai/glide-text2im (notebooks/text2im.ipynb).
+        # Stated by public wrappers of openai/glide-text2im; its own notebook prints them when run.
         ("glide-base", 385_030_726, 0),
         ("glide-upsampler", 398_361_286, 0),
         # The size of the largest network of arXiv 2105.05233, in millions.
@@ -110,7 +110,7 @@ def test_keys_of_every_architecture_are_recorded() -> None:
         ("improved-imagenet64-cond", 270_000_000, 7),
         ("improved-cifar10", 50_000_000, 7),
         ("improved-imagenet64", 100_000_000, 8),
-        # Counted from the public implementation, as no rounded figure is published with it.
+        # Counted from the public implementation; no published figure was found for these.
         ("adm-imagenet256", 552_814_086, 0),
         ("adm-classifier64", 65_438_568, 0),
         ("adm-classifier256", 54_096_360, 0),
