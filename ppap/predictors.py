@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ppap.checkpoints import check_and_load, load_state
 
-__all__ = ["Predictor", "load_predictor"]
+__all__ = ["Predictor", "Taken", "load_predictor"]
 
 TIMM_PREFIX = "timm/"
 
@@ -73,6 +73,27 @@ class Predictor(nn.Module):
     def forward(self, images: Tensor) -> Any:
         """The network's prediction for (B, C, H, W) images in [-1, 1]."""
         return self.network(self.prepare(images))
+
+
+class Taken(nn.Module):
+    """A network of whose several outputs one is the prediction.
+
+    E.g. ``Taken(deeplabv3_resnet50(...), "out")``, ``Taken(DPTForDepthEstimation(...),
+    "predicted_depth")``.
+
+    Args:
+        network: returns a mapping, or an object with attributes.
+        output: key or name of the one that is taken.
+    """
+
+    def __init__(self, network: nn.Module, output: str) -> None:
+        super().__init__()
+        self.network = network
+        self.output = output
+
+    def forward(self, images: Tensor) -> Any:
+        found = self.network(images)
+        return found[self.output] if isinstance(found, Mapping) else getattr(found, self.output)
 
 
 def load_predictor(
