@@ -21,6 +21,8 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
+    "DEEPLAB_LORA_LAYERS",
+    "MIDAS_LORA_LAYERS",
     "Adapter",
     "Biases",
     "Full",
@@ -36,6 +38,10 @@ __all__ = [
 
 Tensors = dict[str, Tensor]
 PPAP_LORA_LAYERS = r"(^|\.)(conv[12]|attn\.qkv|attn\.proj)$"
+DEEPLAB_LORA_LAYERS = r"(^|\.)conv[12]$|(^|\.)(aux_)?classifier\."
+"""Of torchvision's DeepLabV3 on a ResNet: the encoder's conv1 and conv2, all of the decoder."""
+MIDAS_LORA_LAYERS = r"(^|\.)(conv_pw|layer[1-4]_rn)$|(^|\.)refinenet[1-4]\."
+"""Of MiDaS v2.1 small, as in the released code."""
 PPAP_NORM_LAYERS = r"(^|\.)bn\d+$"
 HEAD_LAYERS = r"(^|\.)(fc|head)$"
 PPAP_NO_BIAS = r"(^|\.)fc\.bias$"

@@ -46,6 +46,28 @@ def tiny_predictor(seed: int = 0) -> Predictor:
     return Predictor(network.eval(), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), name="tiny")
 
 
+class TinyDense(nn.Module):
+    """An encoder-decoder: half the resolution and back, with a skip."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(9, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = nn.functional.interpolate(self.bn1(self.conv1(x)).relu(), scale_factor=2)
+        return self.head(self.conv2(torch.cat([coarse, x], dim=1)).relu())
+
+
+def tiny_dense(outputs: int, seed: int = 0) -> Predictor:
+    """A seeded predictor of maps (B, outputs, 8, 8)."""
+    torch.manual_seed(seed)
+    network = TinyDense(outputs).eval()
+    return Predictor(network, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), name="tiny-dense")
+
+
 def tiny_denoiser(steps: int = 1000) -> Denoiser:
     """A closed-form network: no weights, smooth, different at every timestep."""
 

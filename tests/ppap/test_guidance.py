@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ppap.adapters import Adapter, Biases, ppap_adapter
+from ppap.experts import ExpertBank
 from ppap.guidance import LikelihoodGuide, SumOfGuides, naive_guide
-from ppap.tasks import ClassTask
+from ppap.tasks import ClassTask, DepthTask, SegmentationTask, Task
 
-from .networks import images, tiny_predictor
+from .networks import images, tiny_dense, tiny_predictor
 
 
 def test_the_gradient_of_a_linear_classifier_by_hand() -> None:
@@ -35,6 +37,48 @@ def test_guides_add_up() -> None:
     torch.testing.assert_close(both(x, t), parts[0](x, t) + parts[1](x, t))
     chosen = slice(1, 3)
     torch.testing.assert_close(both.rows(chosen)(x[chosen], t[chosen]), both(x, t)[chosen])
+
+
+def test_class_depth_and_segmentation_guide_at_once_each_by_its_experts_and_scale() -> None:
+    n, generator = 3, torch.Generator().manual_seed(1)
+    asked: list[tuple[Task, torch.Tensor, float]] = [
+        (ClassTask(), torch.arange(n), 2.0),
+        (DepthTask(), torch.rand(n, 8, 8, generator=generator), 30.0),
+        (SegmentationTask(), torch.randint(0, 4, (n, 8, 8), generator=generator), 7.0),
+    ]
+    networks = [tiny_predictor(), tiny_dense(1), tiny_dense(4)]
+    banks = [ExpertBank(network, 2, Adapter((Biases(),))) for network in networks]
+    for bank in banks:
+        for number in range(2):
+            for tensor in bank.expert(number).parameters():
+                tensor.data += 0.3 * torch.randn(tensor.shape, generator=generator)
+    x, t = images(n), torch.tensor([10, 10, 10])
+    guides = [
+        bank.guide(targets, scale, task)
+        for bank, (task, targets, scale) in zip(banks, asked, strict=True)
+    ]
+    x_t = x.clone().requires_grad_()
+    total = sum(
+        scale * task.log_likelihood(bank(x_t, t), targets).sum()
+        for bank, (task, targets, scale) in zip(banks, asked, strict=True)
+    )
+    assert isinstance(total, torch.Tensor)
+    (expected,) = torch.autograd.grad(total, x_t)
+    torch.testing.assert_close(SumOfGuides(tuple(guides))(x, t), expected)
+    other = SumOfGuides(tuple(guides))(x, t + 900)
+    assert not torch.allclose(other, expected)  # the experts of the other range
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_a_batch_of_mixed_timesteps_is_guided_by_the_experts_of_each(outputs: int) -> None:
+    bank = ExpertBank(tiny_dense(outputs), 2, ppap_adapter(2, 1.0)).eval()
+    generator = torch.Generator().manual_seed(2)
+    for tensor in bank.experts.parameters():
+        tensor.data += 0.1 * torch.randn(tensor.shape, generator=generator)
+    x, t = images(4), torch.tensor([900, 3, 600, 400])
+    together = bank(x, t)
+    alone = torch.cat([bank(x[i : i + 1], t[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(together, alone)
 
 
 def test_guides_of_different_lengths_are_refused() -> None:
