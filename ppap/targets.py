@@ -40,7 +40,7 @@ def targets_of_images(
     Returns:
         (N,) classes, or (N, H, W) depth or labels.
     """
-    return torch.cat([task.target(predictor(part)) for part in images.split(batch)])
+    return torch.cat([task.target(predictor(part)) for part in torch.split(images, batch)])
 
 
 def load_depth(path: str | Path, size: Size | None = None, unknown: float | None = None) -> Tensor:
@@ -129,4 +129,4 @@ def _read(path: str | Path) -> npt.NDArray[Any]:
             f"{path} holds {found.dtype} of shape {found.shape}; a map is (H, W) numbers: "
             "save one channel"
         )
-    return found
+    return np.asarray(found)
