@@ -188,8 +188,8 @@ class SegmentationTask:
         both = (ours & theirs).sum(dim=(1, 2))
         either = (ours | theirs).sum(dim=(1, 2))
         held = either > 0
-        ratios: Tensor = both / either.clamp(min=1)
-        return ratios.sum(1) / held.sum(1).clamp(min=1)
+        found: Tensor = (both / either.clamp(min=1)).sum(1) / held.sum(1).clamp(min=1)
+        return found
 
     def errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """(B,) share of labelled pixels whose most likely label is another."""
