@@ -49,6 +49,8 @@ def record(run: dict[str, Any]) -> dict[str, Any]:
         if entry["group"] in reference:
             row["ratio"] = round(reference[entry["group"]] / median, 4)
         rows.append(row)
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    rows.sort(key=lambda row: groups.index(row["group"]))
     about = {"name": name, "torch": machine["torch"], "python": machine["python_version"]}
     commit = run["commit_info"]
     about |= {"commit": commit["id"], "dirty": commit["dirty"], "date": run["datetime"][:10]}

@@ -78,7 +78,8 @@ def _benchmark(path: Path) -> Sheet:
             ("of one model", False, lambda row: _number(row.get("times_one_model"), ".2f")),
             ("ratio", False, lambda row: _number(row.get("ratio"), ".2f")),
         ]
-        return _sheet(path.stem, f"Speed on {about['name']}", text, columns, rows)
+        what = "Kernels, one by one," if "kernels" in path.stem else "Speed"
+        return _sheet(path.stem, f"{what} on {about['name']}", text, columns, rows)
     except (KeyError, TypeError) as error:
         raise RecordError(
             f"{path} has no {error}", "write it with python -m bench.record"

@@ -88,7 +88,8 @@ def test_kernel(
     info = benchmark.extra_info
     info["way"] = "reference" if way.name == "torch eager" else way.name
     info["device_ms"], info["device_ms_fifths"] = timing.median, [timing.low, timing.high]
-    info["peak_mib"] = round(timing.peak_mib, 1)
+    if ON.type == "cuda":
+        info["peak_mib"] = round(timing.peak_mib, 1)
     if what == "forward":
         size = torch.empty(0, dtype=dtype).element_size()
         info["gb_per_second"] = round(case.bytes(size) / timing.median / 1e6, 2)
