@@ -63,7 +63,9 @@ def measure(benchmark: BenchmarkFixture, ceiling: float) -> Measure:
 
     Called as ``measure(group, way, function, images=B, counted=plain)``: the median of at least
     five rounds after a warm-up. ``counted`` runs the same work in plain torch, for its operations
-    are counted; GFLOP/s are those of the work, whatever a way spends on it.
+    are counted; GFLOP/s are those of the work, whatever a way spends on it. ``against`` runs
+    before each round and is timed too: the ratio is the median over these pairs, for a machine
+    that others share changes its speed within minutes.
     """
 
     def run(
@@ -73,18 +75,41 @@ def measure(benchmark: BenchmarkFixture, ceiling: float) -> Measure:
         images: int = 0,
         counted: Callable[[], Any] | None = None,
         rounds: int = ROUNDS,
+        against: Callable[[], Any] | None = None,
     ) -> None:
         benchmark.group = group
         benchmark.extra_info["way"] = way
         function()
         _forget_peak()
         before = _resident("VmRSS")
-        benchmark.pedantic(function, rounds=rounds, iterations=1, warmup_rounds=1)
+        references: list[float] = []
+
+        def reference() -> None:
+            """Before every round, so that both see the same weather."""
+            assert against is not None
+            began = time.perf_counter()
+            against()
+            references.append(time.perf_counter() - began)
+
+        if against is not None:
+            against()
+        benchmark.pedantic(
+            function,
+            rounds=rounds,
+            iterations=1,
+            warmup_rounds=0 if against else 1,
+            setup=reference if against else None,
+        )
         peak = _resident("VmHWM")
         median = benchmark.stats.stats.median
         info = benchmark.extra_info
         info["peak_mib"] = round(peak / 1024, 1)
         info["peak_above_resident_mib"] = round((peak - before) / 1024, 1)
+        if references:
+            own = benchmark.stats.stats.data
+            pairs = [a / b for a, b in zip(references, own, strict=True)]
+            info["ratio"] = round(statistics.median(pairs), 3)
+            info["reference_ms"] = round(statistics.median(references) * 1e3, 3)
         if images:
             info["images_per_second"] = round(images / median, 2)
         if counted is not None:
@@ -156,7 +181,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         base = next((milliseconds(b) for b in found if b.extra_info["way"] == "reference"), None)
         for bench in found:
             info = bench.extra_info
-            ratio = "" if base is None else f"{base / milliseconds(bench):6.2f}"
+            ratio = f"{info['ratio']:6.2f}" if "ratio" in info else ""
+            ratio = ratio or ("" if base is None else f"{base / milliseconds(bench):6.2f}")
             write(
                 f"  {info['way']:28} {milliseconds(bench):9.3f} "
                 f"{info.get('images_per_second', ''):>8} {info.get('gflops', ''):>8} "

@@ -19,6 +19,8 @@ KEPT = (
     "gflops",
     "gb_per_second",
     "device_ms_fifths",
+    "ratio",
+    "reference_ms",
     "matmul_gflops",
     "peak_mib",
     "mib",
@@ -46,7 +48,7 @@ def record(run: dict[str, Any]) -> dict[str, Any]:
         row["median_ms"] = round(median * 1e3, 4)
         row["quartiles_ms"] = [round(entry["stats"][q] * 1e3, 4) for q in ("q1", "q3")]
         row |= {key: info[key] for key in KEPT if key in info}
-        if entry["group"] in reference:
+        if entry["group"] in reference and "ratio" not in info:
             row["ratio"] = round(reference[entry["group"]] / median, 4)
         rows.append(row)
     groups = list(dict.fromkeys(row["group"] for row in rows))

@@ -45,10 +45,11 @@ def stepper(way: str, predictor: str) -> Callable[[Tensor], Tensor]:
 @pytest.mark.parametrize("way", WAYS)
 def test_step(measure: Measure, way: str, predictor: str) -> None:
     step, plain, x_t = stepper(way, predictor), stepper("plain", predictor), noisy()
+    reference = stepper("reference", predictor)
     agree(step(x_t), plain(x_t))
     measure(
-        f"guided step, {predictor}, batch {BATCH}", way, lambda: step(x_t),
-        images=BATCH, counted=lambda: plain(x_t), rounds=15,
+        f"guided step, {predictor}, batch {BATCH}", way, lambda: step(x_t), images=BATCH,
+        counted=lambda: plain(x_t), rounds=15, against=lambda: reference(x_t),
     )  # fmt: skip
 
 
@@ -68,10 +69,15 @@ def test_trajectory(measure: Measure, way: str, predictor: str) -> None:
         guide = bank.guide(TARGETS, SCALE)
         return sample(denoiser(), SAMPLER, range(BATCH), guide, BATCH, fast=False)
 
+    copies = ReferenceExperts(bank).guide(TARGETS, SCALE)
+
+    def reference() -> Tensor:
+        return sample(denoiser(), SAMPLER, range(BATCH), copies, BATCH, fast=False)
+
     agree(run(), plain())
     measure(
         f"PPAP-{EXPERTS}, guided DDIM-25, {predictor}, batch {BATCH}", way, run,
-        images=BATCH, counted=plain,
+        images=BATCH, counted=plain, against=reference,
     )  # fmt: skip
 
 
@@ -143,4 +149,7 @@ def test_mixed_timesteps(measure: Measure, way: str, predictor: str) -> None:
     }
     if way == "one pass":
         agree(ways[way](), reference())
-    measure(f"gradient at mixed timesteps, {predictor}, batch {BATCH}", way, ways[way], BATCH)
+    measure(
+        f"gradient at mixed timesteps, {predictor}, batch {BATCH}", way, ways[way],
+        images=BATCH, rounds=15, against=reference,
+    )  # fmt: skip
