@@ -1,4 +1,7 @@
-"""Fashion-MNIST, found wherever it is: labelled arms and reference statistics need it."""
+"""Labelled data: Fashion-MNIST, found wherever it is, and scenes, rendered when they are needed.
+
+Labelled arms and reference statistics need them, and nothing else does.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ablations.errors import UserError
+from ablations.renderer import Rendered, draw_scenes, render
 
-__all__ = ["LabelledImages", "load_fashion"]
+__all__ = ["TRAINING_SCENES", "LabelledImages", "load_fashion", "load_scenes"]
 
 Split = Literal["train", "test"]
 SYSTEM_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -27,6 +31,9 @@ FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10_000),
 }
 IMAGE_MAGIC, LABEL_MAGIC = 2051, 2049
+TRAINING_SCENES = 60_000
+SCENES = {"train": (0, TRAINING_SCENES), "test": (10**9, 10_000)}
+"""First seed and number of each split."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,19 @@ def load_fashion(split: Split) -> LabelledImages:
         )
     padded = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
     return LabelledImages(padded, labels.astype(np.int64), source)
+
+
+def load_scenes(split: Split, count: int | None = None) -> Rendered:
+    """The first scenes of the training (60 000) or test (10 000) split; about 1000 a second.
+
+    Raises:
+        ValueError: for more scenes than the split has.
+    """
+    first, size = SCENES[split]
+    count = size if count is None else count
+    if count > size:
+        raise ValueError(f"the {split} split has {size} scenes, not {count}")
+    return render(draw_scenes(range(first, first + count)))
 
 
 def _find_folder() -> tuple[Path, str]:

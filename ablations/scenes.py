@@ -1,11 +1,51 @@
-"""The networks of the embedded setting ``scenes``: 32x32 RGB renderings of solids."""
+"""The networks of the embedded setting ``scenes``: 32x32 RGB renderings of solids.
+
+All are small enough for two CPU cores. The denoiser belongs to the ADM family, the classifier
+is a timm network, the depth estimator and the segmenter are encoder-decoders. The evaluators
+share an architecture with none of them.
+"""
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import cast
+
+import torch
+from timm.models.resnet import BasicBlock, ResNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ablations.renderer import SEGMENTS, SHAPES
 from ppap.denoiser import SpaceToDepth
+from ppap.predictors import Predictor
 from ppap.unet import UNetModel
 
+__all__ = [
+    "CLASSES",
+    "OUTPUTS",
+    "SHAPE",
+    "DenseEvaluator",
+    "EncoderDecoder",
+    "Evaluator",
+    "inverse_depth",
+    "predictor",
+    "resnet",
+    "unet",
+    "untrained",
+]
+
 SHAPE = (3, 32, 32)
+CLASSES = SHAPES
+OUTPUTS = {"depth": 1, "segmentation": len(SEGMENTS)}
+"""Channels of the dense predictors."""
+MEAN, STD = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+"""Of the images in [0, 1], about."""
+INVERSE_UNIT = 10.0
+
+
+def inverse_depth(depth: Tensor) -> Tensor:
+    """What depth estimators of this setting predict, from metres: per ten metres, so about 1."""
+    return INVERSE_UNIT / depth
 
 
 def unet() -> SpaceToDepth:
@@ -22,3 +62,141 @@ def unet() -> SpaceToDepth:
         use_scale_shift_norm=True,
     )
     return SpaceToDepth(network, factor=2)
+
+
+def resnet(width: int = 16) -> ResNet:
+    """A four-stage ResNet of basic blocks with the usual small-image stem (3x3, stride 1)."""
+    channels = (width, 3 * width // 2, 3 * width, 4 * width)
+    network = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=len(CLASSES), channels=channels)
+    network.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+    network.bn1 = nn.BatchNorm2d(width)
+    network.layer1 = nn.Sequential(BasicBlock(width, width))
+    return network
+
+
+class _Block(nn.Module):
+    """Two convolutions with batch norms; named as a ResNet's are, for adapters to find."""
+
+    def __init__(self, before: int, after: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x)))
+
+
+class EncoderDecoder(nn.Module):
+    """A small U-Net of plain convolutions and batch norms (arXiv 1505.04597), for dense maps.
+
+    Args:
+        outputs: channels of the prediction, which is unfolded from half the resolution.
+        widths: of the encoder's stages, each at half the resolution of the one before.
+    """
+
+    def __init__(self, outputs: int, widths: tuple[int, ...] = (24, 48, 64)) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList(
+            _Block(before, after, 2) for before, after in pairwise((3, *widths))
+        )
+        self.decoder = nn.ModuleList(
+            _Block(below + beside, beside) for beside, below in pairwise(widths)
+        )
+        self.head = nn.Conv2d(widths[0], 4 * outputs, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, 32, 32) -> (B, outputs, 32, 32)."""
+        levels = [images]
+        for block in self.encoder:
+            levels.append(block(levels[-1]))
+        x = levels[-1]
+        for block, beside in zip(reversed(self.decoder), reversed(levels[1:-1]), strict=True):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2), beside], dim=1))
+        return F.pixel_shuffle(self.head(x), 2)
+
+
+def predictor(name: str) -> Predictor:
+    """An off-the-shelf predictor, without its weights: ``resnet`` or a task of ``OUTPUTS``."""
+    network = resnet() if name == "resnet" else EncoderDecoder(OUTPUTS[name])
+    return Predictor(network, MEAN, STD, name=f"scenes/{name}")
+
+
+def untrained(width: int) -> Predictor:
+    """The ResNet of another width, with fresh weights."""
+    return Predictor(resnet(width), MEAN, STD, name=f"scenes/resnet-{width}")
+
+
+class Evaluator(nn.Module):
+    """A plain convolutional network: the independent judge of class, and the feature extractor.
+
+    Attributes:
+        FEATURES: width of the features that FID, KID, precision and recall are taken on.
+    """
+
+    FEATURES = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def stage(*widths: int) -> list[nn.Module]:
+            layers: list[nn.Module] = []
+            for before, after in pairwise(widths):
+                layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after)]
+                layers += [nn.ReLU()]
+            return layers
+
+        self.trunk = nn.Sequential(
+            *stage(3, 16, 24),
+            nn.MaxPool2d(2),
+            *stage(24, 48, 48),
+            nn.MaxPool2d(2),
+            *stage(48, 96, self.FEATURES),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(self.FEATURES, len(CLASSES))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, 32, 32) images in [-1, 1] -> (B, 64) features."""
+        return cast(Tensor, self.trunk(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, 32, 32) images in [-1, 1] -> (B, 10) logits."""
+        return cast(Tensor, self.head(self.features(images)))
+
+
+class DenseEvaluator(nn.Module):
+    """The independent judge of a dense task: residual dilated convolutions, no down-sampling.
+
+    After context aggregation networks (arXiv 1511.07122), at half the resolution, to
+    which images are folded, with group norms and SiLU.
+
+    Args:
+        outputs: channels of the prediction.
+        width: of all layers.
+        dilations: one layer each.
+    """
+
+    def __init__(
+        self, outputs: int, width: int = 40, dilations: tuple[int, ...] = (1, 2, 3, 1, 2, 1)
+    ) -> None:
+        super().__init__()
+        self.entry = nn.Conv2d(12, width, 3, padding=1)
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(8, width), nn.SiLU(),
+                nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation),
+            )
+            for dilation in dilations
+        )  # fmt: skip
+        self.exit = nn.Conv2d(width, 4 * outputs, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, 32, 32) images in [-1, 1] -> (B, outputs, 32, 32)."""
+        x = self.entry(F.pixel_unshuffle(images, 2))
+        for layer in self.layers:
+            x = x + layer(x)
+        return F.pixel_shuffle(self.exit(F.silu(x)), 2)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ablations import data, fashion
+from ablations import data, fashion, scenes
 from ablations.errors import UserError
 from ppap.checkpoints import CheckpointError, load_weights
 from ppap.denoiser import Denoiser, freeze
@@ -109,7 +109,7 @@ BUDGETS = {
 class EvaluatorExtractor:
     """The setting's independent evaluator as a feature extractor."""
 
-    def __init__(self, network: fashion.Evaluator, name: str) -> None:
+    def __init__(self, network: fashion.Evaluator | scenes.Evaluator, name: str) -> None:
         self.network = network
         self.name = name
 
