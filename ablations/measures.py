@@ -195,7 +195,7 @@ class TransferSpeed(Cell):
 
     def compute(self, load: Load) -> Artifact:
         setting = self.experts.setup.load()
-        images, labels = self.experts.data.load(setting, load)
+        images, labels = self.experts.training_set(load)
         kept = slice(0, 10 * self.experts.training.batch)
         images, labels = images[kept], None if labels is None else labels[kept]
         schedule = setting.denoiser().schedule

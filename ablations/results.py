@@ -39,6 +39,7 @@ __all__ = [
     "Row",
     "Scored",
     "TradeoffPoint",
+    "interval",
 ]
 
 Axis = tuple[str, str | float | int | bool]
@@ -137,17 +138,17 @@ class Scored(Cell):
             "extractor": scores[0].meta["extractor"],
             "samples_per_fid": scores[0].meta["count"],
             "metrics": {
-                **_interval("accuracy", bootstrap_mean(hits, MEANS_PER_FID * self.resamples)),
-                **_interval("fid", bootstrap_fid(features, reference, self.resamples)),
-                "fid_infinity": self._fid_infinity(np.concatenate(features), scores[0].meta),
+                **interval("accuracy", bootstrap_mean(hits, MEANS_PER_FID * self.resamples)),
+                **interval("fid", bootstrap_fid(features, reference, self.resamples)),
+                "fid_infinity": self.fid_infinity(np.concatenate(features), scores[0].meta),
                 **{key: float(np.mean([s.meta[key] for s in scores])) for key in SCORED[2:]},
             },
             "per_seed": [{key: score.meta[key] for key in SCORED} for score in scores],
         }
         return Artifact(meta)
 
-    def _fid_infinity(self, features: Any, meta: Mapping[str, Any]) -> float | None:
-        """Of all seeds' samples together; None where there are too few for the extrapolation."""
+    def fid_infinity(self, features: Any, meta: Mapping[str, Any]) -> float | None:
+        """Of all seeds' samples together; None if there are too few for the extrapolation."""
         if len(features) < max(8, 4 * features.shape[1]):
             return None
         matrix = torch.from_numpy(features)
@@ -192,7 +193,7 @@ class Row(Result):
             record["noisy_accuracy"] = float(np.mean(curves))
         if self.gradients:
             cosines = [load(cell).arrays["cosines"] for cell in self.gradients]
-            record |= _interval("gradient_cosine", bootstrap_mean(cosines))
+            record |= interval("gradient_cosine", bootstrap_mean(cosines))
         if self.speed:
             record |= load(self.speed).meta["metrics"]
         record["per_seed"] = [
@@ -371,5 +372,6 @@ def provenance(parts: Iterable[Artifact]) -> dict[str, Any]:
     }
 
 
-def _interval(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+def interval(name: str, found: Interval) -> dict[str, float]:
+    """A figure and its bounds, as records have them."""
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

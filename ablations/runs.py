@@ -52,7 +52,7 @@ class Options:
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        words = [name for word in self.sweeps for name in GROUPS.get(word, (word,))]
+        words = [name for word in self.sweeps for name in self._sweeps_of(word)]
         for kind, name, known in (
             *(("sweep", word, (*SWEEPS, *GROUPS)) for word in words),
             ("budget", self.budget, tuple(BUDGETS)),
@@ -67,6 +67,21 @@ class Options:
         if self.ray_address and self.engine != "ray":
             raise UserError("--ray-address is for --engine ray", "add that, or leave it out")
         object.__setattr__(self, "names", tuple(dict.fromkeys(words)))
+
+    def _sweeps_of(self, word: str) -> tuple[str, ...]:
+        """The sweeps of a group that the setting can run, or the one that is named."""
+        if word in GROUPS:
+            return tuple(name for name in GROUPS[word] if not self._lacking(name))
+        if lacking := self._lacking(word):
+            raise UserError(
+                f"sweep {word} needs the task {lacking[0]}, which {self.setting} has not",
+                "choose --setting scenes",
+            )
+        return (word,)
+
+    def _lacking(self, name: str) -> list[str]:
+        needs = SWEEPS[name].needs if name in SWEEPS else ()
+        return [task for task in needs if task not in load_setting(self.setting).tasks]
 
     def lab(self) -> Lab:
         """What the sweeps are built with."""

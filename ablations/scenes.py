@@ -15,7 +15,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ablations.renderer import SEGMENTS, SHAPES
+from ablations.renderer import SEGMENTS, SHAPES, Rendered
 from ppap.denoiser import SpaceToDepth
 from ppap.predictors import Predictor
 from ppap.unet import UNetModel
@@ -30,6 +30,7 @@ __all__ = [
     "inverse_depth",
     "predictor",
     "resnet",
+    "targets_of",
     "unet",
     "untrained",
 ]
@@ -46,6 +47,15 @@ INVERSE_UNIT = 10.0
 def inverse_depth(depth: Tensor) -> Tensor:
     """What depth estimators of this setting predict, from metres: per ten metres, so about 1."""
     return INVERSE_UNIT / depth
+
+
+def targets_of(rendered: Rendered) -> dict[str, Tensor]:
+    """What the networks of each task are to predict: (N,) or (N, 32, 32)."""
+    return {
+        "class": torch.from_numpy(rendered.classes),
+        "depth": inverse_depth(torch.from_numpy(rendered.depth)),
+        "segmentation": torch.from_numpy(rendered.segments).long(),
+    }
 
 
 def unet() -> SpaceToDepth:

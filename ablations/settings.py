@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablations import data, fashion, scenes
 from ablations.errors import UserError
+from ablations.renderer import Rendered, draw_scenes, render
 from ppap.checkpoints import CheckpointError, load_weights
 from ppap.denoiser import Denoiser, freeze
 from ppap.features import Features
 from ppap.predictors import Predictor
 from ppap.reference import ReferenceStatistics
 from ppap.schedule import linear_schedule
+from ppap.tasks import ClassTask, DepthTask, SegmentationTask, Task
 
-__all__ = ["BUDGETS", "Budget", "EvaluatorExtractor", "Setting", "load_setting"]
+__all__ = ["BUDGETS", "Budget", "EvaluatorExtractor", "GuidedTask", "Setting", "load_setting"]
 
 WEIGHTS = Path(__file__).parent / "weights"
+LABELLED_SCENES = 10_000
+"""Of each split: they are rendered, ten seconds of one core, wherever they are needed."""
+WANTED_SCENE = 2 * 10**9
+"""Seed of the first scene that targets are taken from."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,26 @@ class EvaluatorExtractor:
 
 
 @dataclass(frozen=True)
+class GuidedTask:
+    """One way of saying what an image is to show, in a setting whose images have several.
+
+    Attributes:
+        task: as it guides and is judged.
+        predictor: name of the off-the-shelf one.
+        evaluator: makes the independent one of another architecture.
+        labelled: reads a labelled split: images (N, C, H, W) uint8 and targets (N, ...).
+        wanted: (N, ...) targets by number, none of them of a labelled split; those of one
+            number belong together in all tasks.
+    """
+
+    task: Task
+    predictor: str
+    evaluator: Callable[[], nn.Module]
+    labelled: Callable[[data.Split], tuple[Tensor, Tensor]]
+    wanted: Callable[[Sequence[int]], Tensor]
+
+
+@dataclass(frozen=True)
 class Setting:
     """Everything an experiment at one scale needs.
 
@@ -134,6 +160,8 @@ class Setting:
         reference: reads the evaluator's statistics of the test set.
         labelled: reads a labelled split: images (N, C, H, W) uint8 and labels (N,).
         fingerprint: changes when any weight changes.
+        tasks: what can be asked of an image, by name, where that is more than its class.
+        wanted: images (N, C, H, W) uint8 that show what the tasks' targets of these numbers ask.
     """
 
     name: str
@@ -146,6 +174,8 @@ class Setting:
     reference: Callable[[], ReferenceStatistics]
     labelled: Callable[[data.Split], tuple[Tensor, Tensor]]
     fingerprint: str
+    tasks: Mapping[str, GuidedTask] = field(default_factory=dict)
+    wanted: Callable[[Sequence[int]], Tensor] = lambda numbers: torch.empty(0)
 
 
 @lru_cache
@@ -155,58 +185,145 @@ def load_setting(name: str) -> Setting:
     Raises:
         UserError: for an unknown name, or one whose weights are not there.
     """
-    makers: dict[str, Callable[[], Setting]] = {"fashion": _fashion}
+    makers: dict[str, Callable[[], Setting]] = {"fashion": _fashion, "scenes": _scenes}
     if name not in makers:
         raise UserError(f"unknown setting {name!r}", f"choose from {', '.join(makers)}")
     return makers[name]()
 
 
-def _fashion() -> Setting:
-    folder = WEIGHTS / "fashion"
+MEND = "restore ablations/weights, or run nox -s zoo"
 
-    def filled(module: Any, file: str) -> Any:
+
+@dataclass(frozen=True)
+class _Shipped:
+    """The weights of a setting, as the repository ships them.
+
+    Attributes:
+        name: of the setting.
+        shape: of its images.
+        unet: makes the denoiser's network.
+        evaluator: makes the feature extractor's network.
+        extractor: its name.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    unet: Callable[[], nn.Module]
+    evaluator: Callable[[], fashion.Evaluator | scenes.Evaluator]
+    extractor: str
+
+    @property
+    def folder(self) -> Path:
+        return WEIGHTS / self.name
+
+    def filled(self, module: Any, file: str) -> Any:
+        """A network with its weights, frozen."""
         try:
-            load_weights(module, folder / f"{file}.safetensors")
+            load_weights(module, self.folder / f"{file}.safetensors")
         except CheckpointError as error:
-            raise UserError(str(error), "restore ablations/weights, or run nox -s zoo") from error
+            raise UserError(str(error), MEND) from error
         return freeze(module)
 
-    @lru_cache
-    def denoiser() -> Denoiser:
-        network = filled(fashion.unet(), "denoiser")
-        return Denoiser(network, linear_schedule(), fashion.SHAPE, target="v").eval()
+    @lru_cache  # noqa: B019
+    def denoiser(self) -> Denoiser:
+        network = self.filled(self.unet(), "denoiser")
+        return Denoiser(network, linear_schedule(), self.shape, target="v").eval()
 
-    @lru_cache
-    def extractor() -> EvaluatorExtractor:
-        return EvaluatorExtractor(filled(fashion.Evaluator(), "evaluator"), "fashion-evaluator-64")
+    @lru_cache  # noqa: B019
+    def make_extractor(self) -> EvaluatorExtractor:
+        return EvaluatorExtractor(self.filled(self.evaluator(), "evaluator"), self.extractor)
 
-    @lru_cache
-    def reference() -> ReferenceStatistics:
+    @lru_cache  # noqa: B019
+    def reference(self) -> ReferenceStatistics:
         try:
-            return ReferenceStatistics.load(folder / "reference.safetensors")
+            return ReferenceStatistics.load(self.folder / "reference.safetensors")
         except (OSError, ValueError) as error:
-            raise UserError(str(error), "restore ablations/weights, or run nox -s zoo") from error
+            raise UserError(str(error), MEND) from error
+
+    def fingerprint(self) -> str:
+        try:
+            return str(json.loads((self.folder / "zoo.json").read_text())["fingerprint"])
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.folder} holds no trained weights ({error})", "restore it, or run nox -s zoo"
+            ) from error
+
+
+def _fashion() -> Setting:
+    shipped = _Shipped(
+        "fashion", fashion.SHAPE, fashion.unet, fashion.Evaluator, "fashion-evaluator-64"
+    )
 
     @lru_cache
     def labelled(split: data.Split) -> tuple[Tensor, Tensor]:
         found = data.load_fashion(split)
         return torch.from_numpy(found.images), torch.from_numpy(found.labels)
 
-    try:
-        fingerprint = json.loads((folder / "zoo.json").read_text())["fingerprint"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder} holds no trained weights ({error})", "restore it, or run nox -s zoo"
-        ) from error
     return Setting(
         "fashion",
         fashion.CLASSES,
         ("resnet", "vit"),
-        denoiser,
-        lambda name: filled(fashion.predictor(name), name),
+        shipped.denoiser,
+        lambda name: shipped.filled(fashion.predictor(name), name),
         fashion.untrained,
-        extractor,
-        reference,
+        shipped.make_extractor,
+        shipped.reference,
         labelled,
-        fingerprint,
+        shipped.fingerprint(),
+    )
+
+
+def _scenes() -> Setting:
+    shipped = _Shipped("scenes", scenes.SHAPE, scenes.unet, scenes.Evaluator, "scenes-evaluator-64")
+    judges: dict[str, Callable[[], nn.Module]] = {
+        "class": lambda: shipped.make_extractor().network,
+        "depth": lambda: shipped.filled(scenes.DenseEvaluator(1), "depth-evaluator"),
+        "segmentation": lambda: shipped.filled(
+            scenes.DenseEvaluator(len(scenes.CLASSES) + 1), "segmentation-evaluator"
+        ),
+    }
+    tasks: dict[str, Task] = {
+        "class": ClassTask(),
+        "depth": DepthTask(),
+        "segmentation": SegmentationTask(),
+    }
+
+    @lru_cache
+    def rendered(split: data.Split) -> tuple[Tensor, dict[str, Tensor]]:
+        found = data.load_scenes(split, LABELLED_SCENES)
+        return torch.from_numpy(found.images), scenes.targets_of(found)
+
+    @lru_cache(maxsize=4)
+    def wanted_scenes(numbers: tuple[int, ...]) -> Rendered:
+        return render(draw_scenes([WANTED_SCENE + n for n in numbers]))
+
+    def labelled(task: str, split: data.Split) -> tuple[Tensor, Tensor]:
+        images, targets = rendered(split)
+        return images, targets[task]
+
+    def wanted(task: str, numbers: Sequence[int]) -> Tensor:
+        return scenes.targets_of(wanted_scenes(tuple(numbers)))[task]
+
+    return Setting(
+        "scenes",
+        scenes.CLASSES,
+        ("resnet",),
+        shipped.denoiser,
+        lambda name: shipped.filled(scenes.predictor(name), name),
+        scenes.untrained,
+        shipped.make_extractor,
+        shipped.reference,
+        partial(labelled, "class"),
+        shipped.fingerprint(),
+        {
+            name: GuidedTask(
+                task,
+                "resnet" if name == "class" else name,
+                lru_cache(judges[name]),
+                partial(labelled, name),
+                partial(wanted, name),
+            )
+            for name, task in tasks.items()
+        },
+        lambda numbers: torch.from_numpy(wanted_scenes(tuple(numbers)).images),
     )

@@ -46,8 +46,8 @@ __all__ = [
 # Measured on one core of the reference machine: seconds per image and step, per training step
 # of 64 images. They steer the estimate of the time left and nothing else.
 DENOISE_SECONDS = 0.0019
-GUIDE_SECONDS = {"resnet": 0.0007, "vit": 0.0015}
-TRAIN_SECONDS = {"resnet": 0.035, "vit": 0.075}
+GUIDE_SECONDS = {"resnet": 0.0007, "vit": 0.0015, "depth": 0.0010, "segmentation": 0.0010}
+TRAIN_SECONDS = {"resnet": 0.035, "vit": 0.075, "depth": 0.060, "segmentation": 0.060}
 REFERENCE_WIDTH = 16
 SELECTION_MARGIN = 0.02
 
@@ -275,6 +275,10 @@ class Experts(Cell):
         bank.experts.load_state_dict(state)
         return bank.eval()
 
+    def training_set(self, load: Load) -> tuple[Tensor, Tensor | None]:
+        """(N, C, H, W) uint8 images and, if labelled, (N, ...) targets."""
+        return self.data.load(self.setup.load(), load)
+
     def objective(self, labels: Tensor | None) -> Supervision | Distillation:
         """Labels are followed where there are any, the teacher otherwise."""
         if labels is None:
@@ -287,10 +291,9 @@ class Experts(Cell):
 
     def train(self, load: Load, accelerator: Accelerator | None) -> Artifact:
         """Train the bank, on several processes and in mixed precision if accelerate says so."""
-        setting = self.setup.load()
         bank = self.blank(load)
-        images, labels = self.data.load(setting, load)
-        schedule = setting.denoiser().schedule
+        images, labels = self.training_set(load)
+        schedule = self.setup.load().denoiser().schedule
         losses = transfer(
             bank, images, schedule, self.objective(labels), self.training, accelerator=accelerator
         )

@@ -57,6 +57,25 @@ METRICS = {
         "gradient cosine", ".3f", "higher", False,
         "cosine of the guidance gradient with that of a long-trained expert",
     ),
+    "depth_rmse": Metric(
+        "depth error", ".3f", "lower", False,
+        "root mean squared error of inverse depth, per ten metres, of what an independent "
+        "estimator sees in the samples against the target, after alignment in scale and shift",
+    ),
+    "depth_delta_1": Metric(
+        "δ₁", ".3f", "higher", True, "share of pixels whose depth is within 25 % of the target's"
+    ),
+    "mean_iou": Metric(
+        "mIoU", ".3f", "higher", True,
+        "mean intersection over union of what an independent segmenter sees and the target",
+    ),
+    "pixel_error": Metric(
+        "pixel error", ".3f", "lower", True, "share of pixels with another label than the target's"
+    ),
+    "diversity": Metric(
+        "diversity", ".3f", "higher", False,
+        "feature distance of two samples of one target; 1 is that of two test images",
+    ),
     "trainable_share": Metric(
         "trained share", ".2%", None, False,
         "parameters trained per expert, as a share of the predictor's",

@@ -16,10 +16,21 @@ draw what the decorator says. E.g.:
 from __future__ import annotations
 
 from ablations.lab import Lab, Recipe
-from ablations.sweeps import headline, studies
+from ablations.sweeps import dense, headline, studies
 from ablations.sweeps.recipes import PPAP
 from ablations.sweeps.registry import SWEEPS, Sweep, sweep
 
-__all__ = ["HEADLINE", "PPAP", "SWEEPS", "Lab", "Recipe", "Sweep", "headline", "studies", "sweep"]
+__all__ = [
+    "HEADLINE",
+    "PPAP",
+    "SWEEPS",
+    "Lab",
+    "Recipe",
+    "Sweep",
+    "dense",
+    "headline",
+    "studies",
+    "sweep",
+]
 
 HEADLINE = tuple(name for name, found in SWEEPS.items() if found.headline)

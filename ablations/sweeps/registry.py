@@ -29,6 +29,7 @@ class Sweep:
         metrics: columns of the table, in order.
         figure: how rows are drawn.
         headline: whether it is part of the default run.
+        needs: tasks that a setting must have.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Sweep:
     metrics: tuple[str, ...]
     figure: Figure
     headline: bool
+    needs: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -77,11 +79,12 @@ def sweep(
     metrics: tuple[str, ...] = QUALITY,
     figure: Figure = "points",
     headline: bool = False,
+    needs: tuple[str, ...] = (),
 ) -> Callable[[Build], Build]:
     """Make a function a sweep; see :class:`Sweep` for the arguments."""
 
     def register(function: Build) -> Build:
-        SWEEPS[name] = Sweep(name, function, axes or {}, metrics, figure, headline)
+        SWEEPS[name] = Sweep(name, function, axes or {}, metrics, figure, headline, needs)
         return function
 
     return register

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ablations import scenes
 from ablations.data import TRAINING_SCENES, load_scenes
-from ablations.renderer import Rendered
 from ablations.settings import EvaluatorExtractor
 from ablations.zoo.training import (
     Recipe,
@@ -34,12 +33,12 @@ __all__ = ["RECIPES", "networks", "train_all"]
 
 RECIPES = {
     "denoiser": Recipe(13_000, 32, 1e-3, average=0.999, seed=0),
-    "resnet": Recipe(2_500, 128, 3e-3, weight_decay=0.05, seed=2),
-    "depth": Recipe(2_500, 64, 3e-3, weight_decay=0.05, seed=3),
-    "segmentation": Recipe(4_000, 64, 3e-3, weight_decay=0.05, seed=4),
-    "evaluator": Recipe(2_500, 128, 3e-3, weight_decay=0.05, seed=1),
-    "depth-evaluator": Recipe(2_500, 64, 2e-3, weight_decay=0.05, seed=5),
-    "segmentation-evaluator": Recipe(3_000, 64, 2e-3, weight_decay=0.05, seed=6),
+    "resnet": Recipe(2_000, 128, 3e-3, weight_decay=0.05, seed=2),
+    "depth": Recipe(2_000, 64, 3e-3, weight_decay=0.05, seed=3),
+    "segmentation": Recipe(3_000, 64, 3e-3, weight_decay=0.05, seed=4),
+    "evaluator": Recipe(1_500, 128, 3e-3, weight_decay=0.05, seed=1),
+    "depth-evaluator": Recipe(2_000, 64, 2e-3, weight_decay=0.05, seed=5),
+    "segmentation-evaluator": Recipe(2_500, 64, 2e-3, weight_decay=0.05, seed=6),
 }
 TASKS: dict[str, Task] = {
     "class": ClassTask(),
@@ -107,19 +106,10 @@ def supervised_loss(
     return loss
 
 
-def targets_of(rendered: Rendered) -> dict[str, Tensor]:
-    """What each task's networks are to predict."""
-    return {
-        "class": torch.from_numpy(rendered.classes),
-        "depth": scenes.inverse_depth(torch.from_numpy(rendered.depth)),
-        "segmentation": torch.from_numpy(rendered.segments).long(),
-    }
-
-
 def train_all(work: Path, target: Path) -> None:
     """Train what the work folder does not hold finished, then write weights and model card."""
     rendered = load_scenes("train", TRAINING_SCENES)
-    images, targets = torch.from_numpy(rendered.images), targets_of(rendered)
+    images, targets = torch.from_numpy(rendered.images), scenes.targets_of(rendered)
     for name, make in networks().items():
         loss = denoising_loss(images)
         if name != "denoiser":
@@ -135,7 +125,7 @@ def train_all(work: Path, target: Path) -> None:
 def measure(target: Path) -> dict[str, Any]:
     """Write the reference statistics, and measure the weights as they will be loaded."""
     rendered = load_scenes("test")
-    images, targets = from_uint8(torch.from_numpy(rendered.images)), targets_of(rendered)
+    images, targets = from_uint8(torch.from_numpy(rendered.images)), scenes.targets_of(rendered)
 
     def loaded(name: str) -> Any:
         network = networks()[name]()
