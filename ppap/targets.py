@@ -116,6 +116,7 @@ def _nearest(labels: Tensor, size: Size) -> Tensor:
 
 def _read(path: str | Path) -> npt.NDArray[Any]:
     """(H, W) numbers of an NPY file or of an image with one channel."""
+    found: npt.NDArray[Any]
     try:
         if Path(path).suffix.lower() == ".npy":
             found = np.load(path, allow_pickle=False)

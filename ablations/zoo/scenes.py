@@ -33,12 +33,12 @@ __all__ = ["RECIPES", "networks", "train_all"]
 
 RECIPES = {
     "denoiser": Recipe(13_000, 32, 1e-3, average=0.999, seed=0),
-    "resnet": Recipe(2_000, 128, 3e-3, weight_decay=0.05, seed=2),
-    "depth": Recipe(2_000, 64, 3e-3, weight_decay=0.05, seed=3),
-    "segmentation": Recipe(3_000, 64, 3e-3, weight_decay=0.05, seed=4),
-    "evaluator": Recipe(1_500, 128, 3e-3, weight_decay=0.05, seed=1),
-    "depth-evaluator": Recipe(2_000, 64, 2e-3, weight_decay=0.05, seed=5),
-    "segmentation-evaluator": Recipe(2_500, 64, 2e-3, weight_decay=0.05, seed=6),
+    "resnet": Recipe(2_000, 64, 3e-3, weight_decay=0.05, seed=2),
+    "depth": Recipe(2_000, 32, 3e-3, weight_decay=0.05, seed=3),
+    "segmentation": Recipe(2_500, 32, 3e-3, weight_decay=0.05, seed=4),
+    "evaluator": Recipe(1_500, 64, 3e-3, weight_decay=0.05, seed=1),
+    "depth-evaluator": Recipe(2_000, 32, 2e-3, weight_decay=0.05, seed=5),
+    "segmentation-evaluator": Recipe(2_500, 32, 2e-3, weight_decay=0.05, seed=6),
 }
 TASKS: dict[str, Task] = {
     "class": ClassTask(),
