@@ -31,7 +31,7 @@ FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10_000),
 }
 IMAGE_MAGIC, LABEL_MAGIC = 2051, 2049
-TRAINING_SCENES = 60_000
+TRAINING_SCENES = 40_000
 SCENES = {"train": (0, TRAINING_SCENES), "test": (10**9, 10_000)}
 """First seed and number of each split."""
 
@@ -55,7 +55,7 @@ class LabelledImages:
 
 
 def load_fashion(split: Split) -> LabelledImages:
-    """The training (60 000) or test (10 000) split.
+    """The training (40 000) or test (10 000) split.
 
     Looks in ``$PPAP_DATA``, the Debian package's folder, a cache under
     ``$XDG_CACHE_HOME/ppap``, then downloads: torchvision's mirrors, Debian's archive.
@@ -78,7 +78,7 @@ def load_fashion(split: Split) -> LabelledImages:
 
 
 def load_scenes(split: Split, count: int | None = None) -> Rendered:
-    """The first scenes of the training (60 000) or test (10 000) split; about 1000 a second.
+    """The first scenes of the training (40 000) or test (10 000) split; about 1000 a second.
 
     Raises:
         ValueError: for more scenes than the split has.

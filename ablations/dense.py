@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ablations.cells import Cell, Load
-from ablations.results import MEANS_PER_FID, Result, Scored, interval
+from ablations.results import MEANS_PER_FID, PairedTest, Result, Scored, interval
 from ablations.settings import GuidedTask, Setting
 from ablations.stages import (
     DENOISE_SECONDS,
@@ -244,6 +244,9 @@ class ScaleChoice(Cell):
 class WantedScored(Scored):
     """The samples of a row over all seeds, with intervals of every task's figures."""
 
+    def paired(self, reference: Scored) -> PairedTest:
+        return WantedPairedTest(self.setup, self, reference)
+
     def compute(self, load: Load) -> Artifact:
         scores = [load(score) for score in self.scores]
         metas = [score.meta for score in scores]
@@ -269,6 +272,14 @@ class WantedScored(Scored):
                 "per_seed": [{name: meta[name] for name in kept} for meta in metas],
             }
         )
+
+
+@dataclass(frozen=True)
+class WantedPairedTest(PairedTest):
+    """A row against the reference row of its task, by every task's figures."""
+
+    def means(self) -> dict[str, str]:
+        return {name: name for pair in METRICS.values() for name in pair if name}
 
 
 def names_of(setting: Setting) -> list[str]:

@@ -185,7 +185,7 @@ def draw_scenes(seeds: Sequence[int] | range) -> Scenes:
     """Random scenes, one per seed.
 
     The first solid is the largest and is near the middle of the image; the others stand around
-    it, at most as large as three quarters of it.
+    it, and are smaller.
 
     Raises:
         ValueError: for a negative seed.
@@ -195,22 +195,15 @@ def draw_scenes(seeds: Sequence[int] | range) -> Scenes:
     draws = _Draws(np.array(seeds, np.uint64) + np.uint64(1))
     solids = draws.below(SOLIDS, 1) + 1
     shape = np.where(np.arange(SOLIDS) < solids, draws.below(len(SHAPES), SOLIDS), -1)
-    size = draws.uniform(0.45, 0.75, SOLIDS)
+    size = draws.uniform(0.4, 0.65, SOLIDS)
     size[:, :1] = draws.uniform(0.85, 1.15, 1)
     angle = draws.uniform(0, 2 * np.pi, 1) + np.cumsum(draws.uniform(1.7, 2.6, SOLIDS), axis=1)
     reach = size * _RADII[shape]
     away = (reach + reach[:, :1]) * draws.uniform(1.0, 1.35, SOLIDS)
     away[:, 0] = 0
     centre = np.stack([away * np.cos(angle), away * np.sin(angle), -_FLOORS[shape] * size], axis=-1)
-    ground = _rgb(
-        draws.uniform(0, 1, 2), draws.uniform(0.0, 0.4, 2), draws.uniform(0.45, 0.9, 1)
-        * np.stack([np.ones(len(shape), np.float32), draws.uniform(0.75, 0.95)], axis=1)
-    )  # fmt: skip
-    colours = _rgb(
-        draws.uniform(0, 1, SOLIDS, 2),
-        draws.uniform(0.3, 0.85, SOLIDS, 2),
-        draws.uniform(0.6, 1.0, SOLIDS, 2),
-    )
+    ground = _shades(draws, (0.0, 0.25), (0.6, 0.9), (0.8, 0.92))
+    colours = _shades(draws, (0.45, 0.9), (0.65, 1.0), (0.6, 0.75), SOLIDS)
     texture = draws.uniform(1.5, 3.0, SOLIDS) * (draws.below(4, SOLIDS) == 0)
     tiles = np.stack(
         [
@@ -222,9 +215,9 @@ def draw_scenes(seeds: Sequence[int] | range) -> Scenes:
         axis=1,
     )
     eye, axes = _cameras(draws)
-    tilt, turn = draws.uniform(0.6, 1.25), draws.uniform(0, 2 * np.pi)
+    tilt, turn = draws.uniform(0.8, 1.25), draws.uniform(0, 2 * np.pi)
     light = _direction(tilt, turn)
-    ambient = draws.uniform(0.4, 0.55)
+    ambient = draws.uniform(0.45, 0.55)
     return Scenes(
         shape, size, centre.astype(np.float32), draws.uniform(0, 2 * np.pi, SOLIDS), colours,
         texture, eye, axes, light, ambient, ground, tiles,
@@ -233,9 +226,9 @@ def draw_scenes(seeds: Sequence[int] | range) -> Scenes:
 
 def _cameras(draws: _Draws) -> tuple[Floats, Floats]:
     """Places and axes of cameras that look down on the middle of the scene."""
-    back = _direction(draws.uniform(0.5, 0.95), draws.uniform(0, 2 * np.pi))
-    target = draws.uniform(-0.45, 0.45, 3) + np.float32([0, 0, 0.6])
-    eye = target + draws.uniform(6.2, 8.0, 1) * back
+    back = _direction(draws.uniform(0.5, 0.9), draws.uniform(0, 2 * np.pi))
+    target = draws.uniform(-0.3, 0.3, 3) + np.float32([0, 0, 0.6])
+    eye = target + draws.uniform(6.0, 7.5, 1) * back
     right = np.stack([-back[:, 1], back[:, 0], np.zeros(len(back), np.float32)], axis=1)
     right /= np.linalg.norm(right, axis=1, keepdims=True)
     return eye, np.stack([right, np.cross(back, right), -back], axis=1)
@@ -244,6 +237,20 @@ def _cameras(draws: _Draws) -> tuple[Floats, Floats]:
 def _direction(elevation: Floats, azimuth: Floats) -> Floats:
     flat = np.cos(elevation)
     return np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)], axis=-1)
+
+
+def _shades(
+    draws: _Draws,
+    saturations: tuple[float, float],
+    values: tuple[float, float],
+    darker: tuple[float, float],
+    *shape: int,
+) -> Floats:
+    """(N, *shape, 2, 3) colours and darker ones of the same hue."""
+    hue, saturation = draws.uniform(0, 1, *shape), draws.uniform(*saturations, *shape)
+    value = draws.uniform(*values, *shape)
+    both = np.stack([value, value * draws.uniform(*darker, *shape)], axis=-1)
+    return _rgb(hue[..., None], saturation[..., None], both)
 
 
 def _rgb(hue: Floats, saturation: Floats, value: Floats) -> Floats:

@@ -147,6 +147,10 @@ class Scored(Cell):
         }
         return Artifact(meta)
 
+    def paired(self, reference: Scored) -> PairedTest:
+        """The test of these samples against those of a reference row."""
+        return PairedTest(self.setup, self, reference)
+
     def fid_infinity(self, features: Any, meta: Mapping[str, Any]) -> float | None:
         """Of all seeds' samples together; None if there are too few for the extrapolation."""
         if len(features) < max(8, 4 * features.shape[1]):
@@ -258,18 +262,29 @@ class PairedTest(Cell):
         ours = [load(score).arrays for score in self.ours.scores]
         theirs = [load(score).arrays for score in self.reference.scores]
         resamples = self.ours.resamples
-        accuracy = paired_mean(
-            [part["hits"] for part in ours],
-            [part["hits"] for part in theirs],
-            MEANS_PER_FID * resamples,
-        )
+        means = {
+            metric: paired_mean(
+                [part[name] for part in ours],
+                [part[name] for part in theirs],
+                MEANS_PER_FID * resamples,
+            )
+            for metric, name in self.means().items()
+        }
         fid = paired_fid(
             [part["features"] for part in ours],
             [part["features"] for part in theirs],
             self.setup.load().reference(),
             resamples,
         )
-        return Artifact({"accuracy": vars(accuracy), "fid": vars(fid)})
+        return Artifact({metric: vars(found) for metric, found in (means | {"fid": fid}).items()})
+
+    def metrics(self) -> tuple[str, ...]:
+        """All that is compared."""
+        return (*self.means(), "fid")
+
+    def means(self) -> dict[str, str]:
+        """Metrics that are means over images, and the arrays that hold them."""
+        return {"accuracy": "hits"}
 
 
 @dataclass(frozen=True)
@@ -291,7 +306,7 @@ class Comparison(Result):
     def compute(self, load: Load) -> Artifact:
         found = [load(test).meta for test in self.tests]
         differences = {}
-        for metric in ("accuracy", "fid"):
+        for metric in self.tests[self.place].metrics():
             corrected = holm([meta[metric]["p"] for meta in found])
             differences[metric] = found[self.place][metric] | {"p_corrected": corrected[self.place]}
         record = self.head("comparison") | {

@@ -17,7 +17,12 @@ TRAILING = {"trainable_share": "", "scale": "g", "seeds": "", "samples": ",d"}
 CSV_FACTS = (
     "supervision", "experts", "adapter", "trainable_share", "sampler", "scale", "seeds", "samples",
 )  # fmt: skip
-COMPARED = {"accuracy": ("Δ accuracy", "+.3f"), "fid": ("Δ FID", "+.2f")}
+COMPARED = {
+    "accuracy": ("Δ accuracy", "+.3f"),
+    "depth_rmse": ("Δ depth error", "+.3f"),
+    "mean_iou": ("Δ mIoU", "+.3f"),
+    "fid": ("Δ FID", "+.2f"),
+}
 NOT_MEASURED = "n/a"
 
 

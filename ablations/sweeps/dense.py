@@ -15,7 +15,7 @@ from ablations.dense import (
     WantedScore,
     WantedScored,
 )
-from ablations.lab import ROW_SEED, SAMPLER, SEED_STRIDE, SELECTION_SEED, Lab, Recipe
+from ablations.lab import LORA, ROW_SEED, SAMPLER, SEED_STRIDE, SELECTION_SEED, Lab, Recipe
 from ablations.results import Result, Row
 from ablations.sweeps.headline import TUNINGS
 from ablations.sweeps.recipes import METHODS, PPAP
@@ -35,11 +35,13 @@ def dense(lab: Lab) -> Iterator[Result]:
     Each sample is to show what a scene of its own shows, of which the guides are told one thing
     or all. Every row is judged on all of them, by evaluators of other architectures. Each
     guide's scale is chosen on seeds and scenes that no row is measured on, where it guides alone.
+    Differences are to the naive guide.
     """
-    yield from steered_row(lab, "unguided", None, ())
+    yield from steered_row(lab, "unguided", None, (), pictures=True)
     for tasks in (*((task,) for task in TASKS), TASKS):
         for name, recipe in METHODS.items():
-            yield from steered_row(lab, name, recipe, tasks)
+            first = name == "naive"
+            yield from steered_row(lab, name, recipe, tasks, reference=first, pictures=True)
 
 
 @sweep(
@@ -50,7 +52,11 @@ def dense(lab: Lab) -> Iterator[Result]:
     needs=TASKS,
 )
 def dense_experts(lab: Lab) -> Iterator[Result]:
-    """Number of experts for depth and segmentation, at equal total training."""
+    """Number of experts of depth and segmentation, at equal total training.
+
+    PPAP with N experts, which share one budget of training samples. Differences are to one
+    expert.
+    """
     for task in TASKS[1:]:
         for count in lab.budget.expert_counts:
             recipe = replace(PPAP, experts=count)
@@ -67,30 +73,43 @@ def dense_experts(lab: Lab) -> Iterator[Result]:
     needs=TASKS,
 )
 def dense_peft(lab: Lab) -> Iterator[Result]:
-    """What is trained of a depth estimator and of a segmenter."""
+    """What is trained of a depth estimator and of a segmenter.
+
+    Five data-free experts by every kind of adapter, on convolutions of encoder and decoder.
+    Differences are to the paper's adapter: loralib's LoRA with biases and norms.
+    """
     for task in TASKS[1:]:
         for name, tuning, trained in TUNINGS:
             if name == "OFT":
                 continue  # peft's OFT is for linear layers
             label = f"{name} + norm, bias" if trained == "with" else name
             axes = {"norm and bias": trained, "task": task}
-            yield from steered_row(lab, label, replace(PPAP, tuning=tuning), (task,), **axes)
+            recipe = replace(PPAP, tuning=tuning)
+            yield from steered_row(lab, label, recipe, (task,), reference=tuning == LORA, **axes)
 
 
 def steered_row(
-    lab: Lab, name: str, recipe: Recipe | None, tasks: tuple[str, ...], **axes: str | float | bool
+    lab: Lab,
+    name: str,
+    recipe: Recipe | None,
+    tasks: tuple[str, ...],
+    reference: bool = False,
+    pictures: bool = False,
+    **axes: str | float | bool,
 ) -> Iterator[Result]:
-    """A row of samples that are guided by some tasks at once, over all seeds, and its pictures.
+    """A row of samples that are guided by some tasks at once, over all seeds.
 
     Args:
         lab: of the sweep.
         name: the row's label, unique among those of the same tasks.
         recipe: of every task's experts; None for unguided samples.
         tasks: that guide; none for unguided samples.
+        reference: whether the other rows of the same tasks are compared with this one.
+        pictures: whether some are shown.
         axes: what the sweep varies, and this row's values.
     """
     told = {0: None, 1: tasks[0] if tasks else None}.get(len(tasks), ALL)
-    about = lab.about(name, recipe, told, axes=tuple(axes.items()))
+    about = lab.about(name, recipe, told, reference, tuple(axes.items()))
     seeds = tuple(range(lab.budget.seeds))
     models = [[_model(lab, recipe, task, seed) for task in tasks] for seed in seeds if recipe]
     choices = [_choice(lab, model) for model in models[0]] if recipe else []
@@ -108,7 +127,8 @@ def steered_row(
     banks = tuple(model.experts for of_seed in models for model in of_seed if model.experts)
     scored = WantedScored(lab.setup, scores, lab.budget.resamples)  # type: ignore[arg-type]
     yield Row(lab.setup, about, seeds, SAMPLER.spacing, scored, banks)
-    yield Panel(lab.setup, about, samples[0])
+    if pictures:
+        yield Panel(lab.setup, about, samples[0])
 
 
 def _model(lab: Lab, recipe: Recipe, task: str, seed: int) -> TaskModel:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ablations.lab import Lab
-from ablations.results import Comparison, PairedTest, Result, Row
+from ablations.results import Comparison, Result, Row
 from ablations.sweeps.recipes import QUALITY
 
 __all__ = ["SWEEPS", "Sweep", "sweep"]
@@ -98,6 +98,6 @@ def _comparisons(rows: list[Row]) -> Iterator[Comparison]:
     for family in families.values():
         for reference in [row for row in family if row.about.reference]:
             others = [row for row in family if row is not reference]
-            tests = tuple(PairedTest(row.setup, row.scored, reference.scored) for row in others)
+            tests = tuple(row.scored.paired(reference.scored) for row in others)
             for place, row in enumerate(others):
                 yield Comparison(row.setup, row.about, row.key, reference.key, tests, place)

@@ -18,12 +18,16 @@ from ablations.stages import Experts, Samples, Selection, Synthesis
 from ablations.sweeps import HEADLINE, PPAP, SWEEPS, Sweep, sweep
 
 
-def lab(budget: str = "default") -> Lab:
-    return Lab(load_setting("fashion"), BUDGETS[budget], budget, ("resnet", "vit"))
+def lab(budget: str = "default", name: str = "fashion") -> Lab:
+    setting = load_setting(name)
+    return Lab(setting, BUDGETS[budget], budget, setting.predictors)
+
+
+ANYWHERE = [name for name, found in SWEEPS.items() if not found.needs]
 
 
 def results(name: str, budget: str = "default") -> list[Result]:
-    return list(SWEEPS[name].build(lab(budget)))
+    return list(SWEEPS[name].build(lab(budget, "fashion" if name in ANYWHERE else "scenes")))
 
 
 def needed(targets: Iterable[Cell]) -> dict[str, Cell]:
@@ -85,7 +89,7 @@ def test_rows_of_different_sweeps_share_their_stages() -> None:
 
 
 def test_rows_have_three_seeds_and_measure_nothing_that_a_scale_was_chosen_on() -> None:
-    cells = needed(cell for name in SWEEPS for cell in results(name)).values()
+    cells = needed(cell for name in ANYWHERE for cell in results(name)).values()
     selecting = {
         score.samples.first_seed
         for cell in cells
@@ -98,14 +102,14 @@ def test_rows_have_three_seeds_and_measure_nothing_that_a_scale_was_chosen_on() 
     )  # fmt: skip
     starts = {low: max(high for first, high in spans if first == low) for low, _ in spans}
     assert all(end <= start for (_, end), (start, _) in pairwise(sorted(starts.items())))
-    rows = [cell for name in SWEEPS for cell in results(name) if isinstance(cell, Row)]
+    rows = [cell for name in ANYWHERE for cell in results(name) if isinstance(cell, Row)]
     assert all(len(row.seeds) == len(row.scored.scores) == 3 for row in rows)
     measured = {s.samples.first_seed for row in rows for s in row.scored.scores}
     assert not measured & selecting
 
 
 def test_every_methods_rows_draw_from_the_same_seeds() -> None:
-    rows = [row for name in SWEEPS for row in results(name) if isinstance(row, Row)]
+    rows = [row for name in ANYWHERE for row in results(name) if isinstance(row, Row)]
     seeds = {tuple(score.samples.first_seed for score in row.scored.scores) for row in rows}
     assert len(seeds) == 1
 
