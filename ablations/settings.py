@@ -224,16 +224,13 @@ class _Shipped:
             raise UserError(str(error), MEND) from error
         return freeze(module)
 
-    @lru_cache  # noqa: B019
     def denoiser(self) -> Denoiser:
         network = self.filled(self.unet(), "denoiser")
         return Denoiser(network, linear_schedule(), self.shape, target="v").eval()
 
-    @lru_cache  # noqa: B019
     def make_extractor(self) -> EvaluatorExtractor:
         return EvaluatorExtractor(self.filled(self.evaluator(), "evaluator"), self.extractor)
 
-    @lru_cache  # noqa: B019
     def reference(self) -> ReferenceStatistics:
         try:
             return ReferenceStatistics.load(self.folder / "reference.safetensors")
@@ -263,11 +260,11 @@ def _fashion() -> Setting:
         "fashion",
         fashion.CLASSES,
         ("resnet", "vit"),
-        shipped.denoiser,
+        lru_cache(shipped.denoiser),
         lambda name: shipped.filled(fashion.predictor(name), name),
         fashion.untrained,
-        shipped.make_extractor,
-        shipped.reference,
+        lru_cache(shipped.make_extractor),
+        lru_cache(shipped.reference),
         labelled,
         shipped.fingerprint(),
     )
@@ -275,11 +272,12 @@ def _fashion() -> Setting:
 
 def _scenes() -> Setting:
     shipped = _Shipped("scenes", scenes.SHAPE, scenes.unet, scenes.Evaluator, "scenes-evaluator-64")
+    extractor = lru_cache(shipped.make_extractor)
     judges: dict[str, Callable[[], nn.Module]] = {
-        "class": lambda: shipped.make_extractor().network,
+        "class": lambda: extractor().network,
         "depth": lambda: shipped.filled(scenes.DenseEvaluator(1), "depth-evaluator"),
         "segmentation": lambda: shipped.filled(
-            scenes.DenseEvaluator(len(scenes.CLASSES) + 1), "segmentation-evaluator"
+            scenes.DenseEvaluator(scenes.OUTPUTS["segmentation"]), "segmentation-evaluator"
         ),
     }
     tasks: dict[str, Task] = {
@@ -308,11 +306,11 @@ def _scenes() -> Setting:
         "scenes",
         scenes.CLASSES,
         ("resnet",),
-        shipped.denoiser,
+        lru_cache(shipped.denoiser),
         lambda name: shipped.filled(scenes.predictor(name), name),
         scenes.untrained,
-        shipped.make_extractor,
-        shipped.reference,
+        extractor,
+        lru_cache(shipped.reference),
         partial(labelled, "class"),
         shipped.fingerprint(),
         {
