@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ablations.renderer import SEGMENTS, SHAPES, Rendered
 from ppap.denoiser import SpaceToDepth
 from ppap.predictors import Predictor
+from ppap.schedule import Schedule, linear_schedule
 from ppap.unet import UNetModel
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "DenseEvaluator",
     "EncoderDecoder",
     "Evaluator",
+    "Preconditioned",
     "inverse_depth",
     "predictor",
     "resnet",
@@ -43,6 +45,8 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
 """Of the images in [0, 1], about."""
 INVERSE_UNIT = 10.0
 NORM_GROUPS = 4
+SPREAD = 0.357
+"""Root mean square of the images in [-1, 1]."""
 
 
 def inverse_depth(depth: Tensor) -> Tensor:
@@ -59,7 +63,36 @@ def targets_of(rendered: Rendered) -> dict[str, Tensor]:
     }
 
 
-def unet() -> SpaceToDepth:
+class Preconditioned(nn.Module):
+    """A velocity predictor whose network adds to what is linear in the noisy image.
+
+    Karras et al. (arXiv 2206.00364, section 5) in terms of the velocity: the best linear
+    estimate passes by the network, which sees inputs and owes outputs of unit variance. A
+    network too narrow to hand its noisy input through need not.
+
+    Args:
+        network: called as ``network(x_t, timesteps)``.
+        schedule: of the noise.
+        spread: root mean square of the images in [-1, 1].
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule, spread: float) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.spread = spread
+
+    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        """(B, C, H, W) velocity for (B, C, H, W) noisy images at (B,) timesteps."""
+        level = self.schedule.signal(timesteps)[:, None, None, None]
+        variance = level * self.spread**2 + 1 - level
+        linear = (level * (1 - level)).sqrt() * (1 - self.spread**2) / variance
+        rest = self.spread * variance.rsqrt()
+        found = self.network(x_t * variance.rsqrt(), timesteps)
+        return linear * x_t + rest * cast(Tensor, found)
+
+
+def unet() -> Preconditioned:
     """The unconditional ADM U-Net, on images folded to 16x16x12 (1.2 M parameters).
 
     Its norms have 4 groups. ADM's 32 would be one per channel here and take every channel's mean
@@ -79,7 +112,7 @@ def unet() -> SpaceToDepth:
     for layer in network.modules():
         if isinstance(layer, nn.GroupNorm):
             layer.num_groups = NORM_GROUPS
-    return SpaceToDepth(network, factor=2)
+    return Preconditioned(SpaceToDepth(network, factor=2), linear_schedule(), SPREAD)
 
 
 def resnet(width: int = 16) -> ResNet:
