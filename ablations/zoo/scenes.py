@@ -1,4 +1,4 @@
-"""The weights of the setting ``scenes``: about 80 minutes of one core, half of them the denoiser's."""
+"""The weights of the setting ``scenes``: about 80 minutes of one core, 40 the denoiser's."""
 
 from __future__ import annotations
 
