@@ -308,11 +308,10 @@ class Panel(Result):
             name: task.task.target(judged(task, from_uint8(images)))
             for name, task in setting.tasks.items()
         }
-        low, high = wanted["depth"].amin((1, 2)), wanted["depth"].amax((1, 2))
         rows = [as_pixels(setting.wanted(numbers))]
-        rows += [depth_pixels(wanted["depth"], low, high), label_pixels(wanted["segmentation"])]
+        rows += [depth_pixels(wanted["depth"]), label_pixels(wanted["segmentation"])]
         rows += [as_pixels(images)]
-        rows += [depth_pixels(seen["depth"], low, high), label_pixels(seen["segmentation"])]
+        rows += [depth_pixels(seen["depth"]), label_pixels(seen["segmentation"])]
         record = self.head("grid") | {
             "scale": drawn.meta["scale"],
             "array": f"{about.sweep}/{about.method}/{about.predictor}",
@@ -326,9 +325,10 @@ def as_pixels(images: Tensor) -> Bytes:
     return images.movedim(1, -1).numpy()
 
 
-def depth_pixels(depth: Tensor, low: Tensor, high: Tensor) -> Bytes:
-    """(N, H, W, 3) greys of inverse depth, near in white; low and high: (N,) black and white."""
-    unit = (depth - low[:, None, None]) / (high - low)[:, None, None]
+def depth_pixels(depth: Tensor) -> Bytes:
+    """(N, H, W, 3) greys of (N, H, W) inverse depth, from each map's farthest to its nearest."""
+    low, high = depth.amin((1, 2), keepdim=True), depth.amax((1, 2), keepdim=True)
+    unit = (depth - low) / (high - low).clamp(min=1e-6)
     return to_uint8(2 * unit - 1)[..., None].expand(*depth.shape, 3).numpy()
 
 

@@ -59,9 +59,9 @@ def dense_experts(lab: Lab) -> Iterator[Result]:
     """
     for task in TASKS[1:]:
         for count in lab.budget.expert_counts:
-            recipe = replace(PPAP, experts=count)
+            recipe, axes = replace(PPAP, experts=count), {"experts": count, "task": task}
             yield from steered_row(
-                lab, f"{count} experts", recipe, (task,), experts=count, task=task
+                lab, f"{count} experts", recipe, (task,), reference=count == 1, **axes
             )
 
 
