@@ -17,7 +17,7 @@ from .workloads import EXPERTS, PREDICTORS, bank_of, denoiser, noisy
 
 BATCH = 40
 SHARE = BATCH // EXPERTS
-WAYS = ("reference", "loop over experts", "grouped", "joint")
+WAYS = ("reference", "loop over experts", "grouped", "joint", "joint, compiled")
 
 
 def stepper(way: str, predictor: str) -> tuple[ExpertBank | ReferenceExperts, Callable[[], float]]:
@@ -68,7 +68,11 @@ def stepper(way: str, predictor: str) -> tuple[ExpertBank | ReferenceExperts, Ca
             return float(loss.detach())
 
         return bank, grouped
-    joint = JointStep(bank, lambda found, chosen: task.transfer_loss(found, taught[chosen]))
+    joint = JointStep(
+        bank,
+        lambda found, chosen: task.transfer_loss(found, taught[chosen]),
+        compile=way == "joint, compiled",
+    )
     lines = adamw(joint.parameters)
     chosen = torch.arange(BATCH).view(EXPERTS, SHARE)
 

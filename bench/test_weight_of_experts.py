@@ -28,14 +28,16 @@ def held(tensors: Iterable[Tensor]) -> int:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("way", ["reference", "bank"])
+@pytest.mark.parametrize("way", ["reference", "bank", "bank, statistics absorbed"])
 def test_ten_experts(benchmark: BenchmarkFixture, way: str, name: str) -> None:
     torch.manual_seed(0)
     network = timm.create_model(name, pretrained=False).eval()
     one = held([*network.parameters(), *network.buffers()])
     predictor = Predictor(network, (0.5,) * 3, (0.5,) * 3)
     bank = ExpertBank(predictor, EXPERTS, ppap_adapter(MODELS[name])).eval()
-    if way == "bank":
+    if way == "bank, statistics absorbed":
+        bank.absorb_statistics()
+    if way != "reference":
         total = held([*bank.parameters(), *bank.buffers()])
     else:
         copies = ReferenceExperts(bank)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppap.adapters import Adapter, Biases, Full, Head, Lora, Norms, Part, ppap_adapter
 from ppap.checkpoints import CheckpointError, check_and_load, load_state, save_weights
@@ -70,6 +71,9 @@ class ExpertBank(nn.Module):
         seed: of the adapters' random initial values.
         normalised: whether the experts see images as the predictor was trained to; False
             shows them raw [-1, 1], as the released code does to its ResNet students.
+
+    Attributes:
+        absorbed: whether :meth:`absorb_statistics` was called.
     """
 
     predictor: Predictor
@@ -86,6 +90,7 @@ class ExpertBank(nn.Module):
         super().__init__()
         self.predictor = predictor
         self.normalised = normalised
+        self.absorbed = False
         freeze(predictor)
         self.ranges = NoiseRanges.equal(ranges, steps) if isinstance(ranges, int) else ranges
         self.adapter = ppap_adapter() if adapter is None else adapter
@@ -263,6 +268,33 @@ class ExpertBank(nn.Module):
         self._overwritten = {}
         self._cached = None
 
+    @torch.no_grad()
+    def absorb_statistics(self) -> None:
+        """Rewrite batch norms so that experts need no statistics of their own.
+
+        A batch norm in evaluation is an affine map per channel, so each expert's weight and bias
+        can be chosen to give, with the predictor's statistics, what they gave with the expert's.
+        Predictions are the same up to rounding and the bank is smaller. It is meant for trained
+        banks: training goes on with the predictor's statistics, unchanged by it.
+        """
+        self.unmerge()
+        layers = {
+            name: layer
+            for name, layer in self.predictor.network.named_modules()
+            if isinstance(layer, _BatchNorm) and layer.affine and layer.track_running_stats
+        }
+        for number, expert in enumerate(self.experts):
+            assert isinstance(expert, Expert)
+            tensors, statistics = expert.tensors(), expert.statistics()
+            for name, layer in layers.items():
+                if f"{name}.running_var" in statistics:
+                    tensors |= _absorbed(name, layer, tensors, statistics)
+                    for kind in ("running_mean", "running_var", "num_batches_tracked"):
+                        del statistics[f"{name}.{kind}"]
+            self.experts[number] = Expert(tensors, statistics).train(expert.training)
+        self.absorbed = True
+        self._grouped = self._group()
+
     def guide(self, targets: Tensor, scale: float, task: Task | None = None) -> LikelihoodGuide:
         """A guide towards (N, ...) targets; class targets unless a task says otherwise."""
         return LikelihoodGuide(self.eval(), task or ClassTask(), targets, scale)
@@ -286,6 +318,7 @@ class ExpertBank(nn.Module):
             "boundaries": self.ranges.boundaries,
             "inclusive": self.ranges.inclusive,
             "normalised": self.normalised,
+            "absorbed": self.absorbed,
             "adapter": [{"part": names[type(part)], **vars(part)} for part in self.adapter.parts],
         }
         scratch = folder / "bank.json.part"
@@ -308,6 +341,7 @@ class ExpertBank(nn.Module):
             inclusive = description.get("inclusive", False)
             ranges = NoiseRanges(tuple(description["boundaries"]), inclusive)
             normalised = description.get("normalised", True)
+            absorbed = description.get("absorbed", False)
             fingerprint = description["fingerprint"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
@@ -319,6 +353,8 @@ class ExpertBank(nn.Module):
                 f"{folder} was trained for other weights of {description['predictor']}; "
                 f"load the predictor whose fingerprint is {fingerprint}"
             )
+        if absorbed:
+            bank.absorb_statistics()
         for number in range(len(bank)):
             path = folder / f"expert_{number}.safetensors"
             state = {_escape(key): value for key, value in load_state(path).items()}
@@ -332,6 +368,22 @@ class ExpertBank(nn.Module):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _absorbed(
+    name: str, layer: _BatchNorm, tensors: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Weight and bias of an expert's batch norm for use with the layer's own statistics."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    weight = tensors.get(f"{name}.weight", layer.weight).double()
+    bias = tensors.get(f"{name}.bias", layer.bias).double()
+    mean, variance = statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"]
+    slope = weight * (variance.double() + layer.eps).rsqrt()
+    bias = bias + (layer.running_mean.double() - mean.double()) * slope
+    weight = slope * (layer.running_var.double() + layer.eps).sqrt()
+    dtype = layer.weight.dtype
+    return {f"{name}.weight": weight.to(dtype), f"{name}.bias": bias.to(dtype)}
 
 
 def _escape(key: str) -> str:

@@ -87,7 +87,7 @@ class FastPath:
     ) -> None:
         self.denoiser = denoiser
         self.batch = batch
-        self.compile = compile and _can_compile()
+        self.compile = compile and can_compile()
         self.cache = cache or cache_folder()
         self.compilations = 0
         self._predict: dict[torch.device, Compiled] = {}
@@ -672,7 +672,8 @@ def _digest(program: torch.export.ExportedProgram, freezing: bool) -> str:
     return digest.hexdigest()[:32]
 
 
-def _can_compile() -> bool:
+def can_compile() -> bool:
+    """Whether inductor finds what it needs here; says so by a warning if it does not."""
     compiler = os.environ.get("CXX", "g++")
     if torch.cuda.is_available() or shutil.which(compiler):
         return True

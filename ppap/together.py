@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ppap.experts import ExpertBank
+from ppap.fastpath import can_compile
 
 __all__ = ["JointStep"]
 
@@ -32,14 +33,19 @@ class JointStep:
     Args:
         bank: in training mode.
         loss: (predictions (B, ...), chosen (B,)) -> scalar mean over the batch.
+        compile: whether the traced step goes through inductor, which takes up to a minute and
+            pays from hundreds of steps on; without a compiler it is traced only.
 
     Attributes:
         parameters: (E, P) all experts' trainable tensors, a line each; ``grad`` is set by a call.
     """
 
-    def __init__(self, bank: ExpertBank, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self, bank: ExpertBank, loss: Callable[[Tensor, Tensor], Tensor], compile: bool = False
+    ) -> None:
         self.bank = bank
         self.loss = loss
+        self.compile = compile and can_compile()
         every = [bank.expert(number) for number in range(len(bank))]
         self._shapes = {name: tensor.shape for name, tensor in every[0].tensors().items()}
         lines = [
@@ -56,7 +62,7 @@ class JointStep:
             name: value.detach()
             for name, value in (*network.named_parameters(), *bank.overwritten.items())
         }
-        self._graph: fx.GraphModule | None = None
+        self._run: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, x_t: Tensor, chosen: Tensor) -> float:
         """Set the gradient of the sum of the experts' mean losses.
@@ -70,17 +76,18 @@ class JointStep:
         """
         self.bank.predictor.network.train(bool(self._statistics))
         state = self.parameters.detach(), self._statistics, self._base
-        if self._graph is None:
+        if self._run is None:
             kept = {name: value.clone() for name, value in self._statistics.items()}
             with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of operators without a batching rule
-                self._graph = make_fx(_plain(self._step))(*state, x_t, chosen)
+                graph = make_fx(_plain(self._step))(*state, x_t, chosen)
             for name, value in kept.items():  # tracing ran the step, too
                 self._statistics[name].copy_(value)
-            self._graph.graph.eliminate_dead_code()
-            self._graph.recompile()
+            graph.graph.eliminate_dead_code()
+            graph.recompile()
+            self._run = torch.compile(graph, fullgraph=True) if self.compile else graph
         with torch.no_grad():
-            loss, self.parameters.grad = self._graph(*state, x_t, chosen)
+            loss, self.parameters.grad = self._run(*state, x_t, chosen)
         return float(loss)
 
     def _step(

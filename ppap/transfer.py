@@ -135,6 +135,7 @@ def transfer(
     training: Training,
     progress: Callable[[int, float], None] | None = None,
     accelerator: Accelerator | None = None,
+    compile: bool = False,
 ) -> list[float]:
     """Train every expert of a bank.
 
@@ -151,6 +152,8 @@ def transfer(
         progress: called after each step with (step of the whole training, loss).
         accelerator: Hugging Face accelerate's, for mixed precision and several processes;
             move the bank to its device first.
+        compile: whether the step of experts trained together is compiled, which takes up to a
+            minute and makes it about 1.7 times as fast on a CPU; other orders ignore it.
 
     Returns:
         Mean loss over the last tenth of each expert's steps, low noise to high.
@@ -178,7 +181,7 @@ def transfer(
             f"got a batch of {training.batch}" + " and an accelerator" * bool(accelerator)
         )
     objective.prepare(bank, images)
-    run = _Run(bank, images, schedule, objective, training, progress, accelerator)
+    run = _Run(bank, images, schedule, objective, training, progress, accelerator, compile)
     bank.train()
     first_share = 0
     if training.start == "shared" and len(bank) > 1:
@@ -221,6 +224,7 @@ class _Run:
     training: Training
     progress: Callable[[int, float], None] | None
     accelerator: Accelerator | None
+    compile: bool = False
     done: int = 0
     optimiser_state: list[dict[str, Any]] | None = None
 
@@ -256,7 +260,7 @@ class _Run:
 
     def fit_together(self, steps: int) -> list[float]:
         """Train all experts at once, each on its own range."""
-        joint = JointStep(self.bank, self.objective.loss)
+        joint = JointStep(self.bank, self.objective.loss, self.compile)
         optimiser = torch.optim.AdamW(
             [joint.parameters],
             self.training.learning_rate,

@@ -188,6 +188,29 @@ def test_a_bank_saved_before_those_quirks_loads_without_them(tmp_path: Path) -> 
     assert torch.equal(loaded(images(7), TIMESTEPS), bank(images(7), TIMESTEPS))
 
 
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_absorbed_statistics_change_the_size_and_no_prediction(
+    adapter: Adapter, tmp_path: Path
+) -> None:
+    bank = scrambled(ExpertBank(tiny_predictor(), 5, adapter))
+    generator = torch.Generator().manual_seed(4)
+    for name, buffer in bank.experts.named_buffers():
+        if name.endswith(("mean", "var")):
+            buffer.add_(torch.rand(buffer.shape, generator=generator))
+    x, size = images(7), sum(tensor.numel() for tensor in bank.state_dict().values())
+    mixed, single = bank(x, TIMESTEPS), bank.predict(x, 3)
+    bank.absorb_statistics()
+    torch.testing.assert_close(bank(x, TIMESTEPS), mixed, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(bank.predict(x, 3), single, atol=1e-5, rtol=1e-5)
+    assert not list(bank.experts.buffers())
+    assert sum(tensor.numel() for tensor in bank.state_dict().values()) < size
+    bank.save(tmp_path)
+    loaded = ExpertBank.load(tmp_path, tiny_predictor())
+    assert torch.equal(loaded(x, TIMESTEPS), bank(x, TIMESTEPS))
+    bank.train().predict(x, 3).sum().backward()  # the predictor's statistics stay as they are
+    assert torch.equal(bank.eval().predict(x, 3), loaded.predict(x, 3))
+
+
 def test_a_bank_of_another_predictor_is_refused(tmp_path: Path) -> None:
     ExpertBank(tiny_predictor(), 2, ppap_adapter(2)).save(tmp_path)
     with pytest.raises(CheckpointError, match="other weights of tiny"):

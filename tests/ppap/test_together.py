@@ -36,12 +36,12 @@ def loss(predictions: Tensor, chosen: Tensor) -> Tensor:
     return F.cross_entropy(predictions, LABELS[chosen])
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_joint_steps_are_the_experts_own(case: str) -> None:
+@pytest.mark.parametrize(("case", "compile"), [*((case, False) for case in CASES), ("paper", True)])
+def test_two_joint_steps_are_the_experts_own(case: str, compile: bool) -> None:
     make: Callable[[], Predictor]
     make, adapter = CASES[case]
     together, apart = (bank_of(make(), adapter, EXPERTS).train() for _ in range(2))
-    joint = JointStep(together, loss)
+    joint = JointStep(together, loss, compile)
     ours = torch.optim.SGD([joint.parameters], 0.1)
     theirs = torch.optim.SGD(apart.experts.parameters(), 0.1)
     for step in range(2):
