@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ablations import engine, launched, records
 from ablations.errors import UserError
 from ablations.pools import LocalPool, Pool, RayPool
-from ablations.results import Grid, Result
+from ablations.results import Result
 from ablations.settings import BUDGETS, Budget, Setting, load_setting
 from ablations.store import Store
 from ablations.sweeps import HEADLINE, SWEEPS, Lab
@@ -211,8 +211,8 @@ def _report(
     records.append(folder, [*more, *(artifact.meta["record"] for _, artifact in artifacts)])
     grids = {
         artifact.meta["record"]["array"]: artifact.arrays["grid"]
-        for result, artifact in artifacts
-        if isinstance(result, Grid)
+        for _, artifact in artifacts
+        if "grid" in artifact.arrays
     }
     if grids:
         records.write_grids(folder, grids)
