@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from colorsys import hsv_to_rgb
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,15 @@ from ablations.stages import (
     load_predictor,
 )
 from ablations.store import Artifact
+from ppap.denoiser import Denoiser
+from ppap.experts import ExpertBank
 from ppap.features import extract
-from ppap.guidance import Guide, LikelihoodGuide, SumOfGuides, naive_guide
+from ppap.guidance import LikelihoodGuide, SumOfGuides, naive_guide
 from ppap.images import from_uint8, to_uint8
 from ppap.intervals import bootstrap_fid, bootstrap_mean
 from ppap.metrics import image_quality
 from ppap.reference import ReferenceStatistics
-from ppap.samplers import DDIM, DDPM, sample
+from ppap.samplers import DDIM, DDPM, sample, trajectory
 from ppap.tasks import ClassTask, DepthTask, SegmentationTask, Task
 from ppap.transfer import Distillation, Supervision
 
@@ -45,6 +47,7 @@ __all__ = [
     "Steering",
     "TaskExperts",
     "TaskModel",
+    "Trajectory",
     "WantedSamples",
     "WantedScore",
     "WantedScored",
@@ -151,7 +154,8 @@ class WantedSamples(Cell):
         """(count, ...) one per sample."""
         return task.wanted(self.wanted).repeat_interleave(PER_TARGET, 0)[: self.count]
 
-    def compute(self, load: Load) -> Artifact:
+    def guide(self, load: Load) -> SumOfGuides:
+        """All steerings, with a target per sample."""
         setting = self.setup.load()
         guides = tuple(
             steering.model.guide(
@@ -162,12 +166,19 @@ class WantedSamples(Cell):
             )
             for steering in self.steerings
         )
-        guide: Guide | None = SumOfGuides(guides) if guides else None
+        return SumOfGuides(guides)
+
+    def compute(self, load: Load) -> Artifact:
+        guide = self.guide(load) if self.steerings else None
         seeds = range(self.first_seed, self.first_seed + self.count)
-        drawn = sample(setting.denoiser().to(device()), self.sampler, seeds, guide)
+        drawn = sample(self.setup.load().denoiser().to(device()), self.sampler, seeds, guide)
         scales = [steering.chosen_scale(load) for steering in self.steerings]
-        meta = {"scale": scales[0] if len(scales) == 1 else 0.0, "scales": scales}
-        return Artifact(meta, {"images": to_uint8(drawn).cpu().numpy()})
+        return Artifact({"scales": scales}, {"images": to_uint8(drawn).cpu().numpy()})
+
+
+def single(scales: list[float]) -> float | None:
+    """The scale of one guide; 0 of none, None of several."""
+    return None if len(scales) > 1 else sum(scales)
 
 
 @dataclass(frozen=True)
@@ -197,8 +208,7 @@ class WantedScore(Cell):
         arrays["diversity"] = spread.numpy()
         quality = image_quality(seen, setting.reference())
         means = {name: float(v.mean()) for name, v in arrays.items() if name != "features"}
-        meta = drawn.meta["scales"], drawn.meta["scale"]
-        about = {"scales": meta[0], "scale": meta[1], "count": len(images)}
+        about = {"scales": drawn.meta["scales"], "count": len(images)}
         facts = about | {"extractor": seen.extractor} | means | vars(quality)
         return Artifact(facts, arrays)
 
@@ -237,7 +247,8 @@ class ScaleChoice(Cell):
         errors = [meta[error] if error else 1 - meta[score] for meta in scores]
         limit = min(errors) * (1 + CHOICE_MARGIN)
         near = [meta for meta, found in zip(scores, errors, strict=True) if found <= limit]
-        return Artifact({"scale": min(near, key=lambda meta: meta["fid"])["scale"]})
+        (scale,) = min(near, key=lambda meta: meta["fid"])["scales"]
+        return Artifact({"scale": scale})
 
 
 @dataclass(frozen=True)
@@ -264,7 +275,7 @@ class WantedScored(Scored):
         kept = (*names_of(setting), "fid", "precision", "recall")
         return Artifact(
             {
-                "scale": metas[0]["scale"],
+                "scale": single(metas[0]["scales"]),
                 "samples": sum(meta["count"] for meta in metas),
                 "extractor": metas[0]["extractor"],
                 "samples_per_fid": metas[0]["count"],
@@ -313,11 +324,60 @@ class Panel(Result):
         rows += [as_pixels(images)]
         rows += [depth_pixels(seen["depth"]), label_pixels(seen["segmentation"])]
         record = self.head("grid") | {
-            "scale": drawn.meta["scale"],
+            "scale": single(drawn.meta["scales"]),
             "array": f"{about.sweep}/{about.method}/{about.predictor}",
             "labels": list(ROWS),
         }
         return Artifact({"record": record}, {"grid": np.stack(rows)})
+
+
+@dataclass(frozen=True)
+class Trajectory(Result):
+    """Pictures: a guided sample from noise to image, and what is seen in it on the way.
+
+    Attributes:
+        samples: by experts; the first of them is drawn again, step by step.
+        every: steps from one column to the next.
+    """
+
+    samples: WantedSamples
+    every: int = 3
+
+    def seconds(self) -> float:
+        return 5.0
+
+    def compute(self, load: Load) -> Artifact:
+        setting, one = self.setup.load(), replace(self.samples, count=1)
+        denoiser, guide = setting.denoiser().to(device()), one.guide(load)
+        left, states = zip(*trajectory(denoiser, one.sampler, [one.first_seed], guide), strict=True)
+        x_t, timesteps = torch.cat(states[: -1 : self.every]), torch.tensor(left[1 :: self.every])
+        ends = torch.cat([states[-1].cpu(), from_uint8(setting.wanted(one.wanted))])
+        noisy = torch.cat([x_t.cpu(), ends]).clamp(-1, 1)
+        predicted = torch.cat([image_seen(denoiser, x_t, timesteps).cpu(), ends]).clamp(-1, 1)
+        seen = {
+            name: task.task.target(judged(task, predicted)) for name, task in setting.tasks.items()
+        }
+        rows = [as_pixels(to_uint8(noisy)), as_pixels(to_uint8(predicted))]
+        rows += [depth_pixels(seen["depth"]), label_pixels(seen["segmentation"])]
+        first = guide.parts[0]
+        assert isinstance(first, LikelihoodGuide)
+        bank = first.model
+        assert isinstance(bank, ExpertBank)
+        record = self.head("strip") | {
+            "array": f"{self.about.sweep}/trajectory/{self.about.predictor}",
+            "labels": ["noisy image", "predicted image", "its depth", "its labels"],
+            "columns": [*(f"t = {t}" for t in timesteps.tolist()), "sample", "target"],
+            "experts": [*bank.ranges.expert_of(timesteps).tolist(), None, None],
+        }
+        return Artifact({"record": record}, {"grid": np.stack(rows)})
+
+
+def image_seen(denoiser: Denoiser, x_t: Tensor, timesteps: Tensor) -> Tensor:
+    """The images (N, C, H, W) that a denoiser sees in noisy ones at (N,) timesteps."""
+    with torch.no_grad():
+        epsilon = denoiser(x_t, timesteps.to(x_t.device)).epsilon
+    signal = denoiser.schedule.signal(timesteps).to(x_t)[:, None, None, None]
+    return (x_t - (1 - signal).sqrt() * epsilon) / signal.sqrt()
 
 
 def as_pixels(images: Tensor) -> Bytes:

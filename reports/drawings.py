@@ -101,7 +101,13 @@ def drawings(records: Records) -> list[Drawing]:
     if records.grids:
         add(
             f"{sweep}-samples",
-            "Samples, a row per class; the same column is the same seed in every block.",
+            "Samples; the same column is the same seed in every block.",
             figures.samples_figure,
+        )
+    if records.strips:
+        add(
+            f"{sweep}-trajectory",
+            "One guided trajectory, noise to image, and the expert that guides each step.",
+            figures.strip_figure,
         )
     return found

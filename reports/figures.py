@@ -19,6 +19,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
@@ -110,7 +111,7 @@ def tradeoff_figure(records: Records) -> Figure:
 
 
 def samples_figure(records: Records) -> Figure:
-    """Samples of every method: a band per predictor, a block per method, a row per class.
+    """Samples of every method: a band per predictor, a block per method.
 
     Columns of all blocks are the same seeds. Unguided samples open every band.
     ``records.grids`` is not empty and its images are of one size.
@@ -154,6 +155,41 @@ def samples_figure(records: Records) -> Figure:
                 va="baseline",
             )
             down += tall
+    return figure
+
+
+def strip_figure(records: Records) -> Figure:
+    """Guided trajectories; the expert that guides each step is told above it and by a colour."""
+    left, top, between, wide = 110, 46, 10, 1160
+    pitch = max(strip.images.shape[1] * (strip.images.shape[3] + 1) for strip in records.strips)
+    zoom = max(1, wide // pitch)
+    mosaics = [mosaic(strip.images, zoom) for strip in records.strips]
+    tall = sum(image.shape[0] + top for image in mosaics)
+    total = np.array([left + pitch * zoom + between, tall + between])
+    count = 1 + max(number or 0 for strip in records.strips for number in strip.experts)
+    colours = sns.color_palette("viridis_r", count)
+    with theme():
+        figure, down = Figure(figsize=tuple(total / DPI), dpi=DPI), 0
+        for strip, image in zip(records.strips, mosaics, strict=True):
+            down += top + image.shape[0]
+            box = np.array([left, total[1] - down, image.shape[1], image.shape[0]])
+            place = box / np.tile(total, 2)
+            axes = figure.add_axes((place[0], place[1], place[2], place[3]))
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            _label_classes(axes, strip.labels, strip.images.shape[2], zoom)
+            each = (strip.images.shape[3] + 1) * zoom
+            for number, (column, expert) in enumerate(
+                zip(strip.columns, strip.experts, strict=True)
+            ):
+                middle = (number + 0.5) * each
+                axes.text(middle, -26, column, ha="center", va="bottom", fontsize=8)
+                if expert is not None:
+                    axes.text(middle, -11, f"expert {expert}", ha="center", fontsize=7.5)
+                    axes.add_patch(
+                        Rectangle(
+                            (number * each, -9), each, 7, color=colours[expert], clip_on=False
+                        )
+                    )
     return figure
 
 
@@ -288,7 +324,7 @@ def mosaic(images: npt.NDArray[np.uint8], zoom: int) -> npt.NDArray[np.uint8]:
 
 
 def _block_title(grid: Grid) -> str:
-    return grid.method if grid.method == "unguided" else f"{grid.method}\nscale {grid.scale:g}"
+    return "\n".join(filter(None, (grid.method, grid.scale_text)))
 
 
 def _label_classes(axes: Axes, labels: tuple[str, ...], height: int, zoom: int) -> None:

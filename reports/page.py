@@ -171,18 +171,18 @@ def _grids(grids: Iterable[Grid]) -> str:
         picture.save(drawn, format="png", optimize=True)
         zoom = max(1, GRID_PIXELS // picture.width)
         size = f'width="{picture.width * zoom}" height="{picture.height * zoom}"'
-        title = grid.method if grid.method == "unguided" else f"{grid.method}, {grid.predictor}"
-        scale = "" if grid.method == "unguided" else f", scale {grid.scale:g}"
-        alternative = escape(f"samples of {title}, a row per class", quote=True)
+        guided = (grid.predictor, grid.scale_text) if grid.method != "unguided" else ()
+        title = ", ".join((grid.method, *guided))
+        alternative = escape(f"samples of {title}", quote=True)
         blocks.append(
-            f"<div><span>{escape(title + scale)}</span>"
+            f"<div><span>{escape(title)}</span>"
             f'<div class="crop" data-rows="{len(labels)}">'
             f'<img {size} src="{_uri("image/png", drawn.getvalue())}" alt="{alternative}">'
             "</div></div>"
         )
     return (
-        '<p class="hint">Samples: a row per class, the same column is the same seed in every '
-        f'block. <label>Class <select class="classes"><option value="all">all</option>{options}'
+        '<p class="hint">Samples: the same column is the same seed in every block. '
+        f'<label>Row <select class="classes"><option value="all">all</option>{options}'
         f'</select></label></p><div class="grids">{"".join(blocks)}</div>'
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.grids import Grid, read_grids
+from reports.grids import Grid, Strip, read_grids
 from reports.metrics import LEGACY, METRICS
 from reports.schema import RecordError, parse
 
@@ -98,6 +98,7 @@ class Records:
         noise_accuracy: long: method, predictor, seed, timestep (0..999), accuracy (0..1).
         tradeoff: long: method, predictor, scale, seed, samples, accuracy (0..1), fid.
         grids: sample grids, sorted as the rows are.
+        strips: guided trajectories.
         raw: the rows' records as they are, by key, in the order in which they were recorded.
     """
 
@@ -109,6 +110,7 @@ class Records:
     noise_accuracy: pd.DataFrame
     tradeoff: pd.DataFrame
     grids: tuple[Grid, ...]
+    strips: tuple[Strip, ...]
     raw: dict[str, Record]
 
     @classmethod
@@ -150,7 +152,7 @@ class Folder:
 
 
 def read_folder(folder: Path) -> Folder:
-    """Read ``records.jsonl`` and, where grids are recorded, ``grids.npz``.
+    """Read ``records.jsonl`` and, where pictures are recorded, ``grids.npz``.
 
     Raises:
         RecordError: if the folder, a file, a line or an array is missing or malformed, or if
@@ -176,7 +178,8 @@ def read_folder(folder: Path) -> Folder:
     if identity is None:
         raise RecordError(f"{path} is empty", "run the sweep that fills it")
     records = list(latest.values())
-    grids = read_grids(folder / GRIDS_FILE, sorted(_of(records, "grid"), key=_order))
+    pictures = sorted([*_of(records, "grid"), *_of(records, "strip")], key=_order)
+    grids = read_grids(folder / GRIDS_FILE, pictures)
     names = dict.fromkeys(r["sweep"] for r in records if r["kind"] != "failure")
     failures = [r for r in _of(records, "failure") if not r["resolved"]]
     return Folder(
@@ -194,7 +197,7 @@ def method_rank(method: str) -> tuple[int, str]:
 
 
 def _records(
-    name: str, identity: tuple[str, str], records: list[Record], grids: dict[str, Grid]
+    name: str, identity: tuple[str, str], records: list[Record], grids: dict[str, Grid | Strip]
 ) -> Records:
     own = [record for record in records if record["sweep"] == name]
     infos = _of(own, "sweep")
@@ -205,6 +208,7 @@ def _records(
     curves = [
         pd.DataFrame(_columns(record)) for record in sorted(_of(own, "noise_accuracy"), key=_order)
     ]
+    pictures = [picture for key, picture in grids.items() if key in {r["key"] for r in own}]
     compared = [line for record in _of(own, "comparison") for line in _differences(record)]
     return Records(
         info,
@@ -213,7 +217,8 @@ def _records(
         comparisons=pd.DataFrame(compared),
         noise_accuracy=pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
         tradeoff=pd.DataFrame([_point(r) for r in sorted(_of(own, "tradeoff"), key=_order)]),
-        grids=tuple(grids[r["key"]] for r in sorted(_of(own, "grid"), key=_order)),
+        grids=tuple(picture for picture in pictures if isinstance(picture, Grid)),
+        strips=tuple(picture for picture in pictures if isinstance(picture, Strip)),
         raw={record["key"]: record for record in recorded},
     )
 
@@ -230,7 +235,7 @@ def _order(record: Record) -> tuple[Any, ...]:
     rank = method_rank(record["method"])
     # DDIM's spacing sorts after bare step counts: the quick sampler comes first.
     sampler = not str(record.get("sampler", "ddim")).startswith("ddim")
-    return (sampler, *_group(record), rank, record.get("scale", 0.0), record["key"])
+    return (sampler, *_group(record), rank, record.get("scale") or 0.0, record["key"])
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -115,7 +115,7 @@ _WHOSE: dict[str, Check] = dict.fromkeys(("method", "predictor"), _text)
 _FACTS: dict[str, Check] = {
     **dict.fromkeys(("supervision", "sampler", "adapter"), _text),
     **dict.fromkeys(("experts", "samples"), _whole),
-    "scale": _number,
+    "scale": _measured,
     "seeds": _list_of(_whole),
     "axes": _mapping,
     "reference": _flag,
@@ -136,7 +136,14 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "accuracy": _share,
         "fid": _measured,
     },
-    "grid": {**_WHOSE, "scale": _number, "array": _text, "labels": _list_of(_text)},
+    "grid": {**_WHOSE, "scale": _measured, "array": _text, "labels": _list_of(_text)},
+    "strip": {
+        **_WHOSE,
+        "array": _text,
+        "labels": _list_of(_text),
+        "columns": _list_of(_text),
+        "experts": _list_of(lambda value: value is None or _whole(value)),
+    },
     "sweep": {
         "title": _text,
         "description": _text,

@@ -170,7 +170,10 @@ def legend(records: Records) -> list[str]:
     ]
     lines += [f"{METRICS[name].header}: {METRICS[name].meaning}." for name in dict.fromkeys(names)]
     if rows["scale"].notna().any():
-        lines.append("scale: of the guidance gradient; samples: over all seeds.")
+        lines.append(
+            "scale: of the guidance gradient, empty where several guides have one each; "
+            "samples: over all seeds."
+        )
     return lines
 
 

@@ -11,6 +11,7 @@ from ablations.dense import (
     Steering,
     TaskExperts,
     TaskModel,
+    Trajectory,
     WantedSamples,
     WantedScore,
     WantedScored,
@@ -68,7 +69,7 @@ def dense_experts(lab: Lab) -> Iterator[Result]:
 @sweep(
     "dense-peft",
     axes={"norm and bias": "category", "task": "category"},
-    metrics=("trainable_share", *FIGURES, "fid", "train_seconds"),
+    metrics=("trainable_share", *FIGURES, "fid"),
     figure="none",
     needs=TASKS,
 )
@@ -129,6 +130,8 @@ def steered_row(
     yield Row(lab.setup, about, seeds, SAMPLER.spacing, scored, banks)
     if pictures:
         yield Panel(lab.setup, about, samples[0])
+    if pictures and told == ALL and recipe == PPAP:
+        yield Trajectory(lab.setup, about, samples[0])
 
 
 def _model(lab: Lab, recipe: Recipe, task: str, seed: int) -> TaskModel:

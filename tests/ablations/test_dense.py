@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from ablations.dense import (
     Panel,
     ScaleChoice,
     TaskExperts,
+    Trajectory,
     WantedSamples,
     WantedScore,
     WantedScored,
@@ -26,7 +28,7 @@ from ablations.errors import UserError
 from ablations.results import Result, Row
 from ablations.runs import Options
 from ablations.settings import BUDGETS, WEIGHTS, load_setting
-from ablations.store import Artifact
+from ablations.store import Artifact, Store
 from ablations.sweeps import SWEEPS, Lab, Recipe
 from ablations.zoo.scenes import networks
 from ablations.zoo.training import fingerprint
@@ -116,7 +118,7 @@ SAMPLES = WantedSamples(scenes_lab().setup, DDIM(25), (), 50, 40)
 
 
 def scored(images: np.ndarray[Any, Any]) -> Artifact:
-    drawn = Artifact({"scale": 1.0, "scales": [1.0]}, {"images": images})
+    drawn = Artifact({"scales": [1.0]}, {"images": images})
     return WantedScore(SAMPLES).compute(lambda cell: drawn)
 
 
@@ -143,7 +145,7 @@ def test_the_least_error_within_five_percent_and_then_the_lowest_fid_is_chosen()
     candidates = tuple(WantedScore(replace(SAMPLES, first_seed=k)) for k in range(4))
     errors, fids = [0.100, 0.104, 0.107, 0.5], [9.0, 8.0, 2.0, 1.0]
     found = {
-        cell.key: Artifact({"depth_rmse": e, "accuracy": 1 - e, "fid": f, "scale": 10.0 * k})
+        cell.key: Artifact({"depth_rmse": e, "accuracy": 1 - e, "fid": f, "scales": [10.0 * k]})
         for k, (cell, e, f) in enumerate(zip(candidates, errors, fids, strict=True))
     }
     for task in ("depth", "class"):
@@ -155,13 +157,41 @@ def test_a_panel_shows_targets_samples_and_what_is_seen_in_them() -> None:
     wanted = load_setting("scenes").wanted(range(50, 70)).repeat_interleave(2, 0).numpy()
     lab = scenes_lab()
     panel = Panel(lab.setup, lab.about("unguided", None, None), SAMPLES)
-    made = panel.compute(lambda cell: Artifact({"scale": 0.0}, {"images": wanted}))
+    made = panel.compute(lambda cell: Artifact({"scales": []}, {"images": wanted}))
     grid = made.arrays["grid"]
     assert grid.shape == (6, 8, 32, 32, 3)
     assert len(made.meta["record"]["labels"]) == 6
     np.testing.assert_array_equal(grid[0], grid[3])
     assert abs(grid[1].astype(float) - grid[4]).mean() < 20
     assert (grid[2] == grid[5]).all(-1).mean() > 0.9
+
+
+def test_a_trajectory_ends_in_the_first_sample_of_its_row(tmp_path: Path) -> None:
+    budget = replace(BUDGETS["smoke"], steps=10, synthetic=16, seeds=1)
+    lab = replace(scenes_lab(), budget=budget)
+    results = list(SWEEPS["dense"].build(lab))
+    (strip,) = [result for result in results if isinstance(result, Trajectory)]
+    store = Store(tmp_path)
+
+    def load(cell: Cell) -> Artifact:
+        if not store.holds(cell.key):
+            store.put(cell.key, cell.compute(load))
+        return store.get(cell.key)
+
+    steered = tuple(replace(part, scale=100.0) for part in strip.samples.steerings)
+    strip = replace(strip, samples=replace(strip.samples, steerings=steered, count=2))
+    made, drawn = strip.compute(load), load(strip.samples)
+    record, grid = made.meta["record"], made.arrays["grid"]
+    assert drawn.meta["scales"] == [100.0] * 3
+    assert grid.shape == (4, len(record["columns"]), 32, 32, 3)
+    assert record["columns"][0] == "t = 920"
+    assert record["columns"][-3:] == ["t = 80", "sample", "target"]
+    assert record["experts"] == [4, 4, 3, 2, 2, 1, 1, 0, None, None]
+    image = np.moveaxis(drawn.arrays["images"][0], 0, -1).astype(int)
+    assert abs(grid[1, -2] - image).max() <= 1
+    np.testing.assert_array_equal(grid[0, -2:], grid[1, -2:])
+    distances = abs(grid[0, :-2].astype(int) - image).mean((1, 2, 3))
+    assert (np.diff(distances) < 0).all()
 
 
 def test_dense_sweeps_need_a_setting_with_the_tasks() -> None:

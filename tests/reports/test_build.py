@@ -101,7 +101,7 @@ def without(field: str) -> str:
 
 MALFORMED = {
     "cut short": (json.dumps(row("ppap", "vit"))[:80], "not JSON"),
-    "no object": ("[1, 2]", "kind None is none of row, noise_accuracy, tradeoff, grid, sweep"),
+    "no object": ("[1, 2]", "kind None is none of row, noise_accuracy, tradeoff, grid, strip"),
     "unknown kind": ('{"kind": "rows"}', "kind 'rows'"),
     "missing field": (without("provenance"), "row: provenance is missing"),
     "text for a number": (json.dumps(row("ppap", "vit", fid="7")), 'row: fid cannot be "7"'),
