@@ -34,6 +34,7 @@ __all__ = [
     "noise_accuracy_figure",
     "png",
     "samples_figure",
+    "strip_figure",
     "svg",
     "theme",
     "tradeoff_figure",
@@ -41,6 +42,8 @@ __all__ = [
 
 DPI = 130
 MAX_PNG_BYTES = 400_000
+MOST_DRAWN_COLOURS = 4096
+"""A figure of more colours holds pictures."""
 EXPERT_BOUNDS = (0, 200, 400, 600, 800, 1000)
 
 
@@ -160,7 +163,7 @@ def samples_figure(records: Records) -> Figure:
 
 def strip_figure(records: Records) -> Figure:
     """Guided trajectories; the expert that guides each step is told above it and by a colour."""
-    left, top, between, wide = 110, 46, 10, 1160
+    left, top, between, wide = 124, 50, 10, 1160
     pitch = max(strip.images.shape[1] * (strip.images.shape[3] + 1) for strip in records.strips)
     zoom = max(1, wide // pitch)
     mosaics = [mosaic(strip.images, zoom) for strip in records.strips]
@@ -182,9 +185,9 @@ def strip_figure(records: Records) -> Figure:
                 zip(strip.columns, strip.experts, strict=True)
             ):
                 middle = (number + 0.5) * each
-                axes.text(middle, -26, column, ha="center", va="bottom", fontsize=8)
+                axes.text(middle, -28, column, ha="center", va="bottom", fontsize=8)
                 if expert is not None:
-                    axes.text(middle, -11, f"expert {expert}", ha="center", fontsize=7.5)
+                    axes.text(middle, -15, f"expert {expert}", ha="center", fontsize=7.5)
                     axes.add_patch(
                         Rectangle(
                             (number * each, -9), each, 7, color=colours[expert], clip_on=False
@@ -194,17 +197,22 @@ def strip_figure(records: Records) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a palette PNG without metadata: equal figures give equal bytes.
+    """The figure as a PNG without metadata: equal figures give equal bytes.
 
-    Colours are cut from 256 as far as it takes to stay under `MAX_PNG_BYTES`.
+    Colours of a drawing are cut to 256; if that is not enough, and those of pictures, as far as
+    it takes to stay under `MAX_PNG_BYTES`.
     """
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)
     picture = Image.open(drawn).convert("RGB")
     encoded = b""
-    for colours in (256, 128, 64, 32, 16):
+    pictures = picture.getcolors(MOST_DRAWN_COLOURS) is None
+    for colours in (*((None,) if pictures else ()), 256, 128, 64, 32, 16):
         buffer = io.BytesIO()
-        reduced = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        reduced = picture
+        if colours is not None:
+            method = Image.Quantize.MEDIANCUT if pictures else Image.Quantize.MAXCOVERAGE
+            reduced = picture.quantize(colours, method, dither=Image.Dither.NONE)
         reduced.save(buffer, format="png", optimize=True)
         encoded = buffer.getvalue()
         if len(encoded) < MAX_PNG_BYTES:
