@@ -23,6 +23,8 @@ examples:
   python -m ablations run rank --predictors vit        one sweep, one predictor
   python -m ablations run methods --budget full --engine ray --ray-address auto --store s3://b/p
   accelerate launch -m ablations run methods --engine accelerate
+  python -m ablations run methods --setting imagenet256
+  python -m ablations run methods --setting imagenet256 --rehearse
   python -m ablations run methods --dry-run            what would be computed, and how long
   python -m ablations show 3fa9                        where a result comes from
   python -m ablations gc                               what no record needs; --delete removes it
@@ -132,6 +134,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_sweeps(running)
     _add_options(running, SHARED | RUN)
     running.add_argument("--dry-run", action="store_true", help="print the cells and stop")
+    running.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="run a public setting on seeded weights of reduced size, to see all of it work",
+    )
 
     listing = commands.add_parser("list", help="the sweeps and budgets there are")
     listing.set_defaults(command=_list)

@@ -182,9 +182,9 @@ class Lab:
         if recipe and source and recipe.experts:
             banks = [self.experts(recipe, source, seed) for seed in seeds]
         models = [Model(source, bank) if source else None for bank in banks]
-        candidates = self._candidates(models[0], guidance) if guidance.scale is None else ()
-        scale = Selection(candidates) if candidates else guidance.scale if source else 0.0
-        assert scale is not None
+        chosen = guidance.scale is None
+        candidates = self._candidates(models[0], guidance) if chosen else ()
+        scale = self._scale(candidates, guidance) if source else 0.0
         count = guidance.samples or self.budget.samples
         samples = [
             Samples(self.setup, guidance.sampler, model, scale, _row_seed(seed), count)
@@ -248,10 +248,11 @@ class Lab:
 
     def experts(self, recipe: Recipe, predictor: str | Pretrained, seed: int) -> Experts:
         """The bank of a recipe with at least one expert."""
+        tuning = self._tuned(recipe.tuning)
         training = Training(
             max(recipe.experts, round(self.budget.steps * recipe.length)),
             self.budget.batch,
-            recipe.tuning.learning_rate,
+            tuning.learning_rate,
             start=recipe.start,
             order=recipe.order,
             keep_optimiser=recipe.keep_optimiser,
@@ -263,12 +264,20 @@ class Lab:
             self.setup,
             predictor,
             self._ranges(recipe, predictor),
-            recipe.tuning.adapter,
+            tuning.adapter,
             training,
             data,
             0.25 if labelled else recipe.temperature,
             recipe.normalised,
         )
+
+    def _tuned(self, tuning: Tuning) -> Tuning:
+        """As the setting has it: rank and learning rate belong to a size of network."""
+        if self.setting.tuned is None:
+            return tuning
+        rank, alpha, rate = self.setting.tuned
+        adapter = ppap_adapter(rank, alpha) if tuning == LORA else tuning.adapter
+        return replace(tuning, adapter=adapter, learning_rate=rate)
 
     def synthetic(self, amount: float = 1.0) -> TrainingData:
         """Synthetic images, in shards that can be drawn side by side.
@@ -305,6 +314,11 @@ class Lab:
         )
         scales = self.budget.scales if model else (0.0,)
         return tuple(Score(replace(drawn, scale=scale)) for scale in scales)
+
+    def _scale(self, candidates: tuple[Score, ...], guidance: Guidance) -> float | Selection:
+        if guidance.scale is not None:
+            return guidance.scale
+        return Selection(candidates) if len(candidates) > 1 else self.budget.scales[0]
 
     def _long_trained(self, predictor: str | Pretrained) -> Experts:
         recipe = Recipe(supervision="labelled", tuning=FULL, length=REFERENCE_LENGTH)

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from ablations.cells import Cell, Load
 from ablations.stages import (
     DENOISE_SECONDS,
-    TRAIN_SECONDS,
+    PER_MILLE,
     Experts,
     Guided,
     Model,
     Setup,
     device,
-    kind_of,
+    train_seconds,
 )
 from ablations.store import Artifact
 from ppap.adapters import ppap_adapter
@@ -62,7 +62,7 @@ def noisy_test_images(
     x_0 = from_uint8(images)
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
     for timestep in timesteps:
-        t = torch.full((len(x_0),), timestep)
+        t = torch.full((len(x_0),), timestep * len(schedule) // PER_MILLE)
         yield timestep, schedule.add_noise(x_0, t, noise).to(device()), t, labels
 
 
@@ -191,7 +191,7 @@ class TransferSpeed(Cell):
         return f"speed of training {self.experts.label()}"
 
     def seconds(self) -> float:
-        return 2.0 + REPEATS * TIMED_STEPS * TRAIN_SECONDS[kind_of(self.experts.predictor)]
+        return 2.0 + REPEATS * TIMED_STEPS * train_seconds(self.experts.predictor)
 
     def compute(self, load: Load) -> Artifact:
         setting = self.experts.setup.load()

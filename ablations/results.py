@@ -6,7 +6,7 @@ with the provenance of the artifacts that it was made from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ __all__ = [
 
 Axis = tuple[str, str | float | int | bool]
 GRID_COLUMNS = 8
+GRID_ROWS = 10
 MEANS_PER_FID = 5
 """Bootstrap replicates of a mean for each of an FID, which takes a thousand times as long."""
 SCORED = ("accuracy", "fid", "kid", "inception_score", "precision", "recall")
@@ -142,6 +143,7 @@ class Scored(Cell):
                 **interval("fid", bootstrap_fid(features, reference, self.resamples)),
                 "fid_infinity": self.fid_infinity(np.concatenate(features), scores[0].meta),
                 **{key: float(np.mean([s.meta[key] for s in scores])) for key in SCORED[2:]},
+                "sfid": mean_of([score.meta.get("sfid") for score in scores]),
             },
             "per_seed": [{key: score.meta[key] for key in SCORED} for score in scores],
         }
@@ -361,16 +363,17 @@ class Grid(Result):
     def compute(self, load: Load) -> Artifact:
         classes = self.setup.load().classes
         drawn = load(self.samples)
-        columns = min(GRID_COLUMNS, self.samples.count // len(classes))
-        images = drawn.arrays["images"][: columns * len(classes)]
+        columns = max(1, min(GRID_COLUMNS, self.samples.count // len(classes)))
+        held = min(len(classes), self.samples.count)
+        rows = np.linspace(0, held - 1, min(GRID_ROWS, held)).round().astype(int)
         # Image i shows class i mod K: one grid column holds K images in a row.
-        grid = images.reshape(columns, len(classes), *images.shape[1:]).swapaxes(0, 1)
-        grid = np.moveaxis(grid, 2, -1)
+        places = rows[:, None] + len(classes) * np.arange(columns)
+        grid = np.moveaxis(drawn.arrays["images"][places], 2, -1)
         about = self.about
         record = self.head("grid") | {
             "scale": drawn.meta["scale"],
             "array": f"{about.sweep}/{about.method}/{about.predictor}",
-            "labels": list(classes),
+            "labels": [classes[row] for row in rows],
         }
         squeezed = grid[..., 0] if grid.shape[-1] == 1 else grid
         return Artifact({"record": record}, {"grid": squeezed})
@@ -385,6 +388,12 @@ def provenance(parts: Iterable[Artifact]) -> dict[str, Any]:
         "commits": sorted({stamp["commit"] for stamp in stamps}),
         "wall_seconds": round(sum(stamp["wall_seconds"] for stamp in stamps), 1),
     }
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """None if one of them is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def interval(name: str, found: Interval) -> dict[str, float]:

@@ -14,8 +14,9 @@ from typing import Any, Literal
 from ablations import engine, launched, records
 from ablations.errors import UserError
 from ablations.pools import LocalPool, Pool, RayPool
+from ablations.public import PUBLIC
 from ablations.results import Result
-from ablations.settings import BUDGETS, Budget, Setting, load_setting
+from ablations.settings import BUDGETS, REHEARSAL, Budget, Setting, load_setting
 from ablations.store import Store
 from ablations.sweeps import HEADLINE, SWEEPS, Lab
 
@@ -37,7 +38,7 @@ class Options:
 
     sweeps: tuple[str, ...] = ("headline",)
     setting: str = "fashion"
-    budget: str = "default"
+    budget: str | None = None  # the setting's
     predictors: tuple[str, ...] | None = None  # the setting's
     seeds: int | None = None  # the budget's, like the next three
     samples: int | None = None
@@ -49,13 +50,21 @@ class Options:
     store: str | None = None  # $PPAP_STORE, or .ppap/store
     output: Path | None = None  # reports/results/<setting>-<budget>
     dry_run: bool = False
+    rehearse: bool = False
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.rehearse and (self.setting.removesuffix(REHEARSAL) not in PUBLIC or self.budget):
+            raise UserError(
+                "--rehearse is for a public setting, and has a budget of its own",
+                f"choose --setting {', '.join(PUBLIC)} and no budget",
+            )
+        if self.rehearse and not self.setting.endswith(REHEARSAL):
+            object.__setattr__(self, "setting", self.setting + REHEARSAL)
         words = [name for word in self.sweeps for name in self._sweeps_of(word)]
         for kind, name, known in (
             *(("sweep", word, (*SWEEPS, *GROUPS)) for word in words),
-            ("budget", self.budget, tuple(BUDGETS)),
+            ("budget", self.budget or "default", tuple(BUDGETS)),
             ("engine", self.engine, ("local", "ray", "accelerate")),
         ):
             if name not in known:
@@ -91,14 +100,16 @@ class Options:
             for name in ("seeds", "samples", "steps", "synthetic")
             if getattr(self, name) is not None
         }
-        budget: Budget = replace(BUDGETS[self.budget], **changes)
-        changed = budget != BUDGETS[self.budget]
-        name = f"{self.budget}-custom" if changed else self.budget
+        chosen = self.budget or setting.budget
+        budget: Budget = replace(BUDGETS[chosen], **changes)
+        changed = budget != BUDGETS[chosen]
+        name = f"{chosen}-custom" if changed else chosen
         return Lab(setting, budget, name, self._predictors(setting))
 
     def folder(self, lab: Lab) -> Path:
         """Where records and reports are put."""
-        return self.output or RESULTS / f"{lab.setting.name}-{lab.budget_name}"
+        name = lab.setting.name.removesuffix(REHEARSAL)
+        return self.output or RESULTS / f"{name}-{lab.budget_name}"
 
     def _predictors(self, setting: Setting) -> tuple[str, ...]:
         chosen = self.predictors or setting.predictors

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,30 @@ from torch import Tensor, nn
 
 from ablations import data, fashion, scenes
 from ablations.errors import UserError
+from ablations.public import PUBLIC, Models, digest_of
 from ablations.renderer import Rendered, draw_scenes, render
 from ppap.checkpoints import CheckpointError, load_weights
 from ppap.denoiser import Denoiser, freeze
-from ppap.features import Features
+from ppap.features import FeatureExtractor, Features
+from ppap.images import Images
 from ppap.predictors import Predictor
 from ppap.reference import ReferenceStatistics
 from ppap.schedule import linear_schedule
 from ppap.tasks import ClassTask, DepthTask, SegmentationTask, Task
 
-__all__ = ["BUDGETS", "Budget", "EvaluatorExtractor", "GuidedTask", "Setting", "load_setting"]
+__all__ = [
+    "BUDGETS",
+    "REHEARSAL",
+    "Budget",
+    "EvaluatorExtractor",
+    "GuidedTask",
+    "Setting",
+    "device",
+    "load_setting",
+]
 
+REHEARSAL = "-rehearsal"
+"""Ends the name of a public setting that is rehearsed on seeded weights."""
 WEIGHTS = Path(__file__).parent / "weights"
 LABELLED_SCENES = 10_000
 """Of each split: they are rendered, ten seconds of one core, wherever they are needed."""
@@ -100,6 +114,31 @@ BUDGETS = {
         noisy_images=300,
         timed_images=32,
     ),
+    "paper": Budget(
+        seeds=1,
+        samples=10_000,
+        synthetic=500_000,
+        steps=300_000,
+        batch=256,
+        scales=(7.5,),
+        selection_samples=500,
+        ancestral_samples=10_000,
+        resamples=20,
+    ),
+    "rehearsal": Budget(
+        seeds=1,
+        samples=10,
+        synthetic=12,
+        steps=6,
+        batch=4,
+        scales=(7.5,),
+        selection_samples=10,
+        ancestral_samples=10,
+        noisy_images=4,
+        timed_images=4,
+        resamples=3,
+        expert_counts=(1, 5),
+    ),
     "full": Budget(
         seeds=3,
         samples=500,
@@ -162,6 +201,15 @@ class Setting:
         fingerprint: changes when any weight changes.
         tasks: what can be asked of an image, by name, where that is more than its class.
         wanted: images (N, C, H, W) uint8 that show what the tasks' targets of these numbers ask.
+        judge: makes an independent classifier, where the evaluator's classes are others.
+        noisy: makes noise-aware classifiers that were published, by the method they stand for.
+        upsample: (samples (N, C, h, w), a seed each) -> images, where the guided denoiser is
+            the first stage of a cascade.
+        tuned: rank and alpha of LoRA and the learning rate of all adapters, as published;
+            None for those that suit the small networks trained here.
+        mirrored: whether experts see every image mirrored, too.
+        batch: images per network call when sampling; fewer where memory does not suffice.
+        budget: how much is run unless another is asked for.
     """
 
     name: str
@@ -170,12 +218,19 @@ class Setting:
     denoiser: Callable[[], Denoiser]
     predictor: Callable[[str], Predictor]
     untrained: Callable[[int], Predictor]
-    extractor: Callable[[], EvaluatorExtractor]
+    extractor: Callable[[], FeatureExtractor]
     reference: Callable[[], ReferenceStatistics]
-    labelled: Callable[[data.Split], tuple[Tensor, Tensor]]
+    labelled: Callable[[data.Split], tuple[Images, Tensor]]
     fingerprint: str
     tasks: Mapping[str, GuidedTask] = field(default_factory=dict)
     wanted: Callable[[Sequence[int]], Tensor] = lambda numbers: torch.empty(0)
+    judge: Callable[[], nn.Module] | None = None
+    noisy: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    upsample: Callable[[Tensor, Sequence[int]], Tensor] | None = None
+    tuned: tuple[int, float, float] | None = None
+    mirrored: bool = False
+    batch: int = 128
+    budget: str = "default"
 
 
 @lru_cache
@@ -186,9 +241,55 @@ def load_setting(name: str) -> Setting:
         UserError: for an unknown name, or one whose weights are not there.
     """
     makers: dict[str, Callable[[], Setting]] = {"fashion": _fashion, "scenes": _scenes}
+    for public in PUBLIC:
+        makers[public] = partial(_public, public)
+    if name.removesuffix(REHEARSAL) in PUBLIC and name.endswith(REHEARSAL):
+        return _rehearsal(name)
     if name not in makers:
         raise UserError(f"unknown setting {name!r}", f"choose from {', '.join(makers)}")
     return makers[name]()
+
+
+def _rehearsal(name: str) -> Setting:
+    from ablations.rehearsal import seeded_models
+
+    public = name.removesuffix(REHEARSAL)
+    return replace(_public(public, seeded_models(public)), name=name, budget="rehearsal")
+
+
+def _public(name: str, models: Models | None = None) -> Setting:
+    public, models = PUBLIC[name], models or Models.found()
+    denoiser = lru_cache(lambda: public.load_denoiser(models))
+    extractor = lru_cache(lambda: public.load_extractor(models, device()))
+
+    def untrained(width: int) -> Predictor:
+        raise UserError(f"{name} has no predictors of other widths", "choose --setting fashion")
+
+    return Setting(
+        name,
+        public.classes(models),
+        tuple(public.predictors),
+        denoiser,
+        lambda short: models.predictor(public.predictors[short]),
+        untrained,
+        extractor,
+        lru_cache(lambda: public.load_reference(models, extractor())),
+        lru_cache(lambda split: public.labelled(models, denoiser().shape[1], split)),
+        digest_of(public.files(models)),
+        judge=lru_cache(lambda: models.predictor(public.judge).to(device())),
+        noisy={method: partial(public.load_noisy, models, method) for method in public.noisy},
+        upsample=public.load_upsampler(models),
+        tuned=(16, 8.0, 1e-4),
+        mirrored=True,
+        batch=public.batch,
+        budget="paper",
+    )
+
+
+def device() -> torch.device:
+    """Where networks run: ``$PPAP_DEVICE``, or a GPU if there is one."""
+    named = os.environ.get("PPAP_DEVICE")
+    return torch.device(named or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 MEND = "restore ablations/weights, or run nox -s zoo"

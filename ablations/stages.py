@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ablations.cells import Cell, Load
-from ablations.settings import Setting, load_setting
+from ablations.public import Mirrored
+from ablations.settings import Setting, device, load_setting
 from ablations.store import Artifact
 from ppap.adapters import Adapter
 from ppap.experts import ExpertBank, NoiseRanges
-from ppap.features import extract
+from ppap.features import Features, extract
 from ppap.guidance import Guide, LikelihoodGuide, naive_guide
-from ppap.images import from_uint8, to_uint8
+from ppap.images import Images, from_uint8, to_uint8
 from ppap.metrics import correct, image_quality
 from ppap.predictors import Predictor
 from ppap.samplers import DDIM, DDPM, sample
@@ -48,14 +48,12 @@ __all__ = [
 DENOISE_SECONDS = 0.0019
 GUIDE_SECONDS = {"resnet": 0.0007, "vit": 0.0015, "depth": 0.0010, "segmentation": 0.0010}
 TRAIN_SECONDS = {"resnet": 0.035, "vit": 0.075, "depth": 0.060, "segmentation": 0.060}
+OTHER_GUIDE_SECONDS, OTHER_TRAIN_SECONDS = 0.1, 3.0
+"""Of public predictors."""
 REFERENCE_WIDTH = 16
 SELECTION_MARGIN = 0.02
-
-
-def device() -> torch.device:
-    """Where networks run: ``$PPAP_DEVICE``, or a GPU if there is one."""
-    named = os.environ.get("PPAP_DEVICE")
-    return torch.device(named or ("cuda" if torch.cuda.is_available() else "cpu"))
+PER_MILLE = 1000
+"""Timesteps at which something is measured count as if the schedule had so many."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class Pretrained(Cell):
         return f"clean predictor of width {self.width}"
 
     def seconds(self) -> float:
-        return self.steps * self.batch / 64 * relative_cost(self) * TRAIN_SECONDS["resnet"]
+        return self.steps * self.batch / 64 * train_seconds(self)
 
     def blank(self) -> Predictor:
         torch.manual_seed(self.seed)
@@ -139,6 +137,11 @@ def kind_of(source: str | Pretrained) -> str:
     return "resnet" if isinstance(source, Pretrained) else source
 
 
+def train_seconds(source: str | Pretrained) -> float:
+    """Expected time of a training step of 64 images."""
+    return TRAIN_SECONDS.get(kind_of(source), OTHER_TRAIN_SECONDS) * relative_cost(source)
+
+
 @dataclass(frozen=True)
 class Synthesis(Cell):
     """A shard of images drawn without guidance: the data of data-free transfer."""
@@ -155,8 +158,12 @@ class Synthesis(Cell):
         return self.count * self.sampler.steps * DENOISE_SECONDS
 
     def compute(self, load: Load) -> Artifact:
-        denoiser = self.setup.load().denoiser().to(device())
-        images = synthesize(denoiser, self.count, self.sampler, self.first_seed)
+        setting = self.setup.load()
+        denoiser = setting.denoiser().to(device())
+        images = in_memory(
+            lambda batch: synthesize(denoiser, self.count, self.sampler, self.first_seed, batch),
+            setting.batch,
+        )
         return Artifact({}, {"images": images.cpu().numpy()})
 
 
@@ -172,12 +179,18 @@ class TrainingData:
     shards: tuple[Synthesis, ...] = ()
     limit: int | None = None
 
-    def load(self, setting: Setting, load: Load) -> tuple[Tensor, Tensor | None]:
+    def load(self, setting: Setting, load: Load) -> tuple[Images, Tensor | None]:
         """(N, C, H, W) uint8 images and, if labelled, (N,) labels."""
-        if not self.shards:
-            return setting.labelled("train")
-        images = np.concatenate([load(shard).arrays["images"] for shard in self.shards])
-        return torch.from_numpy(images[: self.limit]), None
+        images: Images
+        labels: Tensor | None = None
+        if self.shards:
+            parts = np.concatenate([load(shard).arrays["images"] for shard in self.shards])
+            images = torch.from_numpy(parts[: self.limit])
+        else:
+            images, labels = setting.labelled("train")
+        if setting.mirrored:
+            images, labels = Mirrored(images), None if labels is None else labels.repeat(2)
+        return images, labels
 
 
 @dataclass(frozen=True)
@@ -209,11 +222,12 @@ class BalancedRanges(Cell):
         taught = bank.teach(x_0.to(device()))
         losses = []
         for timestep in self.timesteps:
-            t = torch.full((len(x_0),), timestep)
+            t = torch.full((len(x_0),), timestep * len(schedule) // PER_MILLE)
             with torch.no_grad():
                 prediction = bank(schedule.add_noise(x_0, t, noise).to(device()), t)
                 losses.append(float(ClassTask().transfer_loss(prediction, taught)))
-        per_timestep = np.interp(np.arange(len(schedule)), self.timesteps, losses)
+        places = np.arange(len(schedule)) * PER_MILLE / len(schedule)
+        per_timestep = np.interp(places, self.timesteps, losses)
         ranges = NoiseRanges.balanced(torch.from_numpy(per_timestep), self.count)
         return Artifact({"boundaries": ranges.boundaries, "losses": losses})
 
@@ -255,7 +269,7 @@ class Experts(Cell):
         return f"{count} {kind} {name} expert{'s' * (count > 1)}, seed {self.training.seed}"
 
     def seconds(self) -> float:
-        step = TRAIN_SECONDS[kind_of(self.predictor)] * relative_cost(self.predictor)
+        step = train_seconds(self.predictor)
         return 1.0 + self.training.steps * self.training.batch / 64 * step
 
     def blank(self, load: Load) -> ExpertBank:
@@ -275,7 +289,7 @@ class Experts(Cell):
         bank.experts.load_state_dict(state)
         return bank.eval()
 
-    def training_set(self, load: Load) -> tuple[Tensor, Tensor | None]:
+    def training_set(self, load: Load) -> tuple[Images, Tensor | None]:
         """(N, C, H, W) uint8 images and, if labelled, (N, ...) targets."""
         return self.data.load(self.setup.load(), load)
 
@@ -327,9 +341,14 @@ class Model:
 
     def image_seconds(self) -> float:
         """Expected time of one gradient of one image."""
-        return GUIDE_SECONDS[kind_of(self.predictor)] * relative_cost(self.predictor)
+        seconds = GUIDE_SECONDS.get(kind_of(self.predictor), OTHER_GUIDE_SECONDS)
+        return seconds * relative_cost(self.predictor)
 
     def guide(self, setup: Setup, load: Load, targets: Tensor, scale: float) -> LikelihoodGuide:
+        setting = setup.load()
+        if self.predictor in setting.noisy:
+            classifier = setting.noisy[str(self.predictor)]().to(device())
+            return LikelihoodGuide(classifier, ClassTask(), targets, scale)
         if self.experts is None:
             predictor = load_predictor(setup, self.predictor, load).to(device())
             return naive_guide(predictor, ClassTask(), targets, scale)
@@ -365,14 +384,21 @@ class Guided(Cell):
         guide = 0.0 if self.model is None else self.model.image_seconds()
         return self.sampler.steps * (DENOISE_SECONDS + guide)
 
-    def draw(self, load: Load, seeds: range, batch: int = 128) -> Tensor:
-        """Images in [-1, 1], of the classes 0, 1, ..., 9, 0, ... in turn."""
+    def draw(self, load: Load, seeds: range, batch: int | None = None) -> Tensor:
+        """Images in [-1, 1], of the classes 0, 1, ..., 9, 0, ... in turn.
+
+        Of a cascade, its first stage's.
+        """
         setting = self.setup.load()
         guide: Guide | None = None
         if self.model is not None:
             targets = torch.arange(len(seeds)) % len(setting.classes)
             guide = self.model.guide(self.setup, load, targets, self.chosen_scale(load))
-        return sample(setting.denoiser().to(device()), self.sampler, seeds, guide, batch)
+        denoiser = setting.denoiser().to(device())
+        return in_memory(
+            lambda size: sample(denoiser, self.sampler, seeds, guide, size),
+            batch or setting.batch,
+        )
 
 
 @dataclass(frozen=True)
@@ -390,8 +416,22 @@ class Samples(Guided):
 
     def compute(self, load: Load) -> Artifact:
         seeds = range(self.first_seed, self.first_seed + self.count)
-        images = to_uint8(self.draw(load, seeds)).cpu().numpy()
-        return Artifact({"scale": self.chosen_scale(load)}, {"images": images})
+        drawn, upsample = self.draw(load, seeds), self.setup.load().upsample
+        images = drawn if upsample is None else upsample(drawn, seeds)
+        pixels = to_uint8(images).cpu().numpy()
+        return Artifact({"scale": self.chosen_scale(load)}, {"images": pixels})
+
+
+def in_memory(work: Callable[[int], Tensor], batch: int) -> Tensor:
+    """The result of work in batches, in ever smaller ones while memory does not suffice."""
+    while True:
+        try:
+            return work(batch)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+        torch.cuda.empty_cache()
+        batch = (batch + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -410,7 +450,7 @@ class Score(Cell):
         targets = torch.arange(len(images)) % len(setting.classes)
         seen = extract(setting.extractor(), from_uint8(images))
         quality = image_quality(seen, setting.reference())
-        hits = correct(seen.logits, targets)
+        hits = correct(judged_logits(setting, seen, images), targets)
         return Artifact(
             {
                 "scale": drawn.meta["scale"],
@@ -421,6 +461,16 @@ class Score(Cell):
             },
             {"hits": hits.astype(np.uint8), "features": seen.features.numpy()},
         )
+
+
+def judged_logits(setting: Setting, seen: Features, images: Tensor) -> Tensor:
+    """What accuracy is taken of: the judge's logits (N, K), or else the extractor's."""
+    if setting.judge is None:
+        return seen.logits
+    judge = setting.judge()
+    with torch.no_grad():
+        parts = [judge(from_uint8(part).to(device())) for part in images.split(setting.batch)]
+    return torch.cat([torch.as_tensor(part).cpu() for part in parts])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ppap.samplers import Sampler, sample
 from ppap.schedule import Schedule
 from ppap.streams import NoiseStreams, derived_seed
 
-__all__ = ["NoisedImages", "Stage", "eight_bit_images", "sample_cascade"]
+__all__ = ["NoisedImages", "Stage", "eight_bit_images", "sample_cascade", "upsample"]
 
 Condition = Callable[[Tensor, Sequence[int]], Mapping[str, Tensor]]
 """(images of the stage before: (B, C, h, w), a seed each) -> conditions of this stage."""
@@ -95,12 +95,26 @@ def sample_cascade(stages: Sequence[Stage], seeds: Sequence[int]) -> list[Tensor
     first, *others = stages
     outputs = [sample(first.denoiser, first.sampler, seeds, first.guide, first.batch)]
     for place, stage in enumerate(others, start=1):
-        own = [derived_seed(seed, place) for seed in seeds]
-        outputs.append(_upsample(stage, outputs[-1], own))
+        outputs.append(upsample(stage, outputs[-1], seeds, place))
     return outputs
 
 
-def _upsample(stage: Stage, images: Tensor, seeds: Sequence[int]) -> Tensor:
+def upsample(stage: Stage, images: Tensor, seeds: Sequence[int], place: int = 1) -> Tensor:
+    """One further stage of a cascade.
+
+    Args:
+        stage: the up-sampler.
+        images: (N, C, h, w) in [-1, 1] of the stage before.
+        seeds: of the first stage's images; this one's own follow from them.
+        place: of the stage in the cascade, the first one's being 0.
+
+    Returns:
+        (N, C, H, W) float32 images in [-1, 1] on the CPU.
+
+    Raises:
+        ValueError: as :func:`sample_cascade`.
+    """
+    seeds = [derived_seed(seed, place) for seed in seeds]
     for name, count in (
         ("targets", None if stage.guide is None else len(stage.guide)),
         ("conditions", stage.denoiser.images),

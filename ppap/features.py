@@ -28,14 +28,16 @@ class Features:
         features: (N, D) float, the layer FID, KID, precision and recall compare.
         logits: (N, K) float, unnormalised class scores, for the Inception Score.
         extractor: name of the extractor; ``extract`` writes it.
+        spatial: (N, S) float, an earlier layer with its places kept, for sFID; or None.
 
     Raises:
-        ValueError: unless both are finite matrices of as many rows.
+        ValueError: unless these are finite matrices of as many rows.
     """
 
     features: Tensor
     logits: Tensor
     extractor: str = ""
+    spatial: Tensor | None = None
 
     def __post_init__(self) -> None:
         shapes = f"features {tuple(self.features.shape)} and logits {tuple(self.logits.shape)}"
@@ -43,13 +45,16 @@ class Features:
             raise ValueError(f"expected (N, D) features and (N, K) logits, got {shapes}")
         if not (self.features.isfinite().all() and self.logits.isfinite().all()):
             raise ValueError(f"{shapes} hold NaN or infinity; look for such images first")
+        if self.spatial is not None and (self.spatial.ndim != 2 or len(self.spatial) != len(self)):
+            raise ValueError(f"{shapes} do not fit spatial features {tuple(self.spatial.shape)}")
 
     def __len__(self) -> int:
         return len(self.logits)
 
     def __getitem__(self, index: slice | Tensor) -> Features:
         """Select images by a slice, an index or a mask."""
-        return Features(self.features[index], self.logits[index], self.extractor)
+        spatial = None if self.spatial is None else self.spatial[index]
+        return Features(self.features[index], self.logits[index], self.extractor, spatial)
 
     @staticmethod
     def cat(parts: Sequence[Features]) -> Features:
@@ -58,7 +63,10 @@ class Features:
         if len(names) != 1:
             raise ValueError(f"can join features of one extractor, got {sorted(names)}")
         features = torch.cat([part.features for part in parts])
-        return Features(features, torch.cat([part.logits for part in parts]), names.pop())
+        logits = torch.cat([part.logits for part in parts])
+        spatial = [part.spatial for part in parts if part.spatial is not None]
+        joined = torch.cat(spatial) if len(spatial) == len(parts) else None
+        return Features(features, logits, names.pop(), joined)
 
 
 class FeatureExtractor(Protocol):
@@ -97,7 +105,8 @@ def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 250) -> Fe
     with torch.no_grad():
         for start in range(0, len(images), batch):
             seen = extractor(images[start : start + batch])
-            parts.append(Features(seen.features.cpu(), seen.logits.cpu(), extractor.name))
+            spatial = None if seen.spatial is None else seen.spatial.cpu()
+            parts.append(Features(seen.features.cpu(), seen.logits.cpu(), extractor.name, spatial))
     return Features.cat(parts)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-__all__ = ["from_uint8", "to_uint8"]
+__all__ = ["Images", "from_uint8", "to_uint8"]
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -22,3 +24,17 @@ def from_uint8(images: Tensor) -> Tensor:
     if images.dtype != torch.uint8:
         raise ValueError(f"expected uint8 pixels, got {images.dtype}")
     return images.float() / 127.5 - 1
+
+
+class Images(Protocol):
+    """Images (N, C, H, W) uint8, of which some are read at a time."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, C, H, W)."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, chosen: slice | Tensor) -> Tensor:
+        """(B, C, H, W) of a slice of them or of (B,) int64 places."""

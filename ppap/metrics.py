@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_fidelity import metric_fid, metric_isc, metric_kid
@@ -35,19 +36,22 @@ __all__ = [
     "precision_recall",
 ]
 
+INCEPTION_SPLIT = 5000
 _KID_SEED = 2020  # torch-fidelity's own default
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Five figures of merit; FID and KID are better lower, the others higher.
+    """Figures of merit; FID, KID and sFID are better lower, the others higher.
 
     Attributes:
         fid: Frechet distance, arXiv 1706.08500; biased upwards by about 1/N.
         kid: squared polynomial-kernel MMD, arXiv 1801.01401; unbiased, can be negative.
-        inception_score: arXiv 1606.03498, one split; between 1 and the number of classes.
+        inception_score: arXiv 1606.03498, mean over splits of 5000 images, as OpenAI's
+            evaluator has it; between 1 and the number of classes.
         precision: share of generated images inside the reference manifold, [0, 1].
         recall: share of reference images inside the generated manifold, [0, 1].
+        sfid: FID of spatial features, arXiv 2103.03841; None where there are none.
     """
 
     fid: float
@@ -55,6 +59,7 @@ class Quality:
     inception_score: float
     precision: float
     recall: float
+    sfid: float | None = None
 
 
 def image_quality(
@@ -88,13 +93,19 @@ def image_quality(
         rng_seed=_KID_SEED,
         verbose=False,
     )
-    score = metric_isc.isc_features_to_metric(features.logits.cpu(), splits=1, shuffle=False)
+    splits = max(1, len(features) // INCEPTION_SPLIT)
+    score = metric_isc.isc_features_to_metric(features.logits.cpu(), splits=splits, shuffle=False)
+    sfid = None
+    if features.spatial is not None and reference.spatial is not None:
+        ours, theirs = features.spatial.double().numpy(), reference.spatial
+        sfid = _distance(ours, theirs.mean, theirs.covariance)
     return Quality(
         fid=matrix_fid(generated.numpy(), reference),
         kid=float(kid[metric_kid.KEY_METRIC_KID_MEAN]),
         inception_score=float(score[metric_isc.KEY_METRIC_ISC_MEAN]),
         precision=precision,
         recall=recall,
+        sfid=sfid,
     )
 
 
@@ -166,5 +177,19 @@ def correct(logits: Tensor, labels: Tensor) -> Floats:
 
 def matrix_fid(matrix: Floats, reference: ReferenceStatistics) -> float:
     """FID of an (N, D) matrix that ``reference.check`` passed, of an extractor known to match."""
-    mean, covariance = moments(torch.from_numpy(matrix))
-    return frechet_distance(mean, covariance, reference.mean, reference.covariance)
+    return _distance(matrix, reference.mean, reference.covariance)
+
+
+def _distance(matrix: Floats, mean: Floats, covariance: Floats) -> float:
+    """Frechet distance of (N, D) samples to a Gaussian.
+
+    With X the centred samples over sqrt(N - 1), X^T X C and X C X^T have the same positive
+    eigenvalues, whose roots are summed: of fewer samples than dimensions the second is smaller.
+    """
+    if len(matrix) >= matrix.shape[1]:
+        return frechet_distance(*moments(torch.from_numpy(matrix)), mean, covariance)
+    centre = matrix.mean(0)
+    scaled = (matrix - centre) / np.sqrt(len(matrix) - 1)
+    roots = np.sqrt(np.linalg.eigvalsh(scaled @ covariance @ scaled.T).clip(min=0))
+    spread = np.square(scaled).sum() + np.trace(covariance) - 2 * roots.sum()
+    return float(np.square(centre - mean).sum() + spread)

@@ -24,6 +24,7 @@ __all__ = [
     "Floats",
     "ReferenceStatistics",
     "Samples",
+    "SpatialMoments",
     "check_extractor",
     "moments",
     "neighbour_radii",
@@ -38,6 +39,26 @@ _FORMAT = "ppap-reference-statistics-1"
 
 
 @dataclass(frozen=True, eq=False)
+class SpatialMoments:
+    """Mean (S,) and covariance (S, S), float64, of the reference's spatial features.
+
+    Raises:
+        ValueError: if these do not fit together.
+    """
+
+    mean: Floats
+    covariance: Floats
+
+    def __post_init__(self) -> None:
+        size = self.mean.size
+        if self.mean.shape != (size,) or self.covariance.shape != (size, size):
+            raise ValueError(
+                f"expected a mean (S,) and a covariance (S, S) of spatial features, got "
+                f"{self.mean.shape} and {self.covariance.shape}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
 class ReferenceStatistics:
     """What the reference images look like to one extractor.
 
@@ -47,6 +68,7 @@ class ReferenceStatistics:
         mean: (D,) float64.
         covariance: (D, D) float64, unbiased (divided by N - 1).
         features: (N, D) float32, or None, which leaves FID alone computable.
+        spatial: of the spatial features, for sFID; or None.
 
     Raises:
         ValueError: if these do not fit together or are not finite.
@@ -57,6 +79,7 @@ class ReferenceStatistics:
     mean: Floats
     covariance: Floats
     features: Tensor | None = None
+    spatial: SpatialMoments | None = None
 
     def __post_init__(self) -> None:
         size = self.mean.size
@@ -90,9 +113,12 @@ class ReferenceStatistics:
         """Statistics of features ``extract`` gave; ValueError for fewer than 2 images."""
         if len(features) < 2:
             raise ValueError(f"a covariance needs 2 images or more, got {len(features)}")
-        matrix = features.features.float()
+        matrix, spatial = features.features.float(), None
         mean, covariance = moments(matrix.double())
-        return ReferenceStatistics(features.extractor, len(features), mean, covariance, matrix)
+        if features.spatial is not None:
+            spatial = SpatialMoments(*moments(features.spatial.double()))
+        count = len(features)
+        return ReferenceStatistics(features.extractor, count, mean, covariance, matrix, spatial)
 
     def save(self, path: str | Path, half: bool = False) -> None:
         """Write a safetensors file.
@@ -111,6 +137,9 @@ class ReferenceStatistics:
             if not stored.isfinite().all():
                 raise ValueError("features overflow float16; save them with half=False")
             tensors["features"] = stored.contiguous()
+        if self.spatial is not None:
+            tensors["spatial_mean"] = torch.tensor(self.spatial.mean)
+            tensors["spatial_covariance"] = torch.tensor(self.spatial.covariance)
         about = {"format": _FORMAT, "extractor": self.extractor, "count": str(self.count)}
         save_file(tensors, path, about | {"sha256": _digest(about, tensors)})
 
@@ -133,13 +162,17 @@ class ReferenceStatistics:
             raise ValueError(f"{path}: expected {_FORMAT}, got {about.get('format')}; {mend}")
         if about.pop("sha256", None) != _digest(about, tensors):
             raise ValueError(f"{path}: contents do not match their checksum; {mend}")
-        matrix = tensors.get("features")
+        matrix, spatial = tensors.get("features"), None
+        if "spatial_mean" in tensors:
+            kept = tensors["spatial_mean"], tensors["spatial_covariance"]
+            spatial = SpatialMoments(kept[0].numpy(), kept[1].numpy())
         return ReferenceStatistics(
             about["extractor"],
             int(about["count"]),
             tensors["mean"].numpy(),
             tensors["covariance"].numpy(),
             None if matrix is None else matrix.float(),
+            spatial,
         )
 
     def check(self, generated: Samples, least: int = 2) -> Floats:

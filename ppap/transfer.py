@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ppap.experts import Expert, ExpertBank
-from ppap.images import from_uint8
+from ppap.images import Images, from_uint8
 from ppap.schedule import Schedule
 from ppap.streams import derived_generator
 from ppap.tasks import Task
@@ -82,7 +82,7 @@ class Training:
 class Objective(Protocol):
     """The loss of one batch."""
 
-    def prepare(self, bank: ExpertBank, images: Tensor) -> None:
+    def prepare(self, bank: ExpertBank, images: Images) -> None:
         """Called once before training, with all (N, C, H, W) uint8 images."""
         ...
 
@@ -102,9 +102,10 @@ class Distillation:
         self.batch = batch
         self._taught = torch.empty(0)
 
-    def prepare(self, bank: ExpertBank, images: Tensor) -> None:
+    def prepare(self, bank: ExpertBank, images: Images) -> None:
         device = next(bank.parameters()).device
-        parts = torch.split(images, self.batch)
+        starts = range(0, len(images), self.batch)
+        parts = (images[start : start + self.batch] for start in starts)
         self._taught = torch.cat([bank.teach(from_uint8(part).to(device)) for part in parts])
 
     def loss(self, prediction: Any, chosen: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class Supervision:
         self.task = task
         self.targets = targets
 
-    def prepare(self, bank: ExpertBank, images: Tensor) -> None:
+    def prepare(self, bank: ExpertBank, images: Images) -> None:
         if len(self.targets) != len(images):
             raise ValueError(f"{len(images)} images need as many labels, got {len(self.targets)}")
         self.targets = self.targets.to(next(bank.parameters()).device)
@@ -129,7 +130,7 @@ class Supervision:
 
 def transfer(
     bank: ExpertBank,
-    images: Tensor,
+    images: Images,
     schedule: Schedule,
     objective: Objective,
     training: Training,
@@ -218,7 +219,7 @@ class _Run:
     """What the trainings of one bank's experts share."""
 
     bank: ExpertBank
-    images: Tensor
+    images: Images
     schedule: Schedule
     objective: Objective
     training: Training

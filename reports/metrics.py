@@ -45,6 +45,7 @@ METRICS = {
         "FID∞", "#.4g", "lower", False,
         "FID extrapolated to infinitely many samples, all seeds together (Chong & Forsyth)",
     ),
+    "sfid": Metric("sFID", "#.4g", "lower", False, "FID of spatial features (Nash et al.)"),
     "kid": Metric("KID", ".4f", "lower", False, "kernel distance to the test images"),
     "inception_score": Metric("IS", ".2f", "higher", False, "Inception score"),
     "precision": Metric("precision", ".3f", "higher", True, "improved precision"),

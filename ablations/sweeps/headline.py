@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ablations.lab import FULL, LORA, Guidance, Lab, Measured, Recipe, Tuning
+from ablations.lab import FULL, LORA, NAIVE, Guidance, Lab, Measured, Recipe, Tuning
 from ablations.measures import Footprint, GuidanceSpeed, SynthesisSpeed, TransferSpeed
 from ablations.results import Measurement, Result
 from ablations.stages import Model
@@ -19,7 +19,7 @@ from ppap.samplers import DDPM
 
 @sweep(
     "methods",
-    metrics=(*QUALITY[:3], "inception_score", *QUALITY[3:]),
+    metrics=(*QUALITY[:3], "sfid", "inception_score", *QUALITY[3:]),
     headline=True,
 )
 def methods(lab: Lab) -> Iterator[Result]:
@@ -42,6 +42,8 @@ def methods(lab: Lab) -> Iterator[Result]:
                 guidance=chosen,
                 measured=everything,
             )
+    for name in lab.setting.noisy:
+        yield from lab.row(name, NAIVE, predictor=name, reference=True, guidance=chosen)
     ancestral = Guidance(sampler=DDPM(250), samples=lab.budget.ancestral_samples)
     yield from lab.row("unguided", guidance=ancestral)
     for name, recipe in METHODS.items():
