@@ -101,12 +101,13 @@ class Guidance:
 
     Attributes:
         sampler: DDIM-25 by default.
-        scale: None chooses it on the selection seeds.
+        scale: None chooses it on the selection seeds; the usual one is :data:`SCALE`, or the
+            first of the budget's in a setting with published hyper-parameters.
         samples: per seed; None takes the budget's.
     """
 
     sampler: DDIM | DDPM = SAMPLER
-    scale: float | None = SCALE
+    scale: float | Literal["usual"] | None = "usual"
     samples: int | None = None
 
 
@@ -237,6 +238,8 @@ class Lab:
             axes,
             reference,
         )
+        if predictor in self.setting.noisy:
+            return replace(common, experts=1, supervision="labelled", adapter="from scratch")
         if recipe is None or not recipe.experts:
             return common
         return replace(
@@ -316,9 +319,11 @@ class Lab:
         return tuple(Score(replace(drawn, scale=scale)) for scale in scales)
 
     def _scale(self, candidates: tuple[Score, ...], guidance: Guidance) -> float | Selection:
-        if guidance.scale is not None:
-            return guidance.scale
-        return Selection(candidates) if len(candidates) > 1 else self.budget.scales[0]
+        if guidance.scale is None:
+            return Selection(candidates) if len(candidates) > 1 else self.budget.scales[0]
+        if guidance.scale == "usual":
+            return SCALE if self.setting.tuned is None else self.budget.scales[0]
+        return guidance.scale
 
     def _long_trained(self, predictor: str | Pretrained) -> Experts:
         recipe = Recipe(supervision="labelled", tuning=FULL, length=REFERENCE_LENGTH)

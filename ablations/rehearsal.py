@@ -30,7 +30,7 @@ from ppap.reference import ReferenceStatistics
 
 __all__ = ["seed_network", "seeded_inception", "seeded_models"]
 
-VERSION = 1
+VERSION = 2
 SIZE, LARGE = 16, 32
 """Pixels of the guided images, and of a cascade's second stage."""
 CLASSES, PER_CLASS = 5, 3
@@ -98,7 +98,7 @@ def seed_network(network: nn.Module, seed: int = 0) -> dict[str, Tensor]:
             state[key] = torch.ones(value.shape)
         else:
             width = max(1, value[0].numel()) if value.ndim > 1 else 100
-            state[key] = torch.randn(value.shape, generator=generator) / width**0.5
+            state[key] = torch.randn(value.shape, generator=generator) * (2 / width) ** 0.5
     return state
 
 

@@ -9,7 +9,7 @@ from reports.drawings import Drawing, Report
 from reports.kernels import Sheet, sheets
 from reports.latex import latex_table
 from reports.page import MAX_BYTES, page
-from reports.records import RECORDS_FILE, RecordError, Records
+from reports.records import RECORDS_FILE, REHEARSAL, RecordError, Records
 from reports.tables import csv_table, headline, legend, markdown_table
 
 __all__ = [
@@ -98,12 +98,13 @@ def build_kernels(folder: Path = RESULTS / KERNELS) -> list[Path]:
 
 
 def results_folders(root: Path = RESULTS) -> list[Path]:
-    """Every folder below ``root`` with records to report on.
+    """Every folder below ``root`` with records to report on, those of rehearsals aside.
 
     Raises:
         RecordError: if there is none.
     """
-    folders = sorted(path.parent for path in root.rglob(RECORDS_FILE))
+    found = sorted(path.parent for path in root.rglob(RECORDS_FILE))
+    folders = [folder for folder in found if not folder.name.endswith(REHEARSAL)]
     if not folders:
         raise RecordError(f"no folder below {root} has {RECORDS_FILE}", "run a sweep first")
     return folders

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -74,12 +75,20 @@ class Report:
         return cls(folder, tuple(tuple(drawings(records)) for records in folder.sweeps))
 
 
+def _stamped(figure: Figure, rehearsed: bool) -> Figure:
+    """The figure, marked across if it shows no result."""
+    if rehearsed:
+        look: dict[str, Any] = {"ha": "center", "va": "center", "alpha": 0.6, "zorder": 9}
+        figure.text(0.5, 0.5, "REHEARSAL", rotation=20, fontsize=48, color="firebrick", **look)
+    return figure
+
+
 def drawings(records: Records) -> list[Drawing]:
     """The figures that the sweep's records allow."""
     sweep, found = records.sweep, []
 
     def add(name: str, caption: str, draw: Callable[[Records], Figure]) -> None:
-        found.append(Drawing(name, caption, lambda: draw(records)))
+        found.append(Drawing(name, caption, lambda: _stamped(draw(records), records.rehearsed)))
 
     kind = records.info.figure
     if kind in SWEEP_FIGURES and not records.rows.empty:

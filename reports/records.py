@@ -33,6 +33,8 @@ RECORDS_FILE = "records.jsonl"
 GRIDS_FILE = "grids.npz"
 METHOD_ORDER = ("unguided", "naive", "single", "multi-experts", "ppap")
 NO_PREDICTOR = "none"
+REHEARSAL = "rehearsal"
+"""Begins the budget, and ends the folder, of runs on seeded weights."""
 FACTS = ("supervision", "experts", "adapter", "sampler", "scale", "samples")
 Record = dict[str, Any]
 
@@ -122,6 +124,11 @@ class Records:
     def sweep(self) -> str:
         """Name of the sweep."""
         return self.info.name
+
+    @property
+    def rehearsed(self) -> bool:
+        """Whether the weights are seeded and nothing here is a result."""
+        return self.budget.startswith(REHEARSAL)
 
     @property
     def methods(self) -> list[str]:

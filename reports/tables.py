@@ -104,6 +104,8 @@ def csv_table(records: Records) -> str:
     facts = ["method", "predictor", *CSV_FACTS]
     table = rows[[name for name in facts if name != "seeds"]].copy()
     table.insert(facts.index("seeds"), "seeds", rows["seeds"].map(len))
+    if records.rehearsed:
+        table.insert(0, "rehearsal", True)
     for name in METRICS:
         if name not in facts and rows[name].notna().any():
             bounds = [f"{name}_low", f"{name}_high"] if rows[f"{name}_low"].notna().any() else []
@@ -132,6 +134,8 @@ def headline(records: Records) -> str:
     """One line on where the rows come from: scale of the run, evaluation, machine, commit."""
     rows = records.rows
     title = f"Setting **{records.setting}**, budget **{records.budget}**"
+    if records.rehearsed:
+        title = f"**Rehearsal on seeded weights: not a result.** {title}"
     if rows.empty:
         return f"{title}."
     parts = [title]
