@@ -20,7 +20,7 @@ from ablations.settings import BUDGETS, REHEARSAL, Budget, Setting, load_setting
 from ablations.store import Store
 from ablations.sweeps import HEADLINE, SWEEPS, Lab
 
-__all__ = ["GROUPS", "RESULTS", "ROOT", "Options", "execute", "open_store"]
+__all__ = ["GROUPS", "RESULTS", "ROOT", "Options", "execute", "open_store", "report"]
 
 GROUPS = {"headline": HEADLINE, "all": tuple(SWEEPS)}
 ROOT = Path(__file__).resolve().parent.parent
@@ -165,7 +165,7 @@ def execute(options: Options) -> int:
     folder = options.folder(lab)
     sweeps = [SWEEPS[name].record(lab) for name in options.names]
     failures = _failure_records(outcome, lab, folder, store)
-    _report([*sweeps, *failures], finished, store, folder)
+    report([*sweeps, *failures], finished, store, folder)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     print(f"{outcome.computed} cells computed in {minutes:.0f} min {seconds:02.0f} s; see {folder}")
     return _tell_failures(outcome)
@@ -213,9 +213,10 @@ def _failure_records(
     return found
 
 
-def _report(
+def report(
     more: Iterable[dict[str, Any]], finished: list[Result], store: Store, folder: Path
 ) -> None:
+    """Append the records and pictures of finished results, and build their folder's reports."""
     from reports.build import build, build_page, results_folders
 
     artifacts = [(result, store.get(result.key)) for result in finished]

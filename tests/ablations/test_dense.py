@@ -26,7 +26,7 @@ from ablations.dense import (
 )
 from ablations.errors import UserError
 from ablations.results import Result, Row
-from ablations.runs import Options
+from ablations.runs import Options, report
 from ablations.settings import BUDGETS, WEIGHTS, load_setting
 from ablations.store import Artifact, Store
 from ablations.sweeps import SWEEPS, Lab, Recipe
@@ -190,6 +190,11 @@ def test_a_trajectory_ends_in_the_first_sample_of_its_row(tmp_path: Path) -> Non
     image = np.moveaxis(drawn.arrays["images"][0], 0, -1).astype(int)
     assert abs(grid[1, -2] - image).max() <= 1
     np.testing.assert_array_equal(grid[0, -2:], grid[1, -2:])
+    store.put(strip.key, made)
+    report([SWEEPS["dense"].record(lab)], [strip], store, tmp_path / "scenes-smoke")
+    with np.load(tmp_path / "scenes-smoke" / "grids.npz") as written:
+        np.testing.assert_array_equal(written[record["array"]], grid)
+    assert (tmp_path / "scenes-smoke" / "dense-trajectory.png").stat().st_size > 5000
     distances = abs(grid[0, :-2].astype(int) - image).mean((1, 2, 3))
     assert (np.diff(distances) < 0).all()
 
