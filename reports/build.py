@@ -9,6 +9,7 @@ from reports.drawings import Drawing, Report
 from reports.kernels import Sheet, sheets
 from reports.latex import latex_table
 from reports.page import MAX_BYTES, page
+from reports.published import published
 from reports.records import RECORDS_FILE, REHEARSAL, RecordError, Records
 from reports.tables import csv_table, headline, legend, markdown_table
 
@@ -147,6 +148,14 @@ def _markdown(report: Report, records: Records, drawings: Sequence[Drawing]) -> 
         parts += [markdown_table(records), "\n".join(f"- {line}" for line in legend(records))]
     for drawing in drawings:
         parts += [f"![{drawing.name}]({drawing.name}.png)", drawing.caption]
+    near = [f for f in published() if records.setting.split("-")[0] in f.settings]
+    if near and not records.rows.empty:
+        parts.append("Published figures, not measured here:")
+        lines = [
+            f"- {f.method}, {f.metric}: {f.shown} ({f.setting}). [{f.source}]({f.url}); {f.note}."
+            for f in near
+        ]
+        parts.append("\n".join(lines))
     if report.folder.failures:
         parts.append("Failed and therefore missing:")
         parts.append("\n".join(f"- {f.label}: {f.reason}" for f in report.folder.failures))

@@ -20,6 +20,7 @@ class Published:
         metric: which figure, with its unit.
         value: of the figure.
         uncertainty: of the value, either way; 0 for an exact count.
+        settings: names of the settings here that are nearest to it.
         setting: how it was taken.
         source: where it stands.
         url: of the source, https.
@@ -30,6 +31,7 @@ class Published:
     metric: str
     value: float
     uncertainty: float
+    settings: tuple[str, ...]
     setting: str
     source: str
     url: str
@@ -50,10 +52,11 @@ def published(path: Path = PATH) -> tuple[Published, ...]:
     """
     found = []
     for source in tomllib.loads(path.read_text(encoding="utf-8"))["source"]:
-        _demand(source, ("text", "url", "setting", "note", "figures"), path)
+        _demand(source, ("text", "url", "settings", "setting", "note", "figures"), path)
         if not source["url"].startswith("https://"):
             raise ValueError(f"{path.name}: {source['url']} is not https")
         told = {"source": source["text"]} | {k: source[k] for k in ("url", "setting", "note")}
+        told["settings"] = tuple(source["settings"])
         for figure in source["figures"]:
             _demand(figure, ("method", "metric", "value", "uncertainty"), path)
             found.append(Published(**figure, **told))

@@ -25,6 +25,7 @@ from ablations.sweeps.recipes import PPAP
 from ppap.adapters import ppap_adapter
 from ppap.images import from_uint8, to_uint8
 from ppap.samplers import DDIM, sample
+from reports.published import published
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,6 +62,8 @@ def test_a_public_setting_is_rehearsed_from_end_to_end(
         assert row["setting"] == f"{name}-rehearsal"
         assert row["budget"] == "rehearsal"
     assert "Rehearsal on seeded weights: not a result" in (folder / "methods.md").read_text()
+    near = [figure for figure in published() if name in figure.settings]
+    assert all(figure.url in (folder / "methods.md").read_text() for figure in near)
     assert (folder / "methods.csv").read_text().startswith("rehearsal,")
     assert "not a result" in (folder / "methods.tex").read_text()
     assert "REHEARSAL" in (folder / "methods.svg").read_text()

@@ -28,6 +28,7 @@ SOURCE = """
 [[source]]
 text = "x"
 url = "https://example.org"
+settings = []
 setting = "y"
 note = "z"
 figures = [{method = "a", metric = "FID", value = 3, uncertainty = 1}]
