@@ -62,7 +62,12 @@ def dense_experts(lab: Lab) -> Iterator[Result]:
         for count in lab.budget.expert_counts:
             recipe, axes = replace(PPAP, experts=count), {"experts": count, "task": task}
             yield from steered_row(
-                lab, f"{count} experts", recipe, (task,), reference=count == 1, **axes
+                lab,
+                f"{count} expert{'s' * (count > 1)}",
+                recipe,
+                (task,),
+                reference=count == 1,
+                **axes,
             )
 
 
