@@ -145,7 +145,7 @@ class Biases:
 
     Attributes:
         exclude: regular expression for the names of biases that stay frozen; the default
-            leaves a ResNet's ``fc.bias``, as the released code does.
+            leaves a ResNet's ``fc.bias``, as the released code does; an empty one leaves none.
     """
 
     exclude: str = PPAP_NO_BIAS
@@ -154,7 +154,7 @@ class Biases:
         return {
             name: parameter.detach().clone()
             for name, parameter in network.named_parameters()
-            if name.endswith("bias") and not re.search(self.exclude, name)
+            if name.endswith("bias") and not (self.exclude and re.search(self.exclude, name))
         }
 
     def buffers(self, network: nn.Module) -> Tensors:

@@ -9,7 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-__all__ = ["CheckpointError", "load_state", "load_weights", "one_line", "save_weights"]
+__all__ = [
+    "CheckpointError",
+    "check_state",
+    "load_state",
+    "load_weights",
+    "one_line",
+    "save_weights",
+]
 
 SHOWN_KEYS = 4
 
@@ -69,7 +76,18 @@ def check_and_load(module: nn.Module, state: Mapping[str, Tensor], source: str) 
     Raises:
         CheckpointError: as :func:`load_weights`.
     """
-    own = module.state_dict()
+    check_state(module.state_dict(), state, source, type(module).__name__)
+    module.load_state_dict(dict(state))
+
+
+def check_state(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, whose: str = "the network"
+) -> None:
+    """Compare names and shapes of two state dicts.
+
+    Raises:
+        CheckpointError: with all that is missing, unexpected or of another shape in one line.
+    """
     problems = []
     if missing := [key for key in own if key not in state]:
         problems.append(f"missing {_some(missing)}")
@@ -84,10 +102,9 @@ def check_and_load(module: nn.Module, state: Mapping[str, Tensor], source: str) 
         problems.append(f"wrong shape {_some(wrong)}")
     if problems:
         raise CheckpointError(
-            f"{source} does not fit {type(module).__name__}: {'; '.join(problems)}; "
+            f"{source} does not fit {whose}: {'; '.join(problems)}; "
             "check that the file and the architecture's settings belong together"
         )
-    module.load_state_dict(dict(state))
 
 
 def save_weights(

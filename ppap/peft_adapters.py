@@ -87,10 +87,9 @@ class Peft:
         # Imported here: it brings in all of transformers.
         from peft import inject_adapter_in_model
 
+        config = self.config(network)
         tensors = [*network.parameters(), *network.buffers()]
         twin = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
-        names = [name for name, _ in self._layers(network)]
-        pattern = "|".join(re.escape(name) for name in names)
         frozen = {parameter: parameter.requires_grad for parameter in network.parameters()}
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             seed = torch.randint(2**31, (1,), generator=generator) if generator else 0
@@ -98,7 +97,7 @@ class Peft:
             torch.default_generator.manual_seed(int(seed))
             # BOFT warns that it does without its CUDA extension.
             warnings.simplefilter("ignore", UserWarning)
-            injected = inject_adapter_in_model(self._config(pattern), twin, NAME)
+            injected = inject_adapter_in_model(config, twin, NAME)
         for parameter, wanted in frozen.items():
             parameter.requires_grad_(wanted)
         return injected
@@ -118,9 +117,11 @@ class Peft:
                 )
         return found
 
-    def _config(self, pattern: str) -> PeftConfig:
+    def config(self, network: nn.Module) -> PeftConfig:
+        """peft's settings for the layers of a network."""
         import peft
 
+        pattern = "|".join(re.escape(name) for name, _ in self._layers(network))
         rank, alpha = self.rank, cast(int, self.alpha)  # peft's annotation is too narrow
         match self.method:
             case "lora" | "rslora" | "dora":

@@ -145,3 +145,11 @@ def test_mistakes_are_named() -> None:
         Adapter((Norms("nothing"),)).create(TinyResNet(), torch.Generator())
     with pytest.raises(ValueError, match="square"):
         Lora(layers="0").create(nn.Sequential(nn.Conv2d(2, 2, (1, 3))), torch.Generator())
+
+
+def test_no_bias_is_left_out_by_an_empty_pattern() -> None:
+    network = TinyResNet()
+    biases = {name for name, _ in network.named_parameters() if name.endswith("bias")}
+    generator = torch.Generator().manual_seed(0)
+    assert set(Biases("").create(network, generator)) == biases
+    assert set(Biases().create(network, generator)) == biases - {"fc.bias"}
