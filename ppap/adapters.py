@@ -21,8 +21,11 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = [
+    "ATTENTION_LORA_LAYERS",
     "DEEPLAB_LORA_LAYERS",
+    "DPT_LORA_LAYERS",
     "MIDAS_LORA_LAYERS",
+    "SEGFORMER_LORA_LAYERS",
     "Adapter",
     "Biases",
     "Full",
@@ -42,6 +45,16 @@ DEEPLAB_LORA_LAYERS = r"(^|\.)conv[12]$|(^|\.)(aux_)?classifier\."
 """Of torchvision's DeepLabV3 on a ResNet: the encoder's conv1 and conv2, all of the decoder."""
 MIDAS_LORA_LAYERS = r"(^|\.)(conv_pw|layer[1-4]_rn)$|(^|\.)refinenet[1-4]\."
 """Of MiDaS v2.1 small, as in the released code."""
+ATTENTION_LORA_LAYERS = r"(^|\.)(query|key|value|[qkvo]_proj|out_proj|attention\.output\.dense)$"
+"""Of transformers' vision models, CLIP among them: attention, as in a DeiT of timm."""
+DPT_LORA_LAYERS = (
+    ATTENTION_LORA_LAYERS
+    + r"|(^|\.)conv[12]$|(^|\.)neck\.(convs\.|fusion_stage\.layers\.(?!0\.residual_layer1))"
+)
+"""Of transformers' DPT and Depth Anything: the encoder's attention, a hybrid's conv1 and conv2, and
+the decoder but for the layers of its first fusion that no prediction uses."""
+SEGFORMER_LORA_LAYERS = ATTENTION_LORA_LAYERS + r"|(^|\.)decode_head\."
+"""Of transformers' SegFormer: the encoder's attention, all of the decoder."""
 PPAP_NORM_LAYERS = r"(^|\.)bn\d+$"
 HEAD_LAYERS = r"(^|\.)(fc|head)$"
 PPAP_NO_BIAS = r"(^|\.)fc\.bias$"

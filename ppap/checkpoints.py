@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 __all__ = [
     "CheckpointError",
+    "check_and_load",
     "check_state",
     "load_state",
     "load_weights",
+    "misfit",
     "one_line",
     "save_weights",
 ]
@@ -76,8 +78,10 @@ def check_and_load(module: nn.Module, state: Mapping[str, Tensor], source: str) 
     Raises:
         CheckpointError: as :func:`load_weights`.
     """
-    check_state(module.state_dict(), state, source, type(module).__name__)
-    module.load_state_dict(dict(state))
+    own = module.state_dict()
+    check_state(own, state, source, type(module).__name__)
+    own.update(state)  # rather than a plain dict, which lacks the versions of layers
+    module.load_state_dict(own)
 
 
 def check_state(
@@ -88,23 +92,32 @@ def check_state(
     Raises:
         CheckpointError: with all that is missing, unexpected or of another shape in one line.
     """
-    problems = []
-    if missing := [key for key in own if key not in state]:
-        problems.append(f"missing {_some(missing)}")
-    if unexpected := [key for key in state if key not in own]:
-        problems.append(f"unexpected {_some(unexpected)}")
-    wrong = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in own.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    if wrong:
-        problems.append(f"wrong shape {_some(wrong)}")
+    problems = misfit(
+        [key for key in own if key not in state],
+        [key for key in state if key not in own],
+        [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(tensor.shape)}"
+            for key, tensor in own.items()
+            if key in state and state[key].shape != tensor.shape
+        ],
+    )
     if problems:
         raise CheckpointError(
-            f"{source} does not fit {whose}: {'; '.join(problems)}; "
+            f"{source} does not fit {whose}: {problems}; "
             "check that the file and the architecture's settings belong together"
         )
+
+
+def misfit(missing: Sequence[str], unexpected: Sequence[str], wrong: Sequence[str]) -> str:
+    """What keeps weights from fitting a network, in one line; empty if nothing does.
+
+    Args:
+        missing: names of weights that the network has and the file has not.
+        unexpected: the other way round.
+        wrong: names, and maybe shapes, of weights of a wrong shape.
+    """
+    kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong}
+    return "; ".join(f"{kind} {_some(names)}" for kind, names in kinds.items() if names)
 
 
 def save_weights(
@@ -136,6 +149,6 @@ def save_weights(
     scratch.replace(path)
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     shown = ", ".join(names[:SHOWN_KEYS])
     return shown if len(names) <= SHOWN_KEYS else f"{shown} and {len(names) - SHOWN_KEYS} more"

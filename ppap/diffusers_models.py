@@ -6,9 +6,6 @@ by side as a pipeline saves them (``unet/``, ``scheduler/``), or both at the top
 
 from __future__ import annotations
 
-import importlib
-import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +17,13 @@ from torch.nn import functional as F
 
 from ppap.checkpoints import CheckpointError, one_line
 from ppap.denoiser import Denoiser, Target, freeze
+from ppap.hub import extra, hub_folder, quiet, read_settings
 from ppap.schedule import Schedule
 
 __all__ = ["IFNetwork", "ImageUNet", "encode_if_captions", "load_diffusers", "load_schedule"]
 
 TARGETS: dict[str, Target] = {"epsilon": "epsilon", "sample": "x_0", "v_prediction": "v"}
+JSON_FILES = ("*.json", "*/*.json")
 CAPTION_TOKENS = 77
 """Tokens per caption that IF was trained with."""
 
@@ -107,7 +106,7 @@ def load_diffusers(source: str | Path, dtype: torch.dtype = torch.float32) -> De
     Raises:
         CheckpointError: if something is missing, damaged, hostile or of another kind.
     """
-    folder = _settings_folder(source)
+    folder = hub_folder(source, JSON_FILES)
     subfolder, settings = _settings(folder, "unet", "config.json")
     _, scheduler = _settings(folder, "scheduler", "scheduler_config.json")
     if (target := scheduler.get("prediction_type", "epsilon")) not in TARGETS:
@@ -117,7 +116,7 @@ def load_diffusers(source: str | Path, dtype: torch.dtype = torch.float32) -> De
     if kind not in kinds:
         raise CheckpointError(f"{source} holds a {kind}; what can be used is {', '.join(kinds)}")
     try:
-        unet, found = getattr(_extra("diffusers"), kind).from_pretrained(
+        unet, found = getattr(extra("diffusers"), kind).from_pretrained(
             source, subfolder=subfolder, output_loading_info=True, torch_dtype=dtype
         )
     except Exception as error:  # diffusers raises whatever it meets
@@ -153,7 +152,7 @@ def load_schedule(source: str | Path, part: str = "scheduler") -> Schedule:
     Raises:
         CheckpointError: if there is none, or none that can be used.
     """
-    _, settings = _settings(_settings_folder(source), part, "scheduler_config.json")
+    _, settings = _settings(hub_folder(source, JSON_FILES), part, "scheduler_config.json")
     return _schedule(source, settings)
 
 
@@ -171,7 +170,7 @@ def encode_if_captions(
     Raises:
         CheckpointError: if the text encoder is missing or damaged.
     """
-    transformers = _extra("transformers")
+    transformers = extra("transformers")
     try:
         tokenizer = transformers.T5Tokenizer.from_pretrained(source, subfolder="tokenizer")
         encoder = transformers.T5EncoderModel.from_pretrained(
@@ -187,53 +186,24 @@ def encode_if_captions(
     return torch.as_tensor(output.last_hidden_state)
 
 
-def _extra(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"this model needs {name}: pip install 'ppap[public]'") from error
-
-
-def _settings_folder(source: str | Path) -> Path:
-    """A local folder with the model's JSON files."""
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*/*.json"]))
-    except Exception as error:  # the hub's client raises whatever the network does
-        raise CheckpointError(
-            f"{source} is no folder, and the hub does not give it ({one_line(error)}); "
-            f"fetch https://huggingface.co/{source}"
-        ) from error
-
-
 def _settings(folder: Path, part: str, file: str) -> tuple[str | None, dict[str, Any]]:
     """The subfolder of a part of the model, None for the top, and its settings."""
     for subfolder in (part, None):
         path = folder / (subfolder or "") / file
         if path.is_file():
-            try:
-                return subfolder, dict(json.loads(path.read_text()))
-            except ValueError as error:
-                raise CheckpointError(f"{path} is damaged; fetch it again") from error
+            return subfolder, read_settings(path)
     raise CheckpointError(
         f"{folder} holds neither {part}/{file} nor {file}; give a diffusers model"
     )
 
 
 def _schedule(source: str | Path, settings: dict[str, Any]) -> Schedule:
-    logger = logging.getLogger("diffusers.configuration_utils")
-    before = logger.level
-    logger.setLevel(logging.ERROR)  # settings of another scheduler's steps have no bearing here
     try:
-        betas = _extra("diffusers").DDPMScheduler.from_config(settings).betas
-        levels = np.cumprod(1 - betas.double().numpy())
-        return Schedule(levels)
+        # Settings of another scheduler's steps have no bearing here.
+        with quiet("diffusers.configuration_utils"):
+            betas = extra("diffusers").DDPMScheduler.from_config(settings).betas
+        return Schedule(np.cumprod(1 - betas.double().numpy()))
     except (ValueError, NotImplementedError) as error:
         raise CheckpointError(
             f"{source} has a noise schedule that cannot be used ({one_line(error)})"
         ) from error
-    finally:
-        logger.setLevel(before)

@@ -74,6 +74,9 @@ class ExpertBank(nn.Module):
 
     Attributes:
         absorbed: whether :meth:`absorb_statistics` was called.
+
+    Raises:
+        ValueError: for a predictor in which the adapter finds nothing to train.
     """
 
     predictor: Predictor
@@ -88,6 +91,11 @@ class ExpertBank(nn.Module):
         normalised: bool = True,
     ) -> None:
         super().__init__()
+        if next(predictor.network.parameters(), None) is None:
+            raise ValueError(
+                f"{predictor.name} has no weights that experts could adapt; guide with it as it "
+                "is (ppap.guidance.naive_guide), or make its network a torch.nn.Module"
+            )
         self.predictor = predictor
         self.normalised = normalised
         self.absorbed = False

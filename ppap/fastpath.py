@@ -39,7 +39,7 @@ from torch.utils._pytree import tree_leaves
 from ppap.denoiser import Denoiser, Prediction
 from ppap.experts import ExpertBank
 from ppap.guidance import Guide, LikelihoodGuide, SumOfGuides, Timeless
-from ppap.predictors import Predictor
+from ppap.predictors import Function, Predictor
 from ppap.samplers import DDIM, DDPM, Sampler, step_variance
 from ppap.schedule import Schedule
 from ppap.tasks import Task
@@ -390,8 +390,10 @@ def _view(model: Any) -> _View | None:
     if isinstance(model, ExpertBank):
         return _BankView(model)
     if isinstance(model, Timeless):
-        known = isinstance(model.predictor, Predictor)
-        return _PredictorView(cast(Predictor, model.predictor)) if known else None
+        predictor = model.predictor
+        # What a plain function does from call to call cannot be known: it is not traced.
+        known = isinstance(predictor, Predictor) and not isinstance(predictor.network, Function)
+        return _PredictorView(cast(Predictor, predictor)) if known else None
     return _View(model) if isinstance(model, nn.Module) else None
 
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppap.checkpoints import check_and_load, load_state
-
-__all__ = ["Predictor", "Taken", "load_predictor"]
-
-TIMM_PREFIX = "timm/"
+__all__ = ["Function", "MixedPrecision", "Predictor", "Taken"]
 
 
 class Predictor(nn.Module):
     """A model behind its own preprocessing: image in [-1, 1] -> prediction.
 
     Args:
-        network: any module that takes normalised images.
-        mean: per channel, of images in [0, 1].
+        network: any module or function that takes normalised images.
+        mean: per channel, of images in [0, 1]; by default with ``std`` RGB images stay in [-1, 1].
         std: per channel, of images in [0, 1].
         size: (H, W) that the network wants; images of another size are resized, bilinearly
             and anti-aliased, differentiably. None leaves any size as it is.
@@ -39,18 +34,18 @@ class Predictor(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
+        network: Callable[[Tensor], Any],
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
         size: tuple[int, int] | None = None,
         name: str = "",
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or not all(value > 0 for value in std):
             raise ValueError(f"mean {mean} and std {std} need one positive std per channel")
-        self.network = network
+        self.network = network if isinstance(network, nn.Module) else Function(network)
         self.size = size
-        self.name = name or type(network).__name__
+        self.name = name or getattr(network, "__name__", type(network).__name__)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -96,43 +91,36 @@ class Taken(nn.Module):
         return found[self.output] if isinstance(found, Mapping) else getattr(found, self.output)
 
 
-def load_predictor(
-    name: str,
-    weights: str | Path | None = None,
-    size: tuple[int, int] | None = None,
-    **options: Any,
-) -> Predictor:
-    """A timm classifier with the normalisation and input size of its weights.
+class Function(nn.Module):
+    """A function of normalised images as a network; it has no weights that could be adapted."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Any:
+        return self.function(images)
+
+
+class MixedPrecision(nn.Module):
+    """A network that computes under autocast, with weights, prediction and gradient in float32.
+
+    Weights stay as they are, so that experts trained in float32 fit, and the small updates that
+    are merged into them are not rounded away.
 
     Args:
-        name: ``"timm/resnet50.tv2_in1k"``, ``"timm/deit_small_patch16_224"``, ...
-        weights: a local checkpoint in timm's format; None fetches timm's own from the hub.
-        size: input size; None takes the weights' own.
-        options: further arguments of ``timm.create_model``, e.g. ``num_classes``.
-
-    Returns:
-        The predictor in evaluation mode.
-
-    Raises:
-        ValueError: for a name that is not ``timm/...`` or that timm does not know.
-        CheckpointError: for weights that are damaged or of another network.
+        network: its prediction is one tensor.
+        dtype: ``torch.bfloat16``, or ``torch.float16``, in which small gradients vanish: its
+            least positive number is 6e-8.
     """
-    import timm
-    from timm.data.config import resolve_model_data_config
 
-    architecture = name.removeprefix(TIMM_PREFIX)
-    if architecture == name or not timm.is_model(architecture.split(".")[0]):
-        raise ValueError(
-            f"unknown predictor {name!r}; write timm/ and a name of timm.list_models()"
-        )
-    network = timm.create_model(architecture, pretrained=weights is None, **options)
-    if weights is not None:
-        check_and_load(network, load_state(weights), Path(weights).name)
-    settings = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
-    return Predictor(
-        network.eval(),
-        settings["mean"],
-        settings["std"],
-        size or tuple(settings["input_size"][1:]),
-        name,
-    )
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The prediction for (B, C, H, W) images, in their dtype."""
+        with torch.autocast(images.device.type, self.dtype):
+            prediction = self.network(images)
+        return torch.as_tensor(prediction).to(images.dtype)

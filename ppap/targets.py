@@ -1,7 +1,7 @@
 """Targets of guidance: from other images, from files and from masks.
 
 All functions give one target per image, (N,) or (N, H, W); ``torch.stack`` and ``repeat`` do
-the rest.
+the rest. Captions become targets in :func:`ppap.transformers_models.text_targets`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def targets_of_images(
         batch: images at a time.
 
     Returns:
-        (N,) classes, or (N, H, W) depth or labels.
+        (N,) classes, (N, H, W) depth or labels, or (N, D) embeddings.
     """
     return torch.cat([task.target(predictor(part)) for part in torch.split(images, batch)])
 

@@ -8,9 +8,18 @@ from typing import Any, Protocol
 import torch
 from ppap_kernels import transfer_loss
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional as F
 
-__all__ = ["IGNORED", "ClassTask", "DepthTask", "SegmentationTask", "Task", "align_depth"]
+__all__ = [
+    "IGNORED",
+    "ClassTask",
+    "DepthTask",
+    "SegmentationTask",
+    "SimilarityTask",
+    "Task",
+    "align_depth",
+]
 
 IGNORED = -1
 """The label of pixels that a segmentation target says nothing of."""
@@ -201,6 +210,57 @@ class SegmentationTask:
         return prediction.argmax(dim=1)
 
 
+@dataclass(frozen=True)
+class SimilarityTask:
+    """Similarity to an embedding, of a caption or of an image: (B, D) against (B, D).
+
+    Lengths do not count. What is followed is scale (cos - 1) for the cosine of the two: the logit
+    that CLIP is trained with (Radford et al., arXiv 2103.00020), and up to a constant the
+    log-density of a von Mises-Fisher distribution about the target. Near the target it is minus
+    half the squared angle, times scale, which CLIP guidance is often given instead; that has no
+    derivative at the target's opposite, where this one is smooth.
+
+    Attributes:
+        scale: the concentration; 100 is the inverse temperature at which CLIP was trained.
+    """
+
+    scale: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"the scale of similarities must be positive, got {self.scale}")
+
+    def transfer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """scale (1 - cos), batch mean.
+
+        But for a factor it is the divergence of two von Mises-Fisher distributions about the
+        student's and the teacher's embeddings.
+        """
+        return self.supervised_loss(student, teacher.detach())
+
+    def supervised_loss(self, student: Tensor, targets: Tensor) -> Tensor:
+        """scale (1 - cos), batch mean."""
+        return -self.log_likelihood(student, targets).mean()
+
+    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """(B,) scale (cos - 1): 0 at the target, -2 scale at its opposite."""
+        return -self.scale / 2 * _chords(prediction, targets).square().sum(dim=1)
+
+    def hits(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """(B,) cosines."""
+        away: Tensor = _chords(prediction, targets).square().sum(dim=1)
+        return 1 - away / 2
+
+    def errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """(B,) angles in radians, from 0 to pi."""
+        chords: Tensor = torch.linalg.vector_norm(_chords(prediction, targets), dim=1)
+        return 2 * (chords / 2).clamp(max=1).asin()
+
+    def target(self, prediction: Tensor) -> Tensor:
+        """(B, D) embeddings of unit length."""
+        return F.normalize(prediction, dim=1)
+
+
 def align_depth(prediction: Tensor, targets: Tensor) -> Tensor:
     """Maps times the scale and plus the shift that fit them best to their targets.
 
@@ -250,9 +310,20 @@ def _labels(prediction: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             f"logits of shape {tuple(prediction.shape)} cannot be compared with labels of shape "
             f"{tuple(targets.shape)}; resize the targets"
         )
-    if targets.numel() and int(targets.max()) >= classes:
+    traced = get_proxy_mode() is not None  # values are not known then
+    if not traced and targets.numel() and int(targets.max()) >= classes:
         raise ValueError(f"label {int(targets.max())} is beyond the {classes} classes")
     return targets.clamp(min=0), targets >= 0
+
+
+def _chords(prediction: Tensor, targets: Tensor) -> Tensor:
+    """(B, D) from each target to its prediction, both on the unit sphere."""
+    if prediction.ndim != 2 or prediction.shape != targets.shape:
+        raise ValueError(
+            f"embeddings of shape {tuple(prediction.shape)} cannot be compared with targets of "
+            f"shape {tuple(targets.shape)}; take one target (D,) per image from the same model"
+        )
+    return F.normalize(prediction, dim=1) - F.normalize(targets, dim=1)
 
 
 def _known_mean(values: Tensor, known: Tensor) -> Tensor:
