@@ -22,7 +22,7 @@ from ablations.stages import (
     TrainingData,
     predictor_name,
 )
-from ppap.adapters import Adapter, full_adapter, ppap_adapter
+from ppap.adapters import Adapter, Biases, Norms, full_adapter, ppap_adapter
 from ppap.experts import NoiseRanges
 from ppap.samplers import DDIM, DDPM
 from ppap.transfer import Start, Training
@@ -278,8 +278,8 @@ class Lab:
         """As the setting has it: rank and learning rate belong to a size of network."""
         if self.setting.tuned is None:
             return tuning
-        rank, alpha, rate = self.setting.tuned
-        adapter = ppap_adapter(rank, alpha) if tuning == LORA else tuning.adapter
+        lora, rate = self.setting.tuned
+        adapter = Adapter((Biases(), Norms(), lora)) if tuning == LORA else tuning.adapter
         return replace(tuning, adapter=adapter, learning_rate=rate)
 
     def synthetic(self, amount: float = 1.0) -> TrainingData:

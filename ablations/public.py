@@ -23,13 +23,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ablations.errors import UserError
+from ppap.adapters import ATTENTION_LORA_LAYERS, PPAP_LORA_LAYERS
 from ppap.cascade import NoisedImages, Stage, upsample
 from ppap.denoiser import Denoiser
 from ppap.features import FeatureExtractor, extract
 from ppap.images import Images, from_uint8
 from ppap.inception import INCEPTION_FILE, InceptionExtractor, load_openai_reference
-from ppap.predictors import Predictor, load_predictor
+from ppap.predictors import Predictor
 from ppap.public_models import CLASSIFIERS, DENOISERS, load_denoiser, load_noisy_classifier
+from ppap.public_predictors import load_predictor
 from ppap.reference import ReferenceStatistics
 from ppap.samplers import DDIM
 
@@ -132,6 +134,7 @@ class Public:
         upsampler: public name of a cascade's second stage.
         noisy: public names of noise-aware classifiers, by the method they stand for.
         batch: images per network call.
+        lora_layers: regular expression for the layers of the predictors that LoRA adapts.
     """
 
     denoiser: str
@@ -142,6 +145,7 @@ class Public:
     upsampler: str | None = None
     noisy: Mapping[str, str] = field(default_factory=dict)
     batch: int = 128
+    lora_layers: str = PPAP_LORA_LAYERS
 
     def classes(self, models: Models) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels."""
@@ -230,6 +234,7 @@ PUBLIC: Mapping[str, Public] = {
         predictors={"vit": "transformers/nateraw/vit-base-patch16-224-cifar10"},
         judge="transformers/aaraki/vit-base-patch16-224-in21k-finetuned-cifar10",
         data="cifar10",
+        lora_layers=ATTENTION_LORA_LAYERS,
     ),
     "imagenet256": Public(
         denoiser="adm-imagenet256",

@@ -17,6 +17,7 @@ from ablations import data, fashion, scenes
 from ablations.errors import UserError
 from ablations.public import PUBLIC, Models, digest_of
 from ablations.renderer import Rendered, draw_scenes, render
+from ppap.adapters import Lora
 from ppap.checkpoints import CheckpointError, load_weights
 from ppap.denoiser import Denoiser, freeze
 from ppap.features import FeatureExtractor, Features
@@ -205,8 +206,8 @@ class Setting:
         noisy: makes noise-aware classifiers that were published, by the method they stand for.
         upsample: (samples (N, C, h, w), a seed each) -> images, where the guided denoiser is
             the first stage of a cascade.
-        tuned: rank and alpha of LoRA and the learning rate of all adapters, as published;
-            None for those that suit the small networks trained here.
+        tuned: LoRA as published, and the learning rate of all adapters; None for those that
+            suit the small networks trained here.
         mirrored: whether experts see every image mirrored, too.
         batch: images per network call when sampling; fewer where memory does not suffice.
         budget: how much is run unless another is asked for.
@@ -227,7 +228,7 @@ class Setting:
     judge: Callable[[], nn.Module] | None = None
     noisy: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
     upsample: Callable[[Tensor, Sequence[int]], Tensor] | None = None
-    tuned: tuple[int, float, float] | None = None
+    tuned: tuple[Lora, float] | None = None
     mirrored: bool = False
     batch: int = 128
     budget: str = "default"
@@ -279,7 +280,7 @@ def _public(name: str, models: Models | None = None) -> Setting:
         judge=lru_cache(lambda: models.predictor(public.judge).to(device())),
         noisy={method: partial(public.load_noisy, models, method) for method in public.noisy},
         upsample=public.load_upsampler(models),
-        tuned=(16, 8.0, 1e-4),
+        tuned=(Lora(16, 8.0, public.lora_layers), 1e-4),
         mirrored=True,
         batch=public.batch,
         budget="paper",

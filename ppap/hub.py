@@ -12,7 +12,7 @@ from typing import Any
 
 from ppap.checkpoints import CheckpointError, one_line
 
-__all__ = ["extra", "hub_folder", "quiet", "read_settings"]
+__all__ = ["extra", "hub_folder", "no_bars", "quiet", "read_settings"]
 
 
 def extra(name: str) -> Any:
@@ -67,6 +67,19 @@ def read_settings(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged; fetch it again") from error
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """transformers shows no progress."""
+    logging_of = extra("transformers").utils.logging
+    before = logging_of.is_progress_bar_enabled()
+    logging_of.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging_of.enable_progress_bar()
 
 
 @contextmanager

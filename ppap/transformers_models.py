@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppap.checkpoints import CheckpointError, load_state, misfit, one_line
-from ppap.hub import extra, hub_folder, quiet, read_settings
+from ppap.hub import extra, hub_folder, no_bars, quiet, read_settings
 from ppap.predictors import Predictor, Taken
 
 __all__ = ["ImageEmbedding", "load_transformers", "text_targets"]
@@ -157,7 +157,7 @@ def _load(source: str | Path, folder: Path) -> tuple[Any, list[str]]:
     kind = _kind(source, settings, transformers)
     state = _weights(source, folder)
     try:
-        with quiet("transformers.modeling_utils"):
+        with quiet("transformers.modeling_utils"), quiet("transformers.distributed"), no_bars():
             network, found = kind.from_pretrained(
                 None,  # so that transformers itself reads no file of the folder's
                 config=kind.config_class.from_dict(_plain(settings)),
