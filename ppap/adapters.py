@@ -379,7 +379,7 @@ def matching_layers(
         names = [name for name, layer in network.named_modules() if isinstance(layer, kinds)]
         raise ValueError(
             f"no linear or convolutional layer of {type(network).__name__} matches {pattern!r}; "
-            f"its layers are {', '.join(names[:6])}, ..."
+            f"its layers are {', '.join([*names[:6], '...']) if names else 'none'}"
         )
 
 

@@ -38,7 +38,9 @@ TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 NOT_SETTINGS = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation")
 """Entries of a config that name code or kernels to run, or another kind of weights."""
-ANY_SIZE = (256, 256)
+COLOURS = ((0, 0, 0), (255, 255, 255), (51, 102, 204))
+SIDES = (224, 448)
+"""Of example images: multiples of all usual patches, so that no processor pads them."""
 
 
 class ImageEmbedding(nn.Module):
@@ -60,8 +62,8 @@ def load_transformers(
 
     What the model's own image processor does to square images is measured and done alike,
     differentiably: normalisation, and the size, to which the whole image is resized where the
-    processor would cut out its centre. A processor that leaves sizes as they are gives a
-    predictor that does, too.
+    processor would cut out its centre, bilinearly whatever filter it uses. A processor that leaves
+    sizes as they are gives a predictor that does, too.
 
     Published DPTs lack weights of their first fusion layer. Such weights are let pass if the
     prediction does not depend on them; they are 0 then, where transformers draws them at random.
@@ -86,7 +88,7 @@ def load_transformers(
     outputs = [output for ending, output in OUTPUTS.items() if kind.endswith(ending)]
     taken = Taken(network, outputs[0]) if outputs else ImageEmbedding(network)
     predictor = Predictor(taken.eval(), mean, std, size or own_size, name or str(source))
-    example = torch.zeros(1, 3, *(predictor.size or ANY_SIZE))
+    example = torch.zeros(1, 3, *(predictor.size or (SIDES[0], SIDES[0])))
     _settle(source, network, missing, lambda: predictor(example))
     return predictor
 
@@ -224,7 +226,7 @@ def _settle(
     source: str | Path, network: nn.Module, missing: Sequence[str], predict: Callable[[], Tensor]
 ) -> None:
     """Refuse a network that lacks weights, unless its prediction does without; those become 0."""
-    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    tensors = network.state_dict()
     lacking = [name for name in missing if tensors[name].is_floating_point()]  # others are computed
     with torch.no_grad():
         for name in lacking:
@@ -248,15 +250,14 @@ def _preprocessing(
         processor = extra("transformers").AutoImageProcessor.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-        black, white, colour = (
-            processor(_square(levels, side), return_tensors="pt")["pixel_values"]
-            for levels, side in (((0, 0, 0), 256), ((255, 255, 255), 256), ((51, 102, 204), 320))
+        low, high, middle = (
+            processor(_square(colour, side), return_tensors="pt")["pixel_values"].double()
+            for colour, side in zip(COLOURS, (SIDES[0], *SIDES), strict=True)
         )
-        low, high, middle = (torch.as_tensor(seen).double() for seen in (black, white, colour))
-        scale = (high - low)[0, :, 0, 0]
         offset = low[0, :, 0, 0]
-        levels = torch.tensor((51, 102, 204), dtype=torch.float64) / 255
-        expected = (levels * scale + offset)[None, :, None, None].expand_as(middle)
+        scale = high[0, :, 0, 0] - offset
+        expected = offset + scale * torch.tensor(COLOURS[2]).double() / 255
+        expected = expected[None, :, None, None].expand_as(middle)
     except Exception as error:  # transformers raises whatever it meets
         raise CheckpointError(
             f"{source} has no preprocessor_config.json that can be used ({one_line(error)})"
@@ -271,6 +272,6 @@ def _preprocessing(
     return (-offset / scale).tolist(), (1 / scale).tolist(), size
 
 
-def _square(levels: tuple[int, int, int], side: int) -> Tensor:
-    """(3, side, side) uint8 of one colour."""
-    return torch.tensor(levels, dtype=torch.uint8)[:, None, None].repeat(1, side, side)
+def _square(colour: tuple[int, int, int], side: int) -> Tensor:
+    """(3, side, side) uint8."""
+    return torch.tensor(colour, dtype=torch.uint8)[:, None, None].repeat(1, side, side)

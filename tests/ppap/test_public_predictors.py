@@ -264,6 +264,25 @@ def test_a_processor_that_leaves_sizes_gives_a_predictor_that_does(tmp_path: Pat
     torch.testing.assert_close(predictor.prepare(in_range(pixels(40))), pixels(40) / 255)
 
 
+def test_a_processor_of_bytes_that_pads_is_understood(tmp_path: Path) -> None:
+    """As that of facebook/dpt-dinov2-small-nyu: statistics of bytes, sides filled up to 14s."""
+    saved("dpt", tmp_path)
+    transformers.DPTImageProcessor(
+        do_resize=False,
+        do_rescale=False,
+        do_pad=True,
+        size_divisor=14,
+        image_mean=[123.675, 116.28, 103.53],
+        image_std=[58.395, 57.12, 57.375],
+    ).save_pretrained(tmp_path)
+    predictor = load_predictor(f"transformers/{tmp_path}")
+    assert predictor.size is None
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    images = pixels(42)
+    expected = processor(images, return_tensors="pt").pixel_values
+    torch.testing.assert_close(predictor.prepare(in_range(images)), expected, rtol=0, atol=1e-5)
+
+
 def test_preprocessing_that_mixes_channels_is_refused(tmp_path: Path) -> None:
     saved("segformer", tmp_path)
     transformers.MobileViTImageProcessor(size=SIZE, crop_size=SIZE).save_pretrained(tmp_path)
@@ -303,6 +322,9 @@ def test_weights_that_no_prediction_needs_may_be_missing(tmp_path: Path) -> None
     torch.testing.assert_close(predictor(x), network(x).predicted_depth)
     loaded = dict(predictor.network.named_parameters())
     assert all((loaded[f"network.{key}"] == 0).all() for key in unused)
+    again = load_predictor(f"transformers/{tmp_path}")
+    banks = [ExpertBank(one, 2, Adapter((Biases(),))) for one in (predictor, again)]
+    assert banks[0].fingerprint() == banks[1].fingerprint()  # nothing was drawn at random
     del kept["neck.fusion_stage.layers.1.residual_layer1.convolution1.bias"]
     save_weights(kept, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"missing neck\.fusion_stage\.layers\.0") as caught:
