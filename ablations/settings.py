@@ -115,6 +115,15 @@ BUDGETS = {
         noisy_images=300,
         timed_images=32,
     ),
+    "full": Budget(
+        seeds=3,
+        samples=500,
+        synthetic=4_000,
+        steps=2_000,
+        batch=64,
+        scales=(4.0, 8.0, 16.0, 32.0, 64.0),
+        selection_samples=150,
+    ),
     "paper": Budget(
         seeds=1,
         samples=10_000,
@@ -139,15 +148,6 @@ BUDGETS = {
         timed_images=4,
         resamples=3,
         expert_counts=(1, 5),
-    ),
-    "full": Budget(
-        seeds=3,
-        samples=500,
-        synthetic=4_000,
-        steps=2_000,
-        batch=64,
-        scales=(4.0, 8.0, 16.0, 32.0, 64.0),
-        selection_samples=150,
     ),
 }
 
