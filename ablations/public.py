@@ -26,7 +26,7 @@ from ablations.errors import UserError
 from ppap.adapters import ATTENTION_LORA_LAYERS, PPAP_LORA_LAYERS
 from ppap.cascade import NoisedImages, Stage, upsample
 from ppap.denoiser import Denoiser
-from ppap.features import FeatureExtractor, extract
+from ppap.features import FeatureExtractor, Features, extract
 from ppap.images import Images, from_uint8
 from ppap.inception import INCEPTION_FILE, InceptionExtractor, load_openai_reference
 from ppap.predictors import Predictor
@@ -54,7 +54,9 @@ class Reduced:
     """How a rehearsal departs from what was published; empty for the real thing.
 
     Attributes:
-        denoiser, upsampler, classifier: flags in place of published ones.
+        denoiser: flags in place of published ones, like the next two.
+        upsampler: of a cascade.
+        classifier: of noise-aware classifiers.
         predictors: options of ``load_predictor``, by public name.
         classes: how many there are.
     """
@@ -286,7 +288,7 @@ class Mirrored:
 
     def __getitem__(self, chosen: slice | Tensor) -> Tensor:
         """(B, C, H, W) uint8."""
-        places = torch.arange(len(self))[chosen]
+        places = places_of(chosen, len(self))
         found = self.images[places % len(self.images)]
         mirrored = (places >= len(self.images))[:, None, None, None]
         return torch.where(mirrored, found.flip(-1), found)
@@ -338,7 +340,7 @@ class ImageFolder:
 
     def __getitem__(self, chosen: slice | Tensor) -> Tensor:
         """(B, 3, size, size) uint8."""
-        places = torch.arange(len(self))[chosen].tolist()
+        places = places_of(chosen, len(self)).tolist()
         if not places:
             return torch.empty((0, *self.shape[1:]), dtype=torch.uint8)
         return torch.stack([self._read(self.files[place]) for place in places])
@@ -357,12 +359,15 @@ class ImageFolder:
         return torch.from_numpy(np.array(cropped)).movedim(-1, 0)
 
 
+def places_of(chosen: slice | Tensor, count: int) -> Tensor:
+    """(B,) int64 of a slice of ``count`` places, or of places as they are."""
+    return torch.arange(*chosen.indices(count)) if isinstance(chosen, slice) else chosen
+
+
 def statistics_of(
     extractor: FeatureExtractor, images: Images, batch: int = 250
 ) -> ReferenceStatistics:
     """Statistics of uint8 images, a batch at a time."""
-    from ppap.features import Features
-
     parts = [
         extract(extractor, from_uint8(images[start : start + batch]), batch)
         for start in range(0, len(images), batch)
