@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -52,6 +55,9 @@ OTHER_GUIDE_SECONDS, OTHER_TRAIN_SECONDS = 0.1, 3.0
 """Of public predictors."""
 REFERENCE_WIDTH = 16
 SELECTION_MARGIN = 0.02
+MOST_AT_ONCE, SHARD = 1000, 500
+"""Samples that one cell draws, and those of a shard where there are more."""
+MOST_IN_MEMORY = 4 * 2**30
 PER_MILLE = 1000
 """Timesteps at which something is measured count as if the schedule had so many."""
 
@@ -184,13 +190,34 @@ class TrainingData:
         images: Images
         labels: Tensor | None = None
         if self.shards:
-            parts = np.concatenate([load(shard).arrays["images"] for shard in self.shards])
-            images = torch.from_numpy(parts[: self.limit])
+            drawn = joined(load(shard).arrays["images"] for shard in self.shards)
+            images = torch.from_numpy(drawn[: self.limit])
         else:
             images, labels = setting.labelled("train")
         if setting.mirrored:
             images, labels = Mirrored(images), None if labels is None else labels.repeat(2)
         return images, labels
+
+
+def joined(parts: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Arrays of images as one; beyond :data:`MOST_IN_MEMORY` bytes in a file without a name."""
+    held: list[npt.NDArray[np.uint8]] = []
+    file: IO[bytes] | None = None
+    count, shape = 0, ()
+    with ExitStack() as stack:  # what is mapped outlives its file
+        for part in parts:
+            count, shape = count + len(part), part.shape[1:]
+            held.append(part)
+            if file is None and sum(one.nbytes for one in held) > MOST_IN_MEMORY:
+                file = stack.enter_context(tempfile.TemporaryFile())
+            if file is not None:
+                for one in held:
+                    file.write(np.ascontiguousarray(one).data)
+                held = []
+        if file is None:
+            return np.concatenate(held)
+        file.flush()
+        return np.memmap(file, np.uint8, "r+", shape=(count, *shape))
 
 
 @dataclass(frozen=True)
@@ -374,6 +401,11 @@ class Guided(Cell):
         if isinstance(self.scale, Selection):
             yield self.scale
 
+    @property
+    def place(self) -> int:
+        """Of the first image, which decides its class."""
+        return 0
+
     def chosen_scale(self, load: Load) -> float:
         """The guidance scale, read from the selection if it was selected."""
         if isinstance(self.scale, Selection):
@@ -392,7 +424,7 @@ class Guided(Cell):
         setting = self.setup.load()
         guide: Guide | None = None
         if self.model is not None:
-            targets = torch.arange(len(seeds)) % len(setting.classes)
+            targets = (self.place + torch.arange(len(seeds))) % len(setting.classes)
             guide = self.model.guide(self.setup, load, targets, self.chosen_scale(load))
         denoiser = setting.denoiser().to(device())
         return in_memory(
@@ -403,23 +435,57 @@ class Guided(Cell):
 
 @dataclass(frozen=True)
 class Samples(Guided):
-    """Generated images; image i is to show class i mod the number of classes."""
+    """Generated images; image i is to show class i mod the number of classes.
+
+    Many are drawn in shards, which may be drawn side by side and are kept if a run ends.
+    """
 
     first_seed: int
     count: int
+
+    def shards(self) -> tuple[SampleShard, ...]:
+        """What they are joined from; empty for those that are drawn at once."""
+        if self.count <= MOST_AT_ONCE:
+            return ()
+        about = self.setup, self.sampler, self.model, self.scale
+        return tuple(
+            SampleShard(*about, self.first_seed + start, min(SHARD, self.count - start), start)
+            for start in range(0, self.count, SHARD)
+        )
+
+    def inputs(self) -> Iterator[Cell]:
+        yield from self.shards() or super().inputs()
 
     def label(self) -> str:
         return f"samples {self.model.name if self.model else 'unguided'}"
 
     def seconds(self) -> float:
-        return self.count * self.image_seconds()
+        return 1.0 if self.shards() else self.count * self.image_seconds()
 
     def compute(self, load: Load) -> Artifact:
+        if shards := self.shards():
+            parts = [load(shard) for shard in shards]
+            images = np.concatenate([part.arrays["images"] for part in parts])
+            return Artifact({"scale": parts[0].meta["scale"]}, {"images": images})
         seeds = range(self.first_seed, self.first_seed + self.count)
         drawn, upsample = self.draw(load, seeds), self.setup.load().upsample
         images = drawn if upsample is None else upsample(drawn, seeds)
         pixels = to_uint8(images).cpu().numpy()
         return Artifact({"scale": self.chosen_scale(load)}, {"images": pixels})
+
+
+@dataclass(frozen=True)
+class SampleShard(Samples):
+    """Some of the images of a row, from its one of number ``offset`` on."""
+
+    offset: int
+
+    @property
+    def place(self) -> int:
+        return self.offset
+
+    def shards(self) -> tuple[SampleShard, ...]:
+        return ()
 
 
 def in_memory(work: Callable[[int], Tensor], batch: int) -> Tensor:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ablations import stages
 from ablations.__main__ import main
 from ablations.errors import UserError
 from ablations.lab import Guidance
@@ -20,7 +21,7 @@ from ablations.public import PUBLIC, ImageFolder, Mirrored, Models, digest_of
 from ablations.rehearsal import seeded_models
 from ablations.runs import Options
 from ablations.settings import BUDGETS, load_setting
-from ablations.stages import in_memory
+from ablations.stages import Model, Samples, Setup, in_memory, joined
 from ablations.sweeps.recipes import PPAP
 from ppap.adapters import ppap_adapter
 from ppap.images import from_uint8, to_uint8
@@ -146,6 +147,34 @@ def test_smaller_batches_are_tried_while_memory_does_not_suffice() -> None:
     assert tried == [16, 8, 4, 2]
     with pytest.raises(torch.OutOfMemoryError):
         in_memory(lambda batch: work(9), 2)
+
+
+def test_many_samples_are_the_same_in_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup.of(load_setting("imagenet256-rehearsal"))
+    whole = Samples(setup, DDIM(5), Model("resnet50"), 7.5, 100, 16)
+    together = whole.compute(lambda cell: pytest.fail("it needs nothing"))
+    monkeypatch.setattr(stages, "MOST_AT_ONCE", 10)
+    monkeypatch.setattr(stages, "SHARD", 6)
+    shards = whole.shards()
+    assert list(whole.inputs()) == list(shards)
+    assert [(shard.first_seed, shard.count, shard.place) for shard in shards] == [
+        (100, 6, 0), (106, 6, 6), (112, 4, 12),
+    ]  # fmt: skip
+    apart = whole.compute(lambda cell: cell.compute(lambda cell: pytest.fail("nor does it")))
+    assert apart.meta == together.meta
+    ours, theirs = (made.arrays["images"].astype(int) for made in (apart, together))
+    assert abs(ours - theirs).max() <= 1
+
+
+def test_images_beyond_memory_are_joined_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [np.full((n, 1, 2, 2), n, np.uint8) for n in (3, 1, 4)]
+    expected = np.concatenate(parts)
+    assert type(joined(iter(parts))) is np.ndarray
+    monkeypatch.setattr(stages, "MOST_IN_MEMORY", 13)
+    found = joined(iter(parts))
+    assert type(found) is np.memmap
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(torch.from_numpy(found)[torch.tensor([7, 0])], expected[[7, 0]])
 
 
 def test_a_pickle_with_code_is_no_cifar(tmp_path: Path) -> None:
