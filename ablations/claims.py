@@ -1,7 +1,8 @@
 """Claims: which run is computing which cell, so that two runs on one store share the work.
 
-A claim is a small file beside the artifact's place, refreshed while its run is alive. Nothing
-but saved time depends on it: were two runs to compute the same cell, the artifacts are equal.
+A claim is a small file beside the artifact's place, refreshed while its run is alive. Runs take
+turns at claiming in a local store; elsewhere two may claim the same cell in the same moment.
+Nothing but saved time depends on it: were both to compute it, the artifacts are equal.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import json
 import os
 import socket
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext
+
+from filelock import FileLock
 
 from ablations.store import CLAIM, Store
 
@@ -31,6 +34,9 @@ class Claims:
         self.held: set[str] = set()
         self._refreshed = time.monotonic()
         self._me = {"host": socket.gethostname(), "pid": os.getpid()}
+        self._turn: AbstractContextManager[object] = nullcontext()
+        if store.local:
+            self._turn = FileLock(f"{store.root}/claims.lock")
 
     def take(self, key: str) -> bool:
         """Claim a cell; False if another living run has it."""
@@ -38,16 +44,13 @@ class Claims:
         content = json.dumps(self._me | {"time": time.time()}).encode()
         files = self.store.files
         files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        if self._is_alive(path):
-            return False
-        with suppress(FileNotFoundError):
-            files.rm_file(path)
-        mode = "xb" if self.store.local else "wb"
-        try:
-            with files.open(path, mode) as file:
+        # Between looking and writing nobody else may do either: whoever found the same stale
+        # claim would replace the one that has just been written.
+        with self._turn:
+            if self._is_alive(path):
+                return False
+            with files.open(path, "wb") as file:
                 file.write(content)
-        except FileExistsError:  # another run was quicker
-            return False
         self.held.add(key)
         return True
 

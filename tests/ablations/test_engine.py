@@ -206,6 +206,29 @@ def test_a_claim_ends_with_its_run(tmp_path: Path) -> None:
     assert Claims(store).take("ab12")
 
 
+def test_of_many_runs_one_gets_a_claim_be_it_new_or_stale(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    dead = Claims(store)
+    dead._me["pid"] = 2**22 + 1  # no process has it
+    keys = [f"{n:04x}" for n in range(200)]
+    assert all(dead.take(key) for key in keys[::2])
+    together = threading.Barrier(4)
+    won: list[str] = []
+
+    def one() -> None:
+        ours = Claims(store)
+        for key in keys:
+            together.wait()
+            won.extend([key] * ours.take(key))
+
+    runs = [threading.Thread(target=one) for _ in range(4)]
+    for started in runs:
+        started.start()
+    for started in runs:
+        started.join()
+    assert won == keys
+
+
 def test_a_claim_that_was_never_written_ends_by_its_age(tmp_path: Path) -> None:
     path = Path(Store(tmp_path).path("ab12") + ".claim")
     path.parent.mkdir()
