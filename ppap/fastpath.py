@@ -629,13 +629,14 @@ def _group_norm(
     mean = x.sum(axes).view(count, groups, -1).sum(-1) / size
     square = (x * x).sum(axes).view(count, groups, -1).sum(-1) / size
     rstd = (square - mean * mean).clamp(min=0).add(eps).rsqrt()
-    scale = rstd[:, :, None].expand(-1, -1, channels // groups).reshape(count, channels)
-    if weight is not None:
-        scale = scale * weight
-    centre = mean[:, :, None].expand(-1, -1, channels // groups).reshape(count, channels)
-    shift = -centre * scale if bias is None else bias - centre * scale
-    ones = [1] * len(axes)
-    normed = x * scale.view(count, channels, *ones) + shift.view(count, channels, *ones)
+    share = (count, groups, channels // groups)
+    scale = rstd[:, :, None].expand(share).reshape(count, channels)
+    scale = scale if weight is None else scale * weight
+    shift = -mean[:, :, None].expand(share).reshape(count, channels) * scale
+    shift = shift if bias is None else shift + bias
+    # Inductor writes out what is concatenated; else it would compute both anew for each pixel.
+    scale, shift = torch.cat([scale, shift]).view(2, count, channels, *[1] * len(axes))
+    normed = x * scale + shift
     return normed, mean, rstd
 
 
