@@ -37,6 +37,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_leaves
 
 from ppap.allocator import keep_freed_memory
+from ppap.cpu_operators import REPLACEMENTS, use_onednn
 from ppap.denoiser import Denoiser, Prediction
 from ppap.experts import ExpertBank
 from ppap.guidance import Guide, LikelihoodGuide, SumOfGuides, Timeless
@@ -50,8 +51,6 @@ __all__ = ["FastPath", "FoldedNetwork", "cache_folder"]
 SHORT_ATTENTION = 256
 """Keys up to which attention written out beats the fused kernel on a CPU, once compiled."""
 WARM_UPS = 3
-TALL = 512
-"""Rows from which oneDNN does products of matrices on a CPU."""
 
 Weights = dict[str, Tensor]
 Compiled = Callable[..., Any]
@@ -582,13 +581,13 @@ class _Traced(nn.Module):
     ) -> None:
         super().__init__()
         on_cpu = not any(leaf.is_cuda for leaf in tree_leaves(arguments))
-        trace = make_fx(function, decomposition_table=FOR_CPU if on_cpu else None)
+        trace = make_fx(function, decomposition_table=REPLACEMENTS if on_cpu else None)
         graph = trace(*arguments)
         if on_cpu and _short_attention(graph):
             with sdpa_kernel(SDPBackend.MATH):
                 graph = trace(*arguments)
         if on_cpu:
-            _use_onednn(graph)
+            use_onednn(graph)
         own = list(arguments[0]) if frozen else []
         own += _lift_constants(graph)
         graph.graph.set_codegen(fx.graph.CodeGen())
@@ -605,112 +604,6 @@ class _Traced(nn.Module):
         inputs = tree_leaves(arguments)
         found: list[Tensor] = self.graph(*own[: self.weights], *inputs, *own[self.weights :])
         return found
-
-
-def _group_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    count: int,
-    channels: int,
-    pixels: int,
-    groups: int,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Group norm by sums over each channel, which vectorise over channels whatever the groups.
-
-    Inductor's own goes through groups, of two channels in a small U-Net: two lanes of sixteen.
-    Variances are those of PyTorch's eager kernel for channels-last: E[x^2] - E[x]^2.
-    """
-    if x.dtype != torch.float32:
-        return NotImplemented
-    axes = list(range(2, x.ndim))
-    size = pixels * channels // groups
-    mean = x.sum(axes).view(count, groups, -1).sum(-1) / size
-    square = (x * x).sum(axes).view(count, groups, -1).sum(-1) / size
-    rstd = (square - mean * mean).clamp(min=0).add(eps).rsqrt()
-    share = (count, groups, channels // groups)
-    scale = rstd[:, :, None].expand(share).reshape(count, channels)
-    scale = scale if weight is None else scale * weight
-    shift = -mean[:, :, None].expand(share).reshape(count, channels) * scale
-    shift = shift if bias is None else shift + bias
-    # Inductor writes out what is concatenated; else it would compute both anew for each pixel.
-    scale, shift = torch.cat([scale, shift]).view(2, count, channels, *[1] * len(axes))
-    normed = x * scale + shift
-    return normed, mean, rstd
-
-
-def _convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int],
-    dilation: list[int], transposed: bool, output_padding: list[int], groups: int,
-) -> Tensor:  # fmt: skip
-    """A convolution of sequences that is a product, as in an attention block, done as one."""
-    del dilation, output_padding
-    if x.ndim != 3 or weight.shape[2:] != (1,) or transposed or groups > 1:
-        return NotImplemented
-    if list(stride) != [1] or list(padding) != [0]:
-        return NotImplemented
-    rows = x.transpose(1, 2).reshape(-1, x.shape[1])
-    found = torch.nn.functional.linear(rows, weight[:, :, 0], bias)
-    return found.view(len(x), x.shape[2], -1).transpose(1, 2)
-
-
-FOR_CPU = {
-    torch.ops.aten.native_group_norm.default: _group_norm,
-    torch.ops.aten.convolution.default: _convolution,
-}
-"""What is traced as something else that inductor's code for CPUs does faster."""
-
-
-_LIBRARY = torch.library.Library("ppap", "DEF")  # type: ignore[no-untyped-call]
-_LIBRARY.define("onednn_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call]
-
-
-def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x weight^T + bias of (M, K), (N, K) and (N,) by oneDNN, whatever the weight's strides."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return found
-
-
-_LIBRARY.impl("onednn_linear", _onednn_linear, "CPU")  # type: ignore[no-untyped-call]
-
-
-@torch.library.register_fake("ppap::onednn_linear")  # type: ignore[untyped-decorator]
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    del bias
-    return x.new_empty(len(x), len(weight))
-
-
-def _use_onednn(graph: fx.GraphModule) -> None:
-    """Have products of tall float32 matrices done by oneDNN, which inductor keeps for constants.
-
-    On an AMD CPU it took half of the time of MKL, by which matrix products run otherwise, for 4160
-    rows and widths of 48 to 192.
-    """
-    aten = torch.ops.aten
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return
-    transposes = (aten.t.default, aten.transpose.int, aten.permute.default)
-    for node in list(graph.graph.nodes):
-        if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
-            continue
-        *bias, left, right = node.args
-        about = [part.meta["val"] for part in (*bias, left, right)]
-        rows, outputs = about[-2].shape[0], about[-1].shape[1]
-        flat = not bias or about[0].shape == (outputs,)
-        if rows < TALL or not flat or any(part.dtype != torch.float32 for part in about):
-            continue
-        with graph.graph.inserting_before(node):
-            if right.target in transposes:
-                weight = right.args[0]
-            else:
-                weight = graph.graph.call_function(aten.permute.default, (right, [1, 0]))
-            product = graph.graph.call_function(
-                torch.ops.ppap.onednn_linear.default, (left, weight, bias[0] if bias else None)
-            )
-        product.meta = dict(node.meta)
-        node.replace_all_uses_with(product)
-        graph.graph.erase_node(node)
 
 
 def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
