@@ -29,6 +29,7 @@ from ablations.stages import (
 )
 from ablations.store import Artifact
 from ppap.adapters import ppap_adapter
+from ppap.allocator import return_freed_memory
 from ppap.experts import ExpertBank
 from ppap.images import from_uint8
 from ppap.predictors import Predictor
@@ -337,6 +338,7 @@ def _bytes_on_disk(module: nn.Module) -> int:
 
 def _forget_peak() -> None:
     """Start the kernel's record of this process's peak resident memory afresh (Linux)."""
+    return_freed_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

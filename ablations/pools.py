@@ -246,7 +246,10 @@ class RayPool:
 def _compute_for_ray(cell: Cell, url: str, threads: int) -> float:
     import torch
 
+    from ppap.allocator import keep_freed_memory
+
     torch.set_num_threads(threads)
+    keep_freed_memory()
     return compute(cell, url)
 
 
@@ -265,9 +268,12 @@ def _prepare_worker(threads: int, environment: dict[str, str]) -> None:
     """Set threads, and the caller's environment: the server that forks may be older than it."""
     import torch
 
+    from ppap.allocator import keep_freed_memory
+
     torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(environment)
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run is interrupted, and they end with it
     threading.Thread(target=_end_with_run, daemon=True).start()
 

@@ -11,7 +11,7 @@ import ctypes
 import os
 from functools import cache
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["keep_freed_memory", "return_freed_memory"]
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` of malloc.h."""
@@ -36,13 +36,27 @@ def keep_freed_memory() -> bool:
         return False
     if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
+    libc = _glibc()
+    return libc is not None and all(
+        libc.mallopt(option, value)
+        for option, value in ((TRIM_THRESHOLD, KEPT), (MMAP_THRESHOLD, MAPPED))
+    )
+
+
+def return_freed_memory() -> None:
+    """Hand freed memory back to the system, once; for before peak memory is measured.
+
+    Source:
+        malloc_trim(3).
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
     try:
         libc = ctypes.CDLL(None)
-        if not hasattr(libc, "gnu_get_libc_version"):
-            return False
-        return all(
-            libc.mallopt(option, value)
-            for option, value in ((TRIM_THRESHOLD, KEPT), (MMAP_THRESHOLD, MAPPED))
-        )
-    except (OSError, TypeError, AttributeError):  # no C library to be had by that name
-        return False
+    except (OSError, TypeError):  # no C library to be had by that name
+        return None
+    return libc if hasattr(libc, "gnu_get_libc_version") else None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from ppap.allocator import keep_freed_memory
 from ppap.experts import Expert, ExpertBank
 from ppap.images import Images, from_uint8
 from ppap.schedule import Schedule
@@ -181,6 +182,7 @@ def transfer(
             f"{len(bank)} experts trained together share batches evenly, in one process; "
             f"got a batch of {training.batch}" + " and an accelerator" * bool(accelerator)
         )
+    keep_freed_memory()
     objective.prepare(bank, images)
     run = _Run(bank, images, schedule, objective, training, progress, accelerator, compile)
     bank.train()

@@ -16,7 +16,7 @@ from ppap import fastpath
 from ppap.adapters import Adapter, Biases, Full, Lora, ppap_adapter
 from ppap.denoiser import Denoiser
 from ppap.experts import ExpertBank
-from ppap.fastpath import FastPath, FoldedNetwork, _Traced
+from ppap.fastpath import FastPath, FoldedNetwork
 from ppap.guidance import Guide, LikelihoodGuide, SumOfGuides, naive_guide
 from ppap.samplers import DDIM, DDPM, Sampler, sample
 from ppap.schedule import linear_schedule
@@ -251,27 +251,3 @@ def test_the_captured_step_is_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None
             torch.testing.assert_close(found, expected)
     assert log.count("capture") == 2  # one graph per sampler, whatever the expert
     assert log.count("side") == log.count("capture") * (1 + 3 + 1) + 6
-
-
-@pytest.mark.parametrize(("rows", "count"), [(600, 3), (100, 0)])
-def test_products_of_tall_matrices_go_to_onednn(rows: int, count: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (
-        torch.randn(*shape, generator=generator) for shape in ((rows, 12), (20, 12), (20,))
-    )
-
-    def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:
-        hidden = torch.nn.functional.linear(x, weights[0], weights[1])
-        return [hidden @ weights[0], torch.mm(x, weights[0].t())]
-
-    traced = _Traced(run, ([weight, bias], x), frozen=False)
-    used = [node.target for node in traced.graph.graph.nodes]
-    assert used.count(torch.ops.ppap.onednn_linear.default) == count
-    for ours, expected in zip(traced([weight, bias], x), run([weight, bias], x), strict=True):
-        torch.testing.assert_close(ours, expected)
-
-
-def test_the_onednn_product_keeps_the_rules_of_an_operator() -> None:
-    arguments = torch.randn(5, 12), torch.randn(20, 12).t().contiguous().t(), torch.randn(20)
-    torch.library.opcheck(torch.ops.ppap.onednn_linear.default, arguments)
-    torch.library.opcheck(torch.ops.ppap.onednn_linear.default, (*arguments[:2], None))
