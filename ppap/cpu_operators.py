@@ -36,15 +36,21 @@ def _group_norm(
     """Group norm by sums over each channel, which vectorise over channels whatever the groups.
 
     Inductor's own goes through groups, of two channels in a small U-Net: two lanes of sixteen.
-    Variances are those of PyTorch's eager kernel for channels-last: E[x^2] - E[x]^2.
+    A channel's sums are those of its differences from one of its pixels, and a group's variance
+    is that within its channels and that of their means, so that a large mean costs no digits.
     """
     if x.dtype != torch.float32:
         return NotImplemented
     axes = list(range(2, x.ndim))
-    size = pixels * channels // groups
-    mean = x.sum(axes).view(count, groups, -1).sum(-1) / size
-    square = (x * x).sum(axes).view(count, groups, -1).sum(-1) / size
-    rstd = (square - mean * mean).clamp(min=0).add(eps).rsqrt()
+    pivot = x[(..., *(slice(1) for _ in axes))]
+    apart = x - pivot
+    offset = apart.sum(axes) / pixels
+    within = (apart * apart).sum(axes) / pixels - offset * offset
+    means = (pivot.flatten(1) + offset).view(count, groups, -1)
+    mean = means.mean(-1)
+    between = (means - mean[:, :, None]).square().mean(-1)
+    variance = within.view(count, groups, -1).mean(-1).clamp(min=0) + between
+    rstd = (variance + eps).rsqrt()
     share = (count, groups, channels // groups)
     scale = rstd[:, :, None].expand(share).reshape(count, channels)
     scale = scale if weight is None else scale * weight
