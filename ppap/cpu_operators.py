@@ -39,10 +39,10 @@ def _group_norm(
     A channel's sums are those of its differences from one of its pixels, and a group's variance
     is that within its channels and that of their means, so that a large mean costs no digits.
     """
-    if x.dtype != torch.float32:
+    if x.dtype != torch.float32 or x.ndim < 3:
         return NotImplemented
     axes = list(range(2, x.ndim))
-    pivot = x[(..., *(slice(1) for _ in axes))]
+    pivot = x[(slice(None), slice(None), *[slice(1)] * len(axes))]
     apart = x - pivot
     offset = apart.sum(axes) / pixels
     within = (apart * apart).sum(axes) / pixels - offset * offset

@@ -69,6 +69,12 @@ def test_a_group_without_variance_is_finite() -> None:
     torch.testing.assert_close(traced(x), norm(x), rtol=0, atol=1e-3)
 
 
+def test_a_group_norm_of_vectors_is_left_alone() -> None:
+    norm, x = frozen(nn.GroupNorm(2, 4)), draw(5, 4)
+    traced = make_fx(norm, decomposition_table=REPLACEMENTS)(x)
+    assert aten.native_group_norm.default in {node.target for node in traced.graph.nodes}
+
+
 def test_a_large_mean_costs_a_group_norm_no_digits() -> None:
     norm = frozen(nn.GroupNorm(2, 4))
     x = draw(2, 4, 6, 6) + 1000
