@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from ablations import inspection
 from ablations.errors import UserError
 from ablations.runs import EXIT_USER, GROUPS, RESULTS, Options, execute, open_store
-from ablations.settings import BUDGETS
+from ablations.settings.setting import BUDGETS
 from ablations.sweeps import HEADLINE, SWEEPS
 
 EXIT_INTERRUPTED = 130

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablations import engine, records
 from ablations.errors import UserError
+from ablations.machine import engine, records
+from ablations.machine.store import DamagedArtifactError, Store
 from ablations.runs import Options
-from ablations.store import DamagedArtifactError, Store
 from ablations.sweeps import SWEEPS
 
 __all__ = ["garbage", "garbage_lines", "provenance_lines", "status_lines"]

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ablations import engine, launched, records
+from ablations.cells import launched
+from ablations.cells.results import Result
 from ablations.errors import UserError
-from ablations.pools import LocalPool, Pool, RayPool
-from ablations.public import PUBLIC
-from ablations.results import Result
-from ablations.settings import BUDGETS, REHEARSAL, Budget, Setting, load_setting
-from ablations.store import Store
+from ablations.machine import engine, records
+from ablations.machine.pools import LocalPool, Pool, RayPool
+from ablations.machine.store import Store
+from ablations.settings.public import PUBLIC
+from ablations.settings.setting import BUDGETS, REHEARSAL, Budget, Setting, load_setting
 from ablations.sweeps import HEADLINE, SWEEPS, Lab
 
 __all__ = ["GROUPS", "RESULTS", "ROOT", "Options", "execute", "open_store", "report"]

@@ -15,7 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from ppap.allocator import keep_freed_memory, return_freed_memory
+from ppap.compute.allocator import keep_freed_memory, return_freed_memory
 
 ROUNDS = 7
 SIDE = 1536

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ppap.experts import ExpertBank
-from ppap.guidance import LikelihoodGuide
-from ppap.schedule import Schedule
-from ppap.tasks import ClassTask
+from ppap.diffusion.schedule import Schedule
+from ppap.experts.bank import ExpertBank
+from ppap.guidance.guides import LikelihoodGuide
+from ppap.tasks.tasks import ClassTask
 
 __all__ = ["ReferenceExperts", "reference_training_step"]
 

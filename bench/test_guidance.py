@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppap.fastpath import FastPath
-from ppap.guidance import Guide, naive_guide
-from ppap.samplers import DDIM, sample
-from ppap.tasks import ClassTask
+from ppap.diffusion.samplers import DDIM, sample
+from ppap.fast.path import FastPath
+from ppap.guidance.guides import Guide, naive_guide
+from ppap.tasks.tasks import ClassTask
 
 from .conftest import Measure
 from .reference import ReferenceExperts

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ppap.experts import ExpertBank
-from ppap.tasks import ClassTask
-from ppap.together import JointStep
+from ppap.experts.bank import ExpertBank
+from ppap.experts.together import JointStep
+from ppap.tasks.tasks import ClassTask
 
 from .conftest import Measure
 from .reference import ReferenceExperts, reference_training_step

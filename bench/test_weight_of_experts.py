@@ -10,9 +10,9 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from ppap.adapters import ppap_adapter
-from ppap.experts import ExpertBank
-from ppap.predictors import Predictor
+from ppap.experts.adapters import ppap_adapter
+from ppap.experts.bank import ExpertBank
+from ppap.predictors.predictor import Predictor
 
 from .reference import ReferenceExperts
 

@@ -7,10 +7,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ablations.settings import load_setting
-from ppap.adapters import ppap_adapter
-from ppap.denoiser import Denoiser
-from ppap.experts import ExpertBank
+from ablations.settings.setting import load_setting
+from ppap.diffusion.denoiser import Denoiser
+from ppap.experts.adapters import ppap_adapter
+from ppap.experts.bank import ExpertBank
 
 BATCH, SCALE, EXPERTS = 64, 8.0, 5
 TARGETS = torch.arange(BATCH) % 10

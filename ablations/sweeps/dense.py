@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields, replace
 
-from ablations.dense import (
+from ablations.cells.dense import (
     Panel,
     ScaleChoice,
     Steering,
@@ -16,9 +16,9 @@ from ablations.dense import (
     WantedScore,
     WantedScored,
 )
-from ablations.lab import LORA, ROW_SEED, SAMPLER, SEED_STRIDE, SELECTION_SEED, Lab, Recipe
-from ablations.results import Result, Row
+from ablations.cells.results import Result, Row
 from ablations.sweeps.headline import TUNINGS
+from ablations.sweeps.lab import LORA, ROW_SEED, SAMPLER, SEED_STRIDE, SELECTION_SEED, Lab, Recipe
 from ablations.sweeps.recipes import METHODS, PPAP
 from ablations.sweeps.registry import sweep
 

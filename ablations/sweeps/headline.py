@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ablations.lab import FULL, LORA, NAIVE, Guidance, Lab, Measured, Recipe, Tuning
-from ablations.measures import Footprint, GuidanceSpeed, SynthesisSpeed, TransferSpeed
-from ablations.results import Measurement, Result
-from ablations.stages import Model
+from ablations.cells.measures import Footprint, GuidanceSpeed, SynthesisSpeed, TransferSpeed
+from ablations.cells.results import Measurement, Result
+from ablations.cells.stages import Model
+from ablations.sweeps.lab import FULL, LORA, NAIVE, Guidance, Lab, Measured, Recipe, Tuning
 from ablations.sweeps.recipes import METHODS, MULTI, PPAP, QUALITY, SINGLE
 from ablations.sweeps.registry import sweep
-from ppap.adapters import Adapter, Biases, Head, Lora, Norms
-from ppap.peft_adapters import Peft
-from ppap.samplers import DDPM
+from ppap.diffusion.samplers import DDPM
+from ppap.experts.adapters import Adapter, Biases, Head, Lora, Norms
+from ppap.experts.peft_adapters import Peft
 
 
 @sweep(

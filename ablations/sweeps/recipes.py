@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ablations.lab import FULL, NAIVE, Recipe
+from ablations.sweeps.lab import FULL, NAIVE, Recipe
 
 __all__ = ["METHODS", "MULTI", "PPAP", "QUALITY", "SINGLE"]
 

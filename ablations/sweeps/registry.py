@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from ablations.lab import Lab
-from ablations.results import Comparison, Result, Row
+from ablations.cells.results import Comparison, Result, Row
+from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import QUALITY
 
 __all__ = ["SWEEPS", "Sweep", "sweep"]

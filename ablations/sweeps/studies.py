@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ablations.lab import LORA, Guidance, Lab, Measured, Recipe, Tuning
-from ablations.results import Result
-from ablations.stages import Pretrained
+from ablations.cells.results import Result
+from ablations.cells.stages import Pretrained
+from ablations.sweeps.lab import LORA, Guidance, Lab, Measured, Recipe, Tuning
 from ablations.sweeps.recipes import METHODS, MULTI, PPAP, QUALITY, SINGLE
 from ablations.sweeps.registry import sweep
-from ppap.adapters import Adapter, Biases, Lora, Norms, ppap_adapter
+from ppap.experts.adapters import Adapter, Biases, Lora, Norms, ppap_adapter
 
 
 @sweep(

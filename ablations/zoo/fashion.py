@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ablations import fashion
-from ablations.data import load_fashion
-from ablations.settings import EvaluatorExtractor
+from ablations.settings import fashion
+from ablations.settings.data import load_fashion
+from ablations.settings.setting import EvaluatorExtractor
 from ablations.zoo.training import (
     Recipe,
     card_rows,
@@ -23,11 +23,11 @@ from ablations.zoo.training import (
     in_batches,
     train,
 )
-from ppap.checkpoints import load_weights, save_weights
-from ppap.denoiser import Denoiser, freeze
-from ppap.images import from_uint8
-from ppap.reference import ReferenceStatistics
-from ppap.schedule import linear_schedule
+from ppap.diffusion.denoiser import Denoiser, freeze
+from ppap.diffusion.schedule import linear_schedule
+from ppap.evaluation.reference import ReferenceStatistics
+from ppap.files.checkpoints import load_weights, save_weights
+from ppap.files.images import from_uint8
 
 __all__ = ["RECIPES", "train_all"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ablations import scenes
-from ablations.data import TRAINING_SCENES, load_scenes
-from ablations.settings import EvaluatorExtractor
+from ablations.settings import scenes
+from ablations.settings.data import TRAINING_SCENES, load_scenes
+from ablations.settings.setting import EvaluatorExtractor
 from ablations.zoo.training import (
     Recipe,
     card_rows,
@@ -22,12 +22,12 @@ from ablations.zoo.training import (
     in_batches,
     train,
 )
-from ppap.checkpoints import load_weights, save_weights
-from ppap.denoiser import Denoiser, freeze
-from ppap.images import from_uint8
-from ppap.reference import ReferenceStatistics
-from ppap.schedule import linear_schedule
-from ppap.tasks import ClassTask, DepthTask, SegmentationTask, Task
+from ppap.diffusion.denoiser import Denoiser, freeze
+from ppap.diffusion.schedule import linear_schedule
+from ppap.evaluation.reference import ReferenceStatistics
+from ppap.files.checkpoints import load_weights, save_weights
+from ppap.files.images import from_uint8
+from ppap.tasks.tasks import ClassTask, DepthTask, SegmentationTask, Task
 
 __all__ = ["RECIPES", "networks", "train_all"]
 

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ppap.checkpoints import load_state
-from ppap.denoiser import Denoiser
-from ppap.features import FeatureExtractor, extract
-from ppap.images import from_uint8
-from ppap.metrics import image_quality
-from ppap.reference import ReferenceStatistics
-from ppap.samplers import DDIM, sample
-from ppap.schedule import linear_schedule
+from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.samplers import DDIM, sample
+from ppap.diffusion.schedule import linear_schedule
+from ppap.evaluation.features import FeatureExtractor, extract
+from ppap.evaluation.metrics import image_quality
+from ppap.evaluation.reference import ReferenceStatistics
+from ppap.files.checkpoints import load_state
+from ppap.files.images import from_uint8
 
 __all__ = [
     "Recipe",

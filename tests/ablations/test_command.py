@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ablations import data, inspection, records
+from ablations import inspection
 from ablations.__main__ import main
-from ablations.engine import run
-from ablations.results import Result, Row
+from ablations.cells.results import Result, Row
+from ablations.machine import records
+from ablations.machine.engine import run
+from ablations.machine.store import Artifact, Store
 from ablations.runs import RESULTS
-from ablations.store import Artifact, Store
+from ablations.settings import data
 from ablations.sweeps import SWEEPS, Lab
 from ablations.sweeps.headline import methods
-
-from .test_data import write
-from .toy import Number, Sum
+from tests.ablations.settings.test_data import write
+from tests.ablations.toy import Number, Sum
 
 TINY = [
     "--budget", "smoke", "--predictors", "resnet", "--samples", "10", "--steps", "5",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .kill import survive
+from tests.ablations.kill import survive
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablations.engine import run
+from ablations.cells.stages import Synthesis
 from ablations.errors import UserError
-from ablations.pools import RayPool
-from ablations.stages import Synthesis
-from ablations.store import Store
+from ablations.machine.engine import run
+from ablations.machine.pools import RayPool
+from ablations.machine.store import Store
 from ablations.sweeps import SWEEPS, Lab
-
-from .test_engine import tree
-from .toy import Failing, Number, Sum
+from tests.ablations.machine.test_engine import tree
+from tests.ablations.toy import Failing, Number, Sum
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # ray's own
 

@@ -9,13 +9,13 @@ from itertools import pairwise
 
 import pytest
 
-from ablations.cells import Cell
-from ablations.lab import LORA, Lab
-from ablations.measures import Footprint
-from ablations.results import Comparison, Result, Row
-from ablations.settings import BUDGETS, load_setting
-from ablations.stages import Experts, Samples, Selection, Synthesis
+from ablations.cells.measures import Footprint
+from ablations.cells.results import Comparison, Result, Row
+from ablations.cells.stages import Experts, Samples, Selection, Synthesis
+from ablations.machine.cell import Cell
+from ablations.settings.setting import BUDGETS, load_setting
 from ablations.sweeps import HEADLINE, PPAP, SWEEPS, Sweep, sweep
+from ablations.sweeps.lab import LORA, Lab
 
 
 def lab(budget: str = "default", name: str = "fashion") -> Lab:

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from ablations.cells import Cell, Load
 from ablations.errors import UserError
-from ablations.store import Artifact
+from ablations.machine.cell import Cell, Load
+from ablations.machine.store import Artifact
 
 
 @dataclass(frozen=True)

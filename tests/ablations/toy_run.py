@@ -6,12 +6,11 @@ import argparse
 import os
 from pathlib import Path
 
-from ablations import records
-from ablations.cells import Cell
-from ablations.engine import run
-from ablations.store import Store
-
-from .toy import Alone, Number, Slow
+from ablations.machine import records
+from ablations.machine.cell import Cell
+from ablations.machine.engine import run
+from ablations.machine.store import Store
+from tests.ablations.toy import Alone, Number, Slow
 
 
 def main() -> int:

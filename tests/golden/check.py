@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ppap.adapters import Adapter, Lora
-from ppap.denoiser import Denoiser
-from ppap.glide import SuperResText2ImUNet, Text2ImUNet
-from ppap.samplers import ddim_step, ddpm_step
-from ppap.schedule import Schedule, make_schedule
-from ppap.unet import EncoderUNetModel, UNetModel
+from ppap.denoisers.glide import SuperResText2ImUNet, Text2ImUNet
+from ppap.denoisers.unet import EncoderUNetModel, UNetModel
+from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.samplers import ddim_step, ddpm_step
+from ppap.diffusion.schedule import Schedule, make_schedule
+from ppap.experts.adapters import Adapter, Lora
 
 __all__ = ["KINDS", "TOLERANCE", "Golden", "Outcome", "UnreadableError", "check", "kind_of", "load"]
 

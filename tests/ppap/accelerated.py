@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import nn
 
-from ppap.adapters import Adapter, Full
-from ppap.experts import ExpertBank
-from ppap.predictors import Predictor
-from ppap.schedule import linear_schedule
-from ppap.tasks import ClassTask
-from ppap.transfer import Distillation, Training, transfer
+from ppap.diffusion.schedule import linear_schedule
+from ppap.experts.adapters import Adapter, Full
+from ppap.experts.bank import ExpertBank
+from ppap.experts.transfer import Distillation, Training, transfer
+from ppap.predictors.predictor import Predictor
+from ppap.tasks.tasks import ClassTask
 
 
 def train(accelerator: Accelerator | None) -> tuple[ExpertBank, list[float]]:

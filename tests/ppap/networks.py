@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ppap.denoiser import Denoiser
-from ppap.predictors import Predictor
-from ppap.schedule import linear_schedule
+from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.schedule import linear_schedule
+from ppap.predictors.predictor import Predictor
 
 CLASSES = 5
 SHAPE = (3, 8, 8)

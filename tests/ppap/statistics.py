@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppap.features import Features
-from ppap.reference import ReferenceStatistics
+from ppap.evaluation.features import Features
+from ppap.evaluation.reference import ReferenceStatistics
 
 NAME = "toy-8"
 

@@ -14,8 +14,8 @@ from reports.drawings import Report
 from reports.kernels import sheets
 from reports.page import page
 from reports.schema import RecordError
+from tests.reports.conftest import write_folder
 
-from .conftest import write_folder
 from .test_compare import row
 
 COMPILED = {

@@ -1,0 +1,1 @@
+"""The units of cached work: data, experts, samples, scores, measures, results."""

@@ -1,0 +1,87 @@
+"""Cells: frozen descriptions of one piece of work, keyed by content.
+
+A cell's key is a hash of its kind, its version, its fields and the keys of the cells among
+its fields. Raise a kind's ``VERSION`` when its computation changes: what was computed by
+the old one is then not used again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from ablations.machine.store import Artifact
+
+__all__ = ["Cell", "Load", "describe"]
+
+Load = Callable[["Cell"], Artifact]
+"""Reads the artifact of an input."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of work; subclasses add fields and :meth:`compute`."""
+
+    VERSION: ClassVar[int] = 1
+    ALONE: ClassVar[bool] = False
+    """Whether nothing else may run meanwhile: for what is timed."""
+    GPUS: ClassVar[float] = 0.0
+    """How many accelerators it asks a cluster for, beyond those that it finds by itself."""
+
+    @cached_property
+    def key(self) -> str:
+        """Hexadecimal content hash."""
+        text = json.dumps(describe(self, root=True), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def inputs(self) -> Iterator[Cell]:
+        """The cells whose artifacts this one reads: those among its fields."""
+        for field in fields(self):
+            yield from _cells_in(getattr(self, field.name))
+
+    def label(self) -> str:
+        """A few words for the progress line."""
+        return type(self).__name__.lower()
+
+    def seconds(self) -> float:
+        """Expected time on one core, for the estimate of the time left."""
+        return 1.0
+
+    def compute(self, load: Load) -> Artifact:
+        """Do the work.
+
+        Args:
+            load: reads the artifacts of :meth:`inputs`.
+        """
+        raise NotImplementedError
+
+
+def describe(value: Any, root: bool = False) -> Any:
+    """A JSON-compatible description of a field, in which nested cells are their keys.
+
+    Raises:
+        TypeError: for a field that is neither plain, a tuple nor a frozen dataclass.
+    """
+    if isinstance(value, Cell) and not root:
+        return {"cell": value.key}
+    if is_dataclass(value) and not isinstance(value, type):
+        described = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
+        version = {"version": value.VERSION} if isinstance(value, Cell) else {}
+        return {"kind": type(value).__name__, **version, **described}
+    if isinstance(value, tuple):
+        return [describe(part) for part in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"a cell's field cannot be a {type(value).__name__}: {value!r}")
+
+
+def _cells_in(value: Any) -> Iterator[Cell]:
+    if isinstance(value, Cell):
+        yield value
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _cells_in(part)

@@ -1,0 +1,1 @@
+"""Settings: denoiser, predictors, data and budgets of one scale of the experiment."""

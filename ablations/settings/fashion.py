@@ -1,0 +1,128 @@
+"""The networks of the embedded setting ``fashion``: 32x32 greyscale garments.
+
+All are small enough for two CPU cores. The denoiser belongs to the ADM family; the
+predictors are timm networks; the evaluator shares an architecture with neither.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import cast
+
+from timm.models.resnet import BasicBlock, ResNet
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ppap.denoisers.unet import UNetModel
+from ppap.diffusion.denoiser import SpaceToDepth
+from ppap.predictors.predictor import Predictor
+
+__all__ = ["CLASSES", "SHAPE", "Evaluator", "predictor", "resnet", "unet", "untrained", "vit"]
+
+SHAPE = (1, 32, 32)
+CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+
+MEAN, STD = (0.219,), (0.332,)
+"""Of the padded training images in [0, 1]."""
+
+
+def unet() -> SpaceToDepth:
+    """The unconditional ADM U-Net, on images folded to 16x16x4 (0.9 M parameters)."""
+    network = UNetModel(
+        image_size=16,
+        in_channels=4,
+        model_channels=32,
+        out_channels=4,
+        num_res_blocks=1,
+        attention_resolutions=(4,),
+        channel_mult=(1, 1, 2),
+        num_head_channels=32,
+        use_scale_shift_norm=True,
+    )
+    return SpaceToDepth(network, factor=2)
+
+
+def resnet(width: int = 16) -> ResNet:
+    """A four-stage ResNet of basic blocks with the usual small-image stem (3x3, stride 1)."""
+    channels = (width, 3 * width // 2, 3 * width, 4 * width)
+    network = ResNet(
+        BasicBlock, (1, 1, 1, 1), num_classes=len(CLASSES), in_chans=1, channels=channels
+    )
+    network.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
+    network.bn1 = nn.BatchNorm2d(width)
+    network.layer1 = nn.Sequential(BasicBlock(width, width))
+    return network
+
+
+def vit() -> VisionTransformer:
+    """A four-layer vision transformer on 4x4 patches."""
+    return VisionTransformer(
+        img_size=32,
+        patch_size=4,
+        in_chans=1,
+        num_classes=len(CLASSES),
+        embed_dim=48,
+        depth=4,
+        num_heads=3,
+    )
+
+
+def predictor(name: str) -> Predictor:
+    """An off-the-shelf predictor of the setting, without its weights: ``resnet`` or ``vit``."""
+    return Predictor({"resnet": resnet, "vit": vit}[name](), MEAN, STD, name=f"fashion/{name}")
+
+
+def untrained(width: int) -> Predictor:
+    """The ResNet of another width, with fresh weights."""
+    return Predictor(resnet(width), MEAN, STD, name=f"fashion/resnet-{width}")
+
+
+class Evaluator(nn.Module):
+    """A plain convolutional network: the independent judge, and the feature extractor.
+
+    Attributes:
+        FEATURES: width of the features that FID, KID, precision and recall are taken on.
+    """
+
+    FEATURES = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def stage(*widths: int) -> list[nn.Module]:
+            layers: list[nn.Module] = []
+            for before, after in pairwise(widths):
+                layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after)]
+                layers += [nn.ReLU()]
+            return layers
+
+        self.trunk = nn.Sequential(
+            *stage(1, 16, 24),
+            nn.MaxPool2d(2),
+            *stage(24, 48, 48),
+            nn.MaxPool2d(2),
+            *stage(48, 96, self.FEATURES),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(self.FEATURES, len(CLASSES))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 1, 32, 32) images in [-1, 1] -> (B, 64) features."""
+        return cast(Tensor, self.trunk(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 1, 32, 32) images in [-1, 1] -> (B, 10) logits."""
+        return cast(Tensor, self.head(self.features(images)))

@@ -1,0 +1,253 @@
+"""The networks of the embedded setting ``scenes``: 32x32 RGB renderings of solids.
+
+All are small enough for two CPU cores. The denoiser belongs to the ADM family, the classifier
+is a timm network, the depth estimator and the segmenter are encoder-decoders. The evaluators
+share an architecture with none of them.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import cast
+
+import torch
+from timm.models.resnet import BasicBlock, ResNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ablations.settings.renderer import SEGMENTS, SHAPES, Rendered
+from ppap.denoisers.unet import UNetModel
+from ppap.diffusion.denoiser import SpaceToDepth
+from ppap.diffusion.schedule import Schedule, linear_schedule
+from ppap.predictors.predictor import Predictor
+
+__all__ = [
+    "CLASSES",
+    "OUTPUTS",
+    "SHAPE",
+    "DenseEvaluator",
+    "EncoderDecoder",
+    "Evaluator",
+    "Preconditioned",
+    "inverse_depth",
+    "predictor",
+    "resnet",
+    "targets_of",
+    "unet",
+    "untrained",
+]
+
+SHAPE = (3, 32, 32)
+CLASSES = SHAPES
+OUTPUTS = {"depth": 1, "segmentation": len(SEGMENTS)}
+"""Channels of the dense predictors."""
+MEAN, STD = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+"""Of the images in [0, 1], about."""
+INVERSE_UNIT = 10.0
+NORM_GROUPS = 4
+SPREAD = 0.357
+"""Root mean square of the images in [-1, 1]."""
+
+
+def inverse_depth(depth: Tensor) -> Tensor:
+    """What depth estimators of this setting predict, from metres: per ten metres, so about 1."""
+    return INVERSE_UNIT / depth
+
+
+def targets_of(rendered: Rendered) -> dict[str, Tensor]:
+    """What the networks of each task are to predict: (N,) or (N, 32, 32)."""
+    return {
+        "class": torch.from_numpy(rendered.classes),
+        "depth": inverse_depth(torch.from_numpy(rendered.depth)),
+        "segmentation": torch.from_numpy(rendered.segments).long(),
+    }
+
+
+class Preconditioned(nn.Module):
+    """A velocity predictor whose network adds to what is linear in the noisy image.
+
+    Karras et al. (arXiv 2206.00364, section 5) in terms of the velocity: the best linear
+    estimate passes by the network, which sees inputs and owes outputs of unit variance. A
+    network too narrow to hand its noisy input through need not.
+
+    Args:
+        network: called as ``network(x_t, timesteps)``.
+        schedule: of the noise.
+        spread: root mean square of the images in [-1, 1].
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule, spread: float) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.spread = spread
+
+    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        """(B, C, H, W) velocity for (B, C, H, W) noisy images at (B,) timesteps."""
+        level = self.schedule.signal(timesteps)[:, None, None, None]
+        variance = level * self.spread**2 + 1 - level
+        linear = (level * (1 - level)).sqrt() * (1 - self.spread**2) / variance
+        rest = self.spread * variance.rsqrt()
+        found = self.network(x_t * variance.rsqrt(), timesteps)
+        return linear * x_t + rest * cast(Tensor, found)
+
+
+def unet() -> Preconditioned:
+    """The unconditional ADM U-Net, on images folded to 16x16x12 (1.2 M parameters).
+
+    Its norms have 4 groups. ADM's 32 would be one per channel here and take every channel's mean
+    and scale away, and with them the colours of the scene.
+    """
+    network = UNetModel(
+        image_size=16,
+        in_channels=12,
+        model_channels=32,
+        out_channels=12,
+        num_res_blocks=1,
+        attention_resolutions=(4,),
+        channel_mult=(1, 2, 2),
+        num_head_channels=32,
+        use_scale_shift_norm=True,
+    )
+    for layer in network.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.num_groups = NORM_GROUPS
+    return Preconditioned(SpaceToDepth(network, factor=2), linear_schedule(), SPREAD)
+
+
+def resnet(width: int = 16) -> ResNet:
+    """A four-stage ResNet of basic blocks with the usual small-image stem (3x3, stride 1)."""
+    channels = (width, 3 * width // 2, 3 * width, 4 * width)
+    network = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=len(CLASSES), channels=channels)
+    network.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+    network.bn1 = nn.BatchNorm2d(width)
+    network.layer1 = nn.Sequential(BasicBlock(width, width))
+    return network
+
+
+class _Block(nn.Module):
+    """Two convolutions with batch norms; named as a ResNet's are, for adapters to find."""
+
+    def __init__(self, before: int, after: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(x)))
+
+
+class EncoderDecoder(nn.Module):
+    """A small U-Net of plain convolutions and batch norms (arXiv 1505.04597), for dense maps.
+
+    Args:
+        outputs: channels of the prediction, which is unfolded from half the resolution.
+        widths: of the encoder's stages, each at half the resolution of the one before.
+    """
+
+    def __init__(self, outputs: int, widths: tuple[int, ...] = (24, 48, 64)) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList(
+            _Block(before, after, 2) for before, after in pairwise((3, *widths))
+        )
+        self.decoder = nn.ModuleList(
+            _Block(below + beside, beside) for beside, below in pairwise(widths)
+        )
+        self.head = nn.Conv2d(widths[0], 4 * outputs, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, 32, 32) -> (B, outputs, 32, 32)."""
+        levels = [images]
+        for block in self.encoder:
+            levels.append(block(levels[-1]))
+        x = levels[-1]
+        for block, beside in zip(reversed(self.decoder), reversed(levels[1:-1]), strict=True):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2), beside], dim=1))
+        return F.pixel_shuffle(self.head(x), 2)
+
+
+def predictor(name: str) -> Predictor:
+    """An off-the-shelf predictor, without its weights: ``resnet`` or a task of ``OUTPUTS``."""
+    network = resnet() if name == "resnet" else EncoderDecoder(OUTPUTS[name])
+    return Predictor(network, MEAN, STD, name=f"scenes/{name}")
+
+
+def untrained(width: int) -> Predictor:
+    """The ResNet of another width, with fresh weights."""
+    return Predictor(resnet(width), MEAN, STD, name=f"scenes/resnet-{width}")
+
+
+class Evaluator(nn.Module):
+    """A plain convolutional network: the independent judge of class, and the feature extractor.
+
+    Attributes:
+        FEATURES: width of the features that FID, KID, precision and recall are taken on.
+    """
+
+    FEATURES = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def stage(*widths: int) -> list[nn.Module]:
+            layers: list[nn.Module] = []
+            for before, after in pairwise(widths):
+                layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after)]
+                layers += [nn.ReLU()]
+            return layers
+
+        self.trunk = nn.Sequential(
+            *stage(3, 16, 24),
+            nn.MaxPool2d(2),
+            *stage(24, 48, 48),
+            nn.MaxPool2d(2),
+            *stage(48, 96, self.FEATURES),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(self.FEATURES, len(CLASSES))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, 32, 32) images in [-1, 1] -> (B, 64) features."""
+        return cast(Tensor, self.trunk(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, 32, 32) images in [-1, 1] -> (B, 10) logits."""
+        return cast(Tensor, self.head(self.features(images)))
+
+
+class DenseEvaluator(nn.Module):
+    """The independent judge of a dense task: residual dilated convolutions, no down-sampling.
+
+    After context aggregation networks (arXiv 1511.07122), at half the resolution, to
+    which images are folded, with group norms and SiLU.
+
+    Args:
+        outputs: channels of the prediction.
+        width: of all layers.
+        dilations: one layer each.
+    """
+
+    def __init__(
+        self, outputs: int, width: int = 40, dilations: tuple[int, ...] = (1, 2, 3, 1, 2, 1)
+    ) -> None:
+        super().__init__()
+        self.entry = nn.Conv2d(12, width, 3, padding=1)
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(8, width), nn.SiLU(),
+                nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation),
+            )
+            for dilation in dilations
+        )  # fmt: skip
+        self.exit = nn.Conv2d(width, 4 * outputs, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, 32, 32) images in [-1, 1] -> (B, outputs, 32, 32)."""
+        x = self.entry(F.pixel_unshuffle(images, 2))
+        for layer in self.layers:
+            x = x + layer(x)
+        return F.pixel_shuffle(self.exit(F.silu(x)), 2)

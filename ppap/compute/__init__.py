@@ -1,0 +1,1 @@
+"""What speed needs and training shares: operators, memory, compilation."""

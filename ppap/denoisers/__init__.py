@@ -1,0 +1,1 @@
+"""Published denoising networks and their loaders."""

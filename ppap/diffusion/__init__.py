@@ -1,0 +1,1 @@
+"""Diffusion itself: schedule, denoiser, samplers and the one loop; knows no predictor."""

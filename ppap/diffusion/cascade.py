@@ -1,0 +1,131 @@
+"""Generation in stages: a small image, then up-samplers, each guided or not.
+
+GLIDE (arXiv 2112.10741, section 4.1) goes from 64 to 256 pixels, DeepFloyd-IF likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.samplers import Sampler, sample
+from ppap.diffusion.schedule import Schedule
+from ppap.diffusion.streams import NoiseStreams, derived_seed
+from ppap.guidance.guides import Guide
+
+__all__ = ["NoisedImages", "Stage", "eight_bit_images", "sample_cascade", "upsample"]
+
+Condition = Callable[[Tensor, Sequence[int]], Mapping[str, Tensor]]
+"""(images of the stage before: (B, C, h, w), a seed each) -> conditions of this stage."""
+
+
+def eight_bit_images(images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+    """Images as a file would hold them: what GLIDE's up-sampler was trained on."""
+    del seeds
+    return {"low_res": ((images + 1) * 127.5).round() / 127.5 - 1}
+
+
+@dataclass(frozen=True)
+class NoisedImages:
+    """Images resized and noised, with the level: what DeepFloyd-IF's up-samplers want.
+
+    Attributes:
+        size: (H, W) of the stage.
+        schedule: of the noise; the stage's ``image_noising_scheduler``
+            (:func:`ppap.denoisers.diffusers_models.load_schedule`).
+        level: the timestep to which they are noised; diffusers' default is 250.
+    """
+
+    size: tuple[int, int]
+    schedule: Schedule
+    level: int = 250
+
+    def __call__(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+        resized = torch.nn.functional.interpolate(
+            images, self.size, mode="bilinear", align_corners=True
+        )
+        level = torch.tensor([self.level])
+        streams = NoiseStreams(
+            [derived_seed(seed, self.level) for seed in seeds], resized.shape[1:]
+        )
+        noised = self.schedule.add_noise(resized, level, streams.draw())
+        return {"low_res": noised, "noise_level": level}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a cascade.
+
+    Attributes:
+        denoiser: an up-sampler's, unless the stage is the first.
+        sampler: e.g. ``DDIM(25)``; GLIDE's up-sampler was published with ``DDIM("fast27")``.
+        guide: steers this stage; its targets run parallel to the seeds.
+        condition: what an up-sampler is told of the images before it.
+        batch: images per network call.
+    """
+
+    denoiser: Denoiser
+    sampler: Sampler
+    guide: Guide | None = None
+    condition: Condition = eight_bit_images
+    batch: int = 32
+
+
+def sample_cascade(stages: Sequence[Stage], seeds: Sequence[int]) -> list[Tensor]:
+    """Generate one image per seed and stage.
+
+    Args:
+        stages: smallest images first.
+        seeds: one per image; an image depends on its own alone (and its conditions and
+            targets). The first stage draws as :func:`ppap.diffusion.samplers.sample` would, later
+            ones from seeds that follow from it.
+
+    Returns:
+        The images of every stage, (N, C, H, W) float32 in [-1, 1] on the CPU.
+
+    Raises:
+        ValueError: for no stage, and as :func:`ppap.diffusion.samplers.sample`.
+    """
+    if not stages:
+        raise ValueError("a cascade needs a stage")
+    first, *others = stages
+    outputs = [sample(first.denoiser, first.sampler, seeds, first.guide, first.batch)]
+    for place, stage in enumerate(others, start=1):
+        outputs.append(upsample(stage, outputs[-1], seeds, place))
+    return outputs
+
+
+def upsample(stage: Stage, images: Tensor, seeds: Sequence[int], place: int = 1) -> Tensor:
+    """One further stage of a cascade.
+
+    Args:
+        stage: the up-sampler.
+        images: (N, C, h, w) in [-1, 1] of the stage before.
+        seeds: of the first stage's images; this one's own follow from them.
+        place: of the stage in the cascade, the first one's being 0.
+
+    Returns:
+        (N, C, H, W) float32 images in [-1, 1] on the CPU.
+
+    Raises:
+        ValueError: as :func:`sample_cascade`.
+    """
+    seeds = [derived_seed(seed, place) for seed in seeds]
+    for name, count in (
+        ("targets", None if stage.guide is None else len(stage.guide)),
+        ("conditions", stage.denoiser.images),
+    ):
+        if count not in (None, len(seeds)):
+            raise ValueError(f"{len(seeds)} seeds, but {name} for {count} images")
+    parts = []
+    for start in range(0, len(seeds), stage.batch):  # conditions are made as they are needed
+        rows = slice(start, start + stage.batch)
+        told = stage.condition(images[rows], seeds[rows])
+        denoiser = stage.denoiser.rows(rows).given(**told)
+        guide = None if stage.guide is None else stage.guide.rows(rows)
+        parts.append(sample(denoiser, stage.sampler, seeds[rows], guide, stage.batch))
+    return torch.cat(parts) if parts else torch.empty(0, *stage.denoiser.shape)

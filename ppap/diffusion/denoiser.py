@@ -1,0 +1,181 @@
+"""Denoisers: a network and its noise schedule, whatever the network was trained to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ppap.diffusion.schedule import Schedule
+
+__all__ = [
+    "Denoiser",
+    "Prediction",
+    "RescaledTimesteps",
+    "SpaceToDepth",
+    "freeze",
+    "module_device",
+]
+
+Target = Literal["epsilon", "x_0", "v"]
+GIVEN = "given_"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoiser says of a noisy batch, all (B, C, H, W).
+
+    Attributes:
+        epsilon: the predicted noise.
+        variance_fraction: for a network with learned variance, its raw output in about
+            [-1, 1], which interpolates log-variances (Improved DDPM, equation 15) between
+            the posterior's (-1) and beta (1); None where the variance is fixed.
+    """
+
+    epsilon: Tensor
+    variance_fraction: Tensor | None = None
+
+
+class Denoiser(nn.Module):
+    """A network and the schedule it was trained on: (x_t, t) -> :class:`Prediction`.
+
+    Args:
+        network: called as ``network(x_t, timesteps, **conditions)``; a diffusers-style output
+            object with a ``sample`` attribute is unwrapped.
+        schedule: the full schedule of training; timesteps index it.
+        shape: (C, H, W) of the images.
+        target: what the network predicts: ``"epsilon"``, ``"x_0"`` or ``"v"`` (Salimans &
+            Ho, arXiv 2202.00512).
+        learned_variance: whether the second half of the output channels is the
+            variance fraction.
+
+    Raises:
+        ValueError: for an unknown target, and at the call for an output of a wrong shape.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        schedule: Schedule,
+        shape: tuple[int, int, int],
+        target: Target = "epsilon",
+        learned_variance: bool = False,
+    ) -> None:
+        super().__init__()
+        if target not in ("epsilon", "x_0", "v"):
+            raise ValueError(f"unknown target {target!r}; choose from epsilon, x_0, v")
+        self.network = network
+        self.schedule = schedule
+        self.shape = shape
+        self.target = target
+        self.learned_variance = learned_variance
+
+    def given(self, **conditions: Tensor) -> Denoiser:
+        """This denoiser under conditions, sharing its network.
+
+        Args:
+            conditions: what the network takes besides (x_t, t), e.g. ``y=labels``: (N, ...)
+                one row per image, or (1, ...) one for all.
+        """
+        other = Denoiser(
+            self.network, self.schedule, self.shape, self.target, self.learned_variance
+        )
+        device = module_device(self)
+        for name, value in (self.conditions | conditions).items():
+            other.register_buffer(GIVEN + name, value.to(device), persistent=False)
+        other.training = self.training
+        return other
+
+    @property
+    def conditions(self) -> dict[str, Tensor]:
+        """What :meth:`given` has set, by name."""
+        return {
+            name.removeprefix(GIVEN): value for name, value in self.named_buffers(recurse=False)
+        }
+
+    @property
+    def images(self) -> int | None:
+        """How many images the conditions are for; None if any number."""
+        return next((len(value) for value in self.conditions.values() if len(value) > 1), None)
+
+    def rows(self, chosen: slice) -> Denoiser:
+        """The denoiser of some of the images that its conditions are for."""
+        if self.images is None:
+            return self
+        return self.given(
+            **{
+                name: value[chosen] if len(value) > 1 else value
+                for name, value in self.conditions.items()
+            }
+        )
+
+    def forward(self, x_t: Tensor, timesteps: Tensor) -> Prediction:
+        """Predict the noise in ``x_t``: (B, C, H, W), at original ``timesteps``: (B,)."""
+        for name, value in self.conditions.items():
+            if len(value) not in (1, len(x_t)):
+                raise ValueError(f"{name} is given for {len(value)} images, got {len(x_t)}")
+        raw = self.network(x_t, timesteps, **self.conditions)
+        output: Tensor = raw if isinstance(raw, Tensor) else raw.sample
+        fraction = None
+        if self.learned_variance:
+            output, fraction = output.chunk(2, dim=1)
+        if output.shape != x_t.shape:
+            raise ValueError(
+                f"the network returned {tuple(output.shape)} for images {tuple(x_t.shape)}; "
+                "learned_variance must be True exactly if it has twice the channels"
+            )
+        return Prediction(self._to_epsilon(output, x_t, timesteps), fraction)
+
+    def _to_epsilon(self, output: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        if self.target == "epsilon":
+            return output
+        level = self.schedule.signal(timesteps)[:, None, None, None]
+        if self.target == "x_0":
+            return (x_t - level.sqrt() * output) / (1 - level).sqrt()
+        return level.sqrt() * output + (1 - level).sqrt() * x_t
+
+
+class SpaceToDepth(nn.Module):
+    """Run a network on images folded ``factor`` times smaller, with factor^2 the channels.
+
+    The fold is exact and reversible; it makes a convolutional network about factor^2 times
+    cheaper at the same width.
+    """
+
+    def __init__(self, network: nn.Module, factor: int = 2) -> None:
+        super().__init__()
+        self.network = network
+        self.factor = factor
+
+    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W); the network sees (B, C factor^2, H/f, W/f)."""
+        folded = F.pixel_unshuffle(x_t, self.factor)
+        return F.pixel_shuffle(cast(Tensor, self.network(folded, timesteps)), self.factor)
+
+
+class RescaledTimesteps(nn.Module):
+    """A network that is shown its timesteps times ``factor``, as improved-diffusion's are."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network = network
+        self.factor = factor
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, **conditions: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W), whatever the network makes of it."""
+        return cast(Tensor, self.network(x_t, timesteps.float() * self.factor, **conditions))
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Evaluation mode and no gradient for any parameter, in place; returns the module."""
+    return module.eval().requires_grad_(False)
+
+
+def module_device(module: nn.Module) -> torch.device:
+    """The device of a module's first parameter, the CPU for a module with none."""
+    parameter = next(module.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

@@ -1,0 +1,1 @@
+"""Features, reference statistics, metrics and their intervals."""

@@ -1,0 +1,1 @@
+"""Expert banks: noise ranges, adapters, routing, training, exchange with other formats."""

@@ -1,0 +1,290 @@
+"""Expert banks in the formats of others: the released PPAP checkpoints, and PEFT folders.
+
+riiid/PPAP saves every expert as the full state dict of its adapted network, in one file per
+noise range (``0_max5.ckpt``, ..., ``4_max5.ckpt``). Adapted layers are wrapped: the layer itself
+is ``conv`` or ``linear`` below its old name, beside ``lora_A`` and ``lora_B`` in loralib's form,
+unmerged. ResNets lie below ``resnet.``, vision transformers below ``deit.classifier.``.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ppap.experts.adapters import Adapter, Biases, Lora, Norms
+from ppap.experts.bank import ExpertBank
+from ppap.experts.peft_adapters import Peft
+from ppap.experts.ranges import NoiseRanges
+from ppap.files.checkpoints import CheckpointError, check_state, load_state
+from ppap.predictors.predictor import Predictor
+
+__all__ = ["load_released", "released_state", "save_peft", "save_released"]
+
+NAME = re.compile(r"(\d+)_max(\d+)\.(?:ckpt|pt|pth)")
+RESNET, DEIT = "resnet.", "deit.classifier."
+WRAPPED = re.compile(r"(.*)\.(conv|linear)\.(weight|bias)")
+SOURCE = "https://github.com/riiid/PPAP"
+
+
+def load_released(
+    folder: str | Path,
+    predictor: Predictor,
+    rank: int = 16,
+    alpha: float = 8.0,
+    steps: int = 1000,
+    as_trained: bool = True,
+    normalised: bool = False,
+) -> ExpertBank:
+    """The experts of a folder of released checkpoints.
+
+    Args:
+        folder: holds ``<n>_max<N>.ckpt`` for every n from 0, low noise, to N - 1.
+        predictor: of the very base weights they were trained on: torchvision's ResNet50
+            ``IMAGENET1K_V2`` (``timm/resnet50.tv2_in1k``), timm's ``deit_small_patch16_224``.
+        rank: they were trained with.
+        alpha: likewise; numerator of the scaling.
+        steps: length of the noise schedule.
+        as_trained: whether LoRA of linear layers goes without alpha / rank, as their training did
+            (``Lora.linear_scaling``).
+        normalised: whether the experts see normalised images; the released training and
+            sampling show them raw [-1, 1].
+
+    Returns:
+        The bank, in evaluation mode. Unlike the released sampler it guides a timestep on a
+        boundary by the upper expert, which trained there.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged, hostile, or of another network, rank or
+            base weights.
+    """
+    folder = Path(folder)
+    files = _files(folder)
+    lora = Lora(rank, alpha, linear_scaling="published" if as_trained else "corrected")
+    adapter = Adapter((lora, Biases(), Norms()))
+    ranges = NoiseRanges.equal(len(files), steps)
+    states = [_unwrapped(load_state(path)) for path in files]
+    bank = ExpertBank(predictor, ranges, adapter, normalised=normalised)
+    base = predictor.network.state_dict()
+    for number, (path, state) in enumerate(zip(files, states, strict=True)):
+        expert = bank.expert(number)
+        own = expert.tensors() | expert.statistics()
+        check_state({**base, **own}, state, path.name)
+        changed = [
+            key for key, value in base.items()
+            if key not in own and not torch.equal(state[key].to(value), value)
+        ]  # fmt: skip
+        if changed:
+            raise CheckpointError(
+                f"{path.name} was trained on other base weights ({changed[0]} and "
+                f"{len(changed) - 1} more differ); load the predictor that {SOURCE} names"
+            )
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(state[key])
+    return bank.eval()
+
+
+def save_released(bank: ExpertBank, folder: str | Path) -> None:
+    """Write ``<n>_max<N>.ckpt`` as the released code does.
+
+    Raises:
+        ValueError: for a bank whose adapter or network the format does not know.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(len(bank)):
+        torch.save(released_state(bank, number), folder / f"{number}_max{len(bank)}.ckpt")
+
+
+def released_state(bank: ExpertBank, number: int) -> dict[str, Tensor]:
+    """The state dict of one expert as the released code has it.
+
+    Raises:
+        ValueError: as :func:`save_released`.
+    """
+    if bank.absorbed or not all(isinstance(p, Lora | Biases | Norms) for p in bank.adapter.parts):
+        raise ValueError(
+            "the released format holds loralib's LoRA, biases and norms with their statistics; "
+            f"this bank has {bank.adapter}" + " and absorbed its statistics" * bank.absorbed
+        )
+    base = bank.predictor.network.state_dict() | bank.overwritten
+    expert = bank.expert(number)
+    state = base | expert.tensors() | expert.statistics()
+    prefix = (
+        DEIT if "blocks.0.attn.qkv.weight" in base else RESNET if "conv1.weight" in base else ""
+    )
+    if not prefix:
+        raise ValueError(
+            "the released format is of ResNets and vision transformers by timm's names"
+        )
+    adapted = {key.rpartition(".")[0] for key in state if key.endswith(".lora_A")}
+    written = {}
+    for key, value in state.items():
+        layer, _, leaf = key.rpartition(".")
+        if layer in adapted and leaf in ("weight", "bias"):
+            kind = "conv" if base[f"{layer}.weight"].ndim == 4 else "linear"
+            leaf = f"{kind}.{leaf}"
+        written[f"{prefix}{layer}.{leaf}" if layer else prefix + leaf] = value.detach().cpu()
+    return written
+
+
+def save_peft(bank: ExpertBank, folder: str | Path) -> None:
+    """Write ``expert_<n>/`` that ``peft.PeftModel.from_pretrained(network, ...)`` loads.
+
+    loralib's update of a k x k convolution has rank k^2 r at most as peft counts, so that peft
+    gets it exactly, with k^2 times the rank and the same scaling. Biases go by peft's
+    ``bias="all"``, norms with their statistics as modules to save.
+
+    Raises:
+        ValueError: for a bank whose adapter peft has no form for.
+    """
+    folder = Path(folder)
+    for number in range(len(bank)):
+        _peft_model(bank, number).save_pretrained(str(folder / f"expert_{number}"))
+
+
+def _files(folder: Path) -> list[Path]:
+    found = {
+        (int(match[2]), int(match[1])): path
+        for path in sorted(folder.glob("*"))
+        if (match := NAME.fullmatch(path.name))
+    }
+    counts = sorted({count for count, _ in found})
+    if len(counts) != 1:
+        raise CheckpointError(
+            f"{folder} holds checkpoints of {counts or 'no'} experts; expected 0_max5.ckpt, "
+            "1_max5.ckpt, ... of one bank"
+        )
+    missing = [n for n in range(counts[0]) if (counts[0], n) not in found]
+    if missing:
+        raise CheckpointError(f"{folder} lacks {missing[0]}_max{counts[0]}.ckpt")
+    return [found[counts[0], n] for n in range(counts[0])]
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By the names of the bare network, LoRA tensors beside their layers' weights."""
+    found = {}
+    plain = {key.removeprefix("module."): value for key, value in state.items()}
+    plain = {key.removeprefix(RESNET).removeprefix(DEIT): value for key, value in plain.items()}
+    for key, value in plain.items():
+        match = WRAPPED.fullmatch(key)
+        inside = match is not None and f"{match[1]}.lora_A" in plain
+        found[f"{match[1]}.{match[3]}" if match and inside else key] = value
+    return found
+
+
+def _peft_model(bank: ExpertBank, number: int) -> Any:
+    import peft
+
+    network = copy.deepcopy(bank.predictor.network)
+    with torch.no_grad():
+        for key, value in bank.overwritten.items():
+            network.get_parameter(key).copy_(value)
+    expert = bank.expert(number)
+    own = expert.tensors()
+    norms = sorted(
+        {
+            key.rpartition(".")[0]
+            for key in (*own, *expert.statistics())
+            if isinstance(_layer(network, key), _BatchNorm | nn.LayerNorm | nn.GroupNorm)
+        }
+    )
+    method = next((part for part in bank.adapter.parts if isinstance(part, Peft)), None)
+    parts = tuple(part for part in bank.adapter.parts if part is not method)
+    if not all(isinstance(part, Lora | Biases | Norms) for part in parts):
+        raise ValueError(f"peft has no form for {bank.adapter}; save the bank itself")
+    lora = next((part for part in parts if isinstance(part, Lora)), None)
+    if lora is not None:
+        config, own = _lora_config(network, lora, own)
+    elif method is not None:
+        config = method.config(network)
+    else:
+        raise ValueError(f"peft has no form for {bank.adapter}; save the bank itself")
+    loose = any(
+        key.endswith("bias") and key.rpartition(".")[0] not in norms for key in expert.tensors()
+    )
+    if loose and not isinstance(config, peft.LoraConfig):
+        raise ValueError("peft saves biases with LoRA alone; save the bank itself")
+    if isinstance(config, peft.LoraConfig) and loose:
+        config.bias = "all"
+    config.modules_to_save = norms or None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(cast(Any, network), config)
+    _fill(model, own | expert.statistics())
+    return model
+
+
+def _layer(network: nn.Module, key: str) -> nn.Module | None:
+    """The layer of a tensor that the network itself has."""
+    path, _, leaf = key.rpartition(".")
+    try:
+        layer = network.get_submodule(path)
+    except AttributeError:
+        return None
+    return layer if hasattr(layer, leaf) else None
+
+
+def _lora_config(
+    network: nn.Module, lora: Lora, own: Mapping[str, Tensor]
+) -> tuple[Any, dict[str, Tensor]]:
+    """peft's settings, and the tensors with LoRA's in peft's form and by peft's names."""
+    import peft
+
+    converted, ranks, alphas = dict(own), {}, {}
+    for key in [key for key in own if key.endswith(".lora_A")]:
+        name = key.removesuffix(".lora_A")
+        down, up = converted.pop(key), converted.pop(f"{name}.lora_B")
+        weight = network.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        if weight.ndim == 4:
+            down, up = _convolutions(down, up, weight)
+        ranks[name] = len(down)
+        alphas[name] = lora.scale(weight) * len(down)
+        converted |= {f"{name}.lora_A.default.weight": down, f"{name}.lora_B.default.weight": up}
+    pattern = "|".join(re.escape(name) for name in ranks)
+    config = peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=cast(int, lora.alpha),
+        target_modules=pattern,
+        rank_pattern={f"^{re.escape(name)}": rank for name, rank in ranks.items()},
+        alpha_pattern=cast(Any, {f"^{re.escape(name)}": value for name, value in alphas.items()}),
+    )
+    return config, converted
+
+
+def _convolutions(down: Tensor, up: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """loralib's pair as a k x k convolution and a 1 x 1 one.
+
+    With A: (r k, in k) and B: (out k, r k), the update of output o is the rows o k to
+    o k + k - 1 of B A one after another: row a takes slot a of the weight's in k^2 values.
+    """
+    outputs, inputs, kernel, _ = weight.shape
+    rank = len(down)
+    spread = torch.zeros(kernel, rank, kernel, inputs * kernel, dtype=down.dtype)
+    for slot in range(kernel):
+        spread[slot, :, slot] = down.detach().cpu()
+    first = spread.reshape(kernel * rank, inputs, kernel, kernel)
+    second = up.detach().cpu().reshape(outputs, kernel * rank, 1, 1)
+    return first, second
+
+
+@torch.no_grad()
+def _fill(model: Any, values: Mapping[str, Tensor]) -> None:
+    """Write values into a peft model by the names of the bare network or of peft's parts."""
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if ".original_module." in key:
+            continue
+        plain = key.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
+        tensors[plain.replace(".base_layer.", ".")] = tensor
+    for key, value in values.items():
+        tensors[key].copy_(value)

@@ -1,0 +1,138 @@
+"""One training step of all experts on one batch, each on its own share of it.
+
+The step is traced once, at fixed shapes, with the experts as a batch dimension
+(:func:`torch.func.vmap`): layers without adapter see all shares at once, convolutions of
+different experts become one grouped convolution, matrix products one batched product. What then
+runs at every step is a flat list of tensor operations, forward and backward, without autograd.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ppap.experts.bank import ExpertBank
+from ppap.fast.path import can_compile
+
+__all__ = ["JointStep"]
+
+
+class JointStep:
+    """Loss and gradient of all experts of a bank, on shares of equal size.
+
+    While it is in use the experts' state lives in ``parameters`` and in stacked statistics;
+    :meth:`write_back` brings it to the bank.
+
+    Args:
+        bank: in training mode.
+        loss: (predictions (B, ...), chosen (B,)) -> scalar mean over the batch.
+        compile: whether the traced step goes through inductor, which takes up to a minute and
+            pays from hundreds of steps on; without a compiler it is traced only.
+
+    Attributes:
+        parameters: (E, P) all experts' trainable tensors, a line each; ``grad`` is set by a call.
+    """
+
+    def __init__(
+        self, bank: ExpertBank, loss: Callable[[Tensor, Tensor], Tensor], compile: bool = False
+    ) -> None:
+        self.bank = bank
+        self.loss = loss
+        self.compile = compile and can_compile()
+        every = [bank.expert(number) for number in range(len(bank))]
+        self._shapes = {name: tensor.shape for name, tensor in every[0].tensors().items()}
+        lines = [
+            torch.cat([tensor.detach().flatten() for tensor in expert.tensors().values()])
+            for expert in every
+        ]
+        self.parameters = nn.Parameter(torch.stack(lines))
+        names = every[0].statistics()
+        self._statistics = {
+            name: torch.stack([expert.statistics()[name] for expert in every]) for name in names
+        }
+        network = bank.predictor.network
+        self._base = {
+            name: value.detach()
+            for name, value in (*network.named_parameters(), *bank.overwritten.items())
+        }
+        self._run: Callable[..., tuple[Tensor, Tensor]] | None = None
+
+    def __call__(self, x_t: Tensor, chosen: Tensor) -> float:
+        """Set the gradient of the sum of the experts' mean losses.
+
+        Args:
+            x_t: (E, b, C, H, W), each expert's share of noisy images.
+            chosen: (E, b) int64, which images they are.
+
+        Returns:
+            The mean loss.
+        """
+        self.bank.predictor.network.train(bool(self._statistics))
+        state = self.parameters.detach(), self._statistics, self._base
+        if self._run is None:
+            kept = {name: value.clone() for name, value in self._statistics.items()}
+            with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of operators without a batching rule
+                graph = make_fx(_plain(self._step))(*state, x_t, chosen)
+            for name, value in kept.items():  # tracing ran the step, too
+                self._statistics[name].copy_(value)
+            graph.graph.eliminate_dead_code()
+            graph.recompile()
+            self._run = torch.compile(graph, fullgraph=True) if self.compile else graph
+        with torch.no_grad():
+            loss, self.parameters.grad = self._run(*state, x_t, chosen)
+        return float(loss)
+
+    def _step(
+        self,
+        lines: Tensor,
+        statistics: dict[str, Tensor],
+        base: dict[str, Tensor],
+        x_t: Tensor,
+        chosen: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        bank = self.bank
+
+        def of_one(line: Tensor, own_statistics: dict[str, Tensor], share: Tensor) -> Tensor:
+            prepared = bank.predictor.prepare(share, bank.normalised)
+            output = bank.student.run(base, self._named(line), own_statistics, prepared)
+            assert isinstance(output, Tensor)
+            return output
+
+        with torch.enable_grad():
+            lines = lines.detach().requires_grad_()
+            predictions = vmap(of_one, randomness="different")(lines, statistics, x_t)
+            loss = self.loss(predictions.flatten(0, 1), chosen.flatten())
+            (gradient,) = torch.autograd.grad(loss * len(lines), lines)
+        return loss.detach(), gradient
+
+    def _named(self, line: Tensor) -> dict[str, Tensor]:
+        parts = torch.split(line, [shape.numel() for shape in self._shapes.values()])
+        named = zip(self._shapes.items(), parts, strict=True)
+        return {name: part.view(shape) for (name, shape), part in named}
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Give every expert its line and its statistics."""
+        for number in range(len(self.bank)):
+            expert = self.bank.expert(number)
+            for name, value in self._named(self.parameters[number]).items():
+                expert.tensors()[name].copy_(value)
+            for name, values in self._statistics.items():
+                expert.statistics()[name].copy_(values[number])
+
+
+def _plain(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A function, for the tracer counts a method's object among its arguments."""
+
+    def function(a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
+        return method(a, b, c, d, e)
+
+    return function

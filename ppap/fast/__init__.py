@@ -1,0 +1,1 @@
+"""The prepared guided step: merged, folded, compiled."""

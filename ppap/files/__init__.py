@@ -1,0 +1,1 @@
+"""What is read and written: checkpoints, images as bytes, files from hubs."""

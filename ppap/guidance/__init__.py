@@ -1,0 +1,1 @@
+"""Guides: from a noisy image and a target to a gradient."""

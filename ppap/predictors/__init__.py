@@ -1,0 +1,1 @@
+"""Off-the-shelf predictors and their loaders."""

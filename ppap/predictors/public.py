@@ -1,0 +1,104 @@
+"""Public predictors, by name: ``timm/...``, ``torchvision/...`` and ``transformers/...``."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
+from ppap.predictors.predictor import MixedPrecision, Predictor
+from ppap.predictors.torchvision_models import load_torchvision
+from ppap.predictors.transformers_models import load_transformers, text_targets
+
+__all__ = ["load_predictor", "text_targets"]
+
+
+def load_predictor(
+    name: str,
+    weights: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> Predictor:
+    """A public model with the normalisation and input size of its weights, on the CPU.
+
+    Args:
+        name: ``"timm/resnet50.tv2_in1k"``, a classifier of ``timm.list_models()``;
+            ``"torchvision/deeplabv3_resnet50"`` or ``"torchvision/resnet50:IMAGENET1K_V2"``, a
+            classifier or segmenter of ``torchvision.models.list_models()`` and, if need be, the
+            name of its weights; ``"transformers/Intel/dpt-hybrid-midas"``, a hub id or folder of
+            a model of depth, class, segmentation or a CLIP in transformers' format.
+        weights: a local file in the format of timm or torchvision, or for transformers a local
+            folder; None fetches what is published.
+        size: input size; None takes the weights' own.
+        dtype: ``torch.bfloat16`` or ``torch.float16`` computes under autocast, see
+            :class:`ppap.predictors.predictor.MixedPrecision`.
+        options: further arguments of timm's or torchvision's architecture, e.g. ``num_classes``.
+
+    Returns:
+        The predictor in evaluation mode. Its prediction is that of
+        :class:`ppap.tasks.tasks.ClassTask`, :class:`ppap.tasks.tasks.DepthTask`,
+        :class:`ppap.tasks.tasks.SegmentationTask` or, of a CLIP,
+        :class:`ppap.tasks.tasks.SimilarityTask`.
+
+    Raises:
+        ValueError: for a name that is unknown, or options that the model does not take.
+        CheckpointError: for weights that are missing, damaged, hostile or of another network.
+        ImportError: for transformers without the extra ``public``.
+    """
+    kind, _, rest = name.partition("/")
+    if kind == "timm" and rest:
+        predictor = _load_timm(rest, weights, size, **options)
+    elif kind == "torchvision" and rest:
+        predictor = load_torchvision(rest, weights, size, **options)
+    elif kind == "transformers" and rest:
+        if options:
+            raise ValueError(
+                f"a transformers model brings its own settings; leave out {', '.join(options)}"
+            )
+        predictor = load_transformers(weights or rest, size, name)
+    else:
+        raise ValueError(
+            f"unknown predictor {name!r}; write timm/NAME of timm.list_models(), "
+            "torchvision/NAME or torchvision/NAME:WEIGHTS of torchvision.models.list_models(), "
+            "or transformers/HUB_ID or transformers/FOLDER of a depth, classification, "
+            "segmentation or CLIP model"
+        )
+    if dtype != torch.float32:
+        predictor.network = MixedPrecision(predictor.network, dtype)
+    return predictor.eval()
+
+
+def _load_timm(
+    name: str, weights: str | Path | None, size: tuple[int, int] | None, **options: Any
+) -> Predictor:
+    import timm
+    from timm.data.config import resolve_model_data_config
+
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        close = get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.4)
+        raise ValueError(
+            f"unknown predictor: timm has no {architecture!r}; its nearest names are "
+            f"{', '.join(close) or 'none'}, all are in timm.list_models()"
+        )
+    try:
+        network = timm.create_model(name, pretrained=weights is None, **options)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"timm cannot make {name} with its weights ({one_line(error)}); give a local file, "
+            f"or a name of timm.list_pretrained()"
+        ) from error
+    if weights is not None:
+        check_and_load(network, load_state(weights), Path(weights).name)
+    settings = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    return Predictor(
+        network.eval(),
+        settings["mean"],
+        settings["std"],
+        size or tuple(settings["input_size"][1:]),
+        f"timm/{name}",
+    )

@@ -1,0 +1,1 @@
+"""What a prediction means: class, depth, segmentation, similarity; and targets from files."""

@@ -1,0 +1,185 @@
+"""What replaces an operator on a CPU computes what the operator computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ppap.compute.cpu_operators import REPLACEMENTS
+from ppap.fast.path import _Traced
+
+aten = torch.ops.aten
+PRODUCTS: set[object] = {aten.mm.default, aten.bmm.default}
+
+
+def check(function: Callable[[Tensor], Tensor], x: Tensor, used: set[object], gone: object) -> None:
+    """Trace value and input gradient; compare with eager's; see what the graph is made of."""
+
+    def run(x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            value = function(x)
+            weights = torch.linspace(-1, 1, value.numel()).view(value.shape)
+            (gradient,) = torch.autograd.grad((value * weights).sum(), x)
+        return value.detach(), gradient
+
+    traced = make_fx(run, decomposition_table=REPLACEMENTS)(x)
+    targets = {node.target for node in traced.graph.nodes}
+    assert gone not in targets
+    assert used & targets
+    for ours, expected in zip(traced(x), run(x), strict=True):
+        assert ours.shape == expected.shape
+        torch.testing.assert_close(
+            ours, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())
+        )
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+def frozen(layer: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return layer.requires_grad_(False)
+
+
+@pytest.mark.parametrize("groups", [1, 3, 12])
+@pytest.mark.parametrize("shape", [(4, 12, 5, 7), (3, 12, 9)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_group_norm(groups: int, shape: tuple[int, ...], affine: bool) -> None:
+    norm = frozen(nn.GroupNorm(groups, 12, affine=affine))
+    x = 3 * draw(*shape) + 2
+    with torch.no_grad():
+        traced = make_fx(norm, decomposition_table=REPLACEMENTS)(x)
+    assert aten.native_group_norm.default not in {node.target for node in traced.graph.nodes}
+    torch.testing.assert_close(traced(x), norm(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_group_without_variance_is_finite() -> None:
+    norm = frozen(nn.GroupNorm(2, 4))
+    x = torch.full((2, 4, 3, 3), 5.0)
+    traced = make_fx(norm, decomposition_table=REPLACEMENTS)(x)
+    torch.testing.assert_close(traced(x), norm(x), rtol=0, atol=1e-3)
+
+
+def test_a_group_norm_of_vectors_is_left_alone() -> None:
+    norm, x = frozen(nn.GroupNorm(2, 4)), draw(5, 4)
+    traced = make_fx(norm, decomposition_table=REPLACEMENTS)(x)
+    assert aten.native_group_norm.default in {node.target for node in traced.graph.nodes}
+
+
+def test_a_large_mean_costs_a_group_norm_no_digits() -> None:
+    norm = frozen(nn.GroupNorm(2, 4))
+    x = draw(2, 4, 6, 6) + 1000
+    traced = make_fx(norm, decomposition_table=REPLACEMENTS)(x)
+    expected = copy.deepcopy(norm).double()(x.double()).float()
+    torch.testing.assert_close(traced(x), expected, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_of_sequences_is_a_product(bias: bool) -> None:
+    layer = frozen(nn.Conv1d(6, 10, 1, bias=bias))
+    x = draw(3, 6, 11)
+    traced = make_fx(layer, decomposition_table=REPLACEMENTS)(x)
+    assert aten.convolution.default not in {node.target for node in traced.graph.nodes}
+    torch.testing.assert_close(traced(x), layer(x))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (3, 0), (1, 0), ((3, 2), (2, 1))])
+def test_the_gradient_in_few_channels(
+    channels: int, kernel: int | tuple[int, int], padding: int | tuple[int, int]
+) -> None:
+    layer = frozen(nn.Conv2d(channels, 7, kernel, padding=padding))
+    x = draw(2, channels, 8, 9)
+    check(layer, x, PRODUCTS, aten.convolution_backward.default)
+
+
+@pytest.mark.parametrize("patch", [2, (2, 4)])
+def test_the_gradient_in_an_image_of_patches(patch: int | tuple[int, int]) -> None:
+    layer = frozen(nn.Conv2d(3, 16, patch, stride=patch))
+    check(layer, draw(2, 3, 8, 8), PRODUCTS, aten.convolution_backward.default)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(8, 4, 3, padding=1),  # many channels
+        nn.Conv2d(3, 4, 3, padding=1, stride=2),
+        nn.Conv2d(3, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(2, 4, 3, groups=2),
+        nn.Conv2d(3, 4, 3, padding=3),  # more than the kernel covers
+        nn.Conv2d(3, 4, 2, stride=2, padding=1),
+        nn.ConvTranspose2d(3, 4, 2),
+    ],
+)
+def test_other_convolutions_keep_their_gradient(layer: nn.Module) -> None:
+    x = draw(2, layer.in_channels, 9, 9)
+    kept = aten.convolution_backward.default
+    check(frozen(layer), x, {kept}, aten.bmm.default)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(3, 2, 1),
+        nn.MaxPool2d(2),
+        nn.MaxPool2d((2, 3), (1, 2), (1, 0), ceil_mode=True),
+        nn.MaxPool2d(2, 1, dilation=2),
+    ],
+)
+def test_pooling(pool: nn.Module, layout: torch.memory_format) -> None:
+    x = draw(2, 5, 9, 10).contiguous(memory_format=layout)
+    used = torch.ops.ppap.max_pool2d_backward.default
+    check(pool, x, {used}, aten.max_pool2d_with_indices_backward.default)
+
+
+def test_half_precision_is_left_alone() -> None:
+    norm = frozen(nn.GroupNorm(2, 4)).to(torch.bfloat16)
+    x = draw(2, 4, 6, 6).to(torch.bfloat16)
+    traced = make_fx(
+        lambda x: nn.functional.max_pool2d(norm(x), 2), decomposition_table=REPLACEMENTS
+    )
+    targets = {node.target for node in traced(x).graph.nodes}
+    assert {aten.native_group_norm.default, aten.max_pool2d_with_indices.default} <= targets
+
+
+def test_the_operators_keep_the_rules() -> None:
+    about = [3, 3], [2, 2], [1, 1], [1, 1], False
+    x = draw(2, 5, 9, 10)
+    torch.library.opcheck(torch.ops.ppap.max_pool2d.default, (x, *about))
+    value, indices = torch.ops.ppap.max_pool2d(x, *about)
+    arguments = (torch.ones_like(value), x, *about, indices)
+    torch.library.opcheck(torch.ops.ppap.max_pool2d_backward.default, arguments)
+
+
+@pytest.mark.parametrize(("rows", "count"), [(600, 3), (100, 0)])
+def test_products_of_tall_matrices_go_to_onednn(rows: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator) for shape in ((rows, 12), (20, 12), (20,))
+    )
+
+    def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        hidden = torch.nn.functional.linear(x, weights[0], weights[1])
+        return [hidden @ weights[0], torch.mm(x, weights[0].t())]
+
+    traced = _Traced(run, ([weight, bias], x), frozen=False)
+    used = [node.target for node in traced.graph.graph.nodes]
+    assert used.count(torch.ops.ppap.onednn_linear.default) == count
+    for ours, expected in zip(traced([weight, bias], x), run([weight, bias], x), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_the_onednn_product_keeps_the_rules_of_an_operator() -> None:
+    arguments = torch.randn(5, 12), torch.randn(20, 12).t().contiguous().t(), torch.randn(20)
+    torch.library.opcheck(torch.ops.ppap.onednn_linear.default, arguments)
+    torch.library.opcheck(torch.ops.ppap.onednn_linear.default, (*arguments[:2], None))

@@ -1,0 +1,128 @@
+"""What a network predicts becomes the noise, exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ppap.denoisers.unet import UNetModel
+from ppap.diffusion.denoiser import Denoiser, RescaledTimesteps, SpaceToDepth, Target
+from ppap.diffusion.schedule import linear_schedule
+from tests.ppap.networks import SHAPE, images
+
+
+@pytest.mark.parametrize("target", ["epsilon", "x_0", "v"])
+def test_a_perfect_network_gives_the_noise_back(target: Target) -> None:
+    schedule = linear_schedule()
+    t = torch.tensor([0, 10, 400, 900])
+    x_0, noise = images(4, seed=1), images(4, seed=2)
+    level = schedule.signal(t)[:, None, None, None]
+    answers = {
+        "epsilon": noise,
+        "x_0": x_0,
+        "v": level.sqrt() * noise - (1 - level).sqrt() * x_0,
+    }
+    denoiser = Denoiser(lambda x, t: answers[target], schedule, SHAPE, target)
+    predicted = denoiser(schedule.add_noise(x_0, t, noise), t).epsilon
+    torch.testing.assert_close(predicted, noise, rtol=1e-4, atol=2e-4)
+
+
+def test_learned_variance_is_split_off() -> None:
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([x, x + 1], dim=1)
+
+    prediction = Denoiser(network, linear_schedule(), SHAPE, learned_variance=True)(
+        images(2), torch.tensor([1, 2])
+    )
+    assert torch.equal(prediction.epsilon, images(2))
+    assert prediction.variance_fraction is not None
+    assert torch.equal(prediction.variance_fraction, images(2) + 1)
+
+
+def test_unexpected_channels_name_the_mend() -> None:
+    denoiser = Denoiser(lambda x, t: torch.cat([x, x], 1), linear_schedule(), SHAPE)
+    with pytest.raises(ValueError, match="learned_variance"):
+        denoiser(images(2), torch.tensor([1, 2]))
+
+
+def test_diffusers_style_output_is_unwrapped() -> None:
+    class Output:
+        sample = images(2)
+
+    denoiser = Denoiser(lambda x, t: Output(), linear_schedule(), SHAPE)
+    assert torch.equal(denoiser(images(2), torch.tensor([1, 2])).epsilon, images(2))
+
+
+class Labelled(nn.Module):
+    """Predicts its label, plus noise in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return self.dropout(torch.ones_like(x)) * y[:, None, None, None]
+
+
+def test_conditions_go_to_the_network_by_row() -> None:
+    labels = torch.tensor([3.0, 4.0, 5.0])
+    bare = Denoiser(Labelled().eval(), linear_schedule(), SHAPE)
+    denoiser = bare.given(y=labels)
+    t = torch.tensor([1, 2, 3])
+    assert bare.images is None
+    assert denoiser.images == 3
+    assert denoiser(images(3), t).epsilon[:, 0, 0, 0].tolist() == [3, 4, 5]
+    assert denoiser.rows(slice(1, 3))(images(2), t[:2]).epsilon[:, 0, 0, 0].tolist() == [4, 5]
+    assert bare.given(y=labels[:1]).rows(slice(1, 3)).images is None
+    with pytest.raises(ValueError, match="y is given for 3 images, got 2"):
+        denoiser(images(2), t[:2])
+
+
+def test_conditions_share_the_network_and_leave_its_mode_alone() -> None:
+    network = Labelled().eval()
+    denoiser = Denoiser(network, linear_schedule(), SHAPE)
+    assert denoiser.given(y=torch.ones(1)).network is network
+    assert not network.training
+
+
+def test_rescaled_timesteps_are_shown() -> None:
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            seen.append(t)
+            return x
+
+    RescaledTimesteps(Spy(), 0.25)(images(2), torch.tensor([3, 400]))
+    assert seen[0].tolist() == [0.75, 100.0]
+
+
+def test_unknown_target_is_refused() -> None:
+    with pytest.raises(ValueError, match="epsilon, x_0, v"):
+        Denoiser(lambda x, t: x, linear_schedule(), SHAPE, target="noise")  # type: ignore[arg-type]
+
+
+def test_space_to_depth_is_undone() -> None:
+    class Twice(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            assert x.shape[1:] == (12, 4, 4)
+            return 2 * x
+
+    assert torch.equal(SpaceToDepth(Twice())(images(2), torch.tensor([0, 1])), 2 * images(2))
+
+
+def test_half_precision_torso_stays_close_and_keeps_norms_in_float32() -> None:
+    torch.manual_seed(0)
+    network = UNetModel(16, 3, 32, 3, 1, (2,), channel_mult=(1, 2), num_head_channels=32).eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    x, t = torch.randn(1, 3, 16, 16), torch.tensor([7])
+    with torch.no_grad():
+        single = network(x, t)
+        network.convert_to_fp16()
+        half = network(x, t)
+    assert half.dtype == torch.float32
+    assert network.middle_block[0].in_layers[0].weight.dtype == torch.float32
+    assert network.middle_block[0].in_layers[2].weight.dtype == torch.float16
+    torch.testing.assert_close(half, single, rtol=0.02, atol=0.02 * single.abs().max().item())

@@ -1,0 +1,114 @@
+"""Noise schedules against their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ppap.diffusion.schedule import Schedule, cosine_schedule, linear_schedule, make_schedule
+
+
+def test_linear_betas_are_the_published_ones() -> None:
+    betas = linear_schedule().betas
+    np.testing.assert_allclose(betas, np.linspace(1e-4, 0.02, 1000), rtol=1e-10)
+
+
+def test_cosine_signal_follows_its_formula() -> None:
+    def level(t: float) -> float:
+        return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    expected = [level((i + 1) / 1000) / level(0) for i in range(900)]
+    np.testing.assert_allclose(cosine_schedule().alphas_cumprod[:900], expected, rtol=1e-9)
+
+
+def test_posterior_variance_of_two_steps_by_hand() -> None:
+    schedule = Schedule(np.array([0.9, 0.45]))
+    np.testing.assert_allclose(schedule.betas, [0.1, 0.5])
+    np.testing.assert_allclose(schedule.posterior_variance, [0.0, 0.5 * 0.1 / 0.55])
+    np.testing.assert_allclose(np.exp(schedule.posterior_log_variance), 2 * [0.5 * 0.1 / 0.55])
+
+
+@pytest.mark.parametrize(
+    ("spacing", "expected"),
+    [
+        ("ddim25", list(range(0, 1000, 40))),
+        ("4", [0, 333, 666, 999]),
+        (1, [0]),
+        ("2,1,1", [0, 333, 334, 667]),
+        # glide-text2im's space_timesteps(1000, "fast27")
+        (
+            "fast27",
+            [
+                0,
+                22,
+                44,
+                66,
+                88,
+                111,
+                133,
+                155,
+                177,
+                199,
+                200,
+                222,
+                244,
+                266,
+                288,
+                311,
+                333,
+                355,
+                377,
+                399,
+                400,
+                500,
+                599,
+                600,
+                799,
+                800,
+                997,
+            ],
+        ),
+    ],
+)
+def test_respacing_keeps_the_published_timesteps(spacing: str | int, expected: list[int]) -> None:
+    full = linear_schedule()
+    short = full.respace(spacing)
+    assert short.timesteps.tolist() == expected
+    np.testing.assert_allclose(short.alphas_cumprod, full.alphas_cumprod[expected], rtol=1e-12)
+
+
+def test_respacing_twice_remembers_the_original_timesteps() -> None:
+    assert linear_schedule().respace("ddim25").respace("ddim5").timesteps.tolist() == [
+        0, 200, 400, 600, 800,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("spacing", ["ddim600", "ddim", "0", "25.5", "600,600", "ten", "-3", ""])
+def test_malformed_spacing_is_refused(spacing: str) -> None:
+    with pytest.raises(ValueError, match=r"steps|spacing"):
+        linear_schedule().respace(spacing)
+
+
+@pytest.mark.parametrize("levels", [[], [0.5, 0.5], [0.5, 0.6], [1.0, 0.5], [0.5, 0.0]])
+def test_levels_that_are_no_schedule_are_refused(levels: list[float]) -> None:
+    with pytest.raises(ValueError, match="fall strictly"):
+        Schedule(np.array(levels))
+
+
+def test_unknown_name_names_the_choices() -> None:
+    with pytest.raises(ValueError, match="linear, cosine"):
+        make_schedule("sigmoid")
+
+
+def test_noise_has_the_stated_variance_and_signal() -> None:
+    schedule = linear_schedule()
+    x_0 = torch.full((2000, 1, 8, 8), 0.7)
+    noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
+    t = torch.full((2000,), 300)
+    x_t = schedule.add_noise(x_0, t, noise)
+    level = schedule.alphas_cumprod[300]
+    assert x_t.mean().item() == pytest.approx(0.7 * math.sqrt(level), abs=0.01)
+    assert x_t.var().item() == pytest.approx(1 - level, rel=0.01)

@@ -1,0 +1,165 @@
+"""Metrics against closed forms, against torch-fidelity, and against broken input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch_fidelity.metric_prc import prc_features_to_metric
+
+from ppap.evaluation.features import Features, extract, register_extractor
+from ppap.evaluation.metrics import correct, fid, frechet_distance, image_quality, precision_recall
+from ppap.evaluation.reference import ReferenceStatistics
+from ppap.files.images import from_uint8
+from tests.ppap.statistics import NAME, Toy, normal, pixels, reference
+
+
+class Pixels(Dataset[Tensor]):
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+
+def test_a_shift_of_the_mean_costs_its_squared_length() -> None:
+    shift = np.array([1.0, -2.0, 0.5])
+    cov = np.array([[2.0, 0.3, 0.0], [0.3, 1.0, 0.1], [0.0, 0.1, 0.5]])
+    assert frechet_distance(np.zeros(3), cov, shift, cov) == pytest.approx(5.25, abs=1e-6)
+
+
+def test_scaling_the_covariance_costs_the_difference_of_deviations() -> None:
+    # Commuting covariances: trace of (sqrt A - sqrt B)^2.
+    distance = frechet_distance(np.zeros(4), np.eye(4), np.zeros(4), 9 * np.eye(4))
+    assert distance == pytest.approx(4 * (3 - 1) ** 2)
+
+
+def test_covariances_which_do_not_commute() -> None:
+    # For 2 x 2 matrices the trace of sqrt(AB) is sqrt(tr AB + 2 sqrt(det AB)).
+    a, b = np.array([[2.0, 0.9], [0.9, 1.0]]), np.array([[1.0, -0.5], [-0.5, 3.0]])
+    cross = np.sqrt(np.trace(a @ b) + 2 * np.sqrt(np.linalg.det(a @ b)))
+    expected = np.trace(a) + np.trace(b) - 2 * cross
+    assert frechet_distance(np.ones(2), a, np.ones(2), b) == pytest.approx(expected)
+
+
+def test_a_set_is_at_no_distance_from_itself() -> None:
+    features = normal(300)
+    own = ReferenceStatistics.from_features(features)
+    quality = image_quality(features, own, kid_subset_size=300)
+    assert quality.fid == pytest.approx(0, abs=1e-9)
+    assert (quality.precision, quality.recall) == (1.0, 1.0)
+    assert quality.kid < 1e-3  # unbiased, so below 0 for equal samples
+
+
+def test_a_far_away_set_is_neither_precise_nor_complete() -> None:
+    quality = image_quality(normal(200, shift=20.0), reference())
+    assert (quality.precision, quality.recall) == (0.0, 0.0)
+    assert quality.fid == pytest.approx(8 * 20**2, rel=0.02)
+    assert quality.kid > 1
+
+
+def test_dropped_modes_cost_recall_and_not_precision() -> None:
+    both = torch.cat([normal(200).features, normal(200, shift=30.0, seed=1).features])
+    real = ReferenceStatistics.from_features(Features(both, both, NAME))
+    assert precision_recall(both[:200], real) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_inception_score_closed_forms(classes: int) -> None:
+    matrix = normal(20 * classes).features
+    flat = Features(matrix, torch.zeros(len(matrix), classes), NAME)
+    sure = 50 * torch.eye(classes).repeat(20, 1)
+    score = image_quality(flat, reference()).inception_score
+    assert score == pytest.approx(1)
+    score = image_quality(Features(matrix, sure, NAME), reference()).inception_score
+    assert score == pytest.approx(classes)
+    # Always the same class: sure, but not diverse.
+    score = image_quality(Features(matrix, sure[:1].repeat(len(matrix), 1), NAME), reference())
+    assert score.inception_score == pytest.approx(1)
+
+
+def test_the_two_roads_through_torch_fidelity_agree() -> None:
+    toy = Toy("toy-registered")
+    made, real = pixels(230, seed=1, top=200), pixels(410, seed=2)
+    ours = image_quality(
+        extract(toy, from_uint8(made)),
+        ReferenceStatistics.of(toy, from_uint8(real)),
+        kid_subsets=7,
+        kid_subset_size=150,
+    )
+    assert register_extractor(toy) == "toy-registered"
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Pixels(made),
+        input2=Pixels(real),
+        feature_extractor="toy-registered",
+        fid=True,
+        kid=True,
+        isc=True,
+        prc=True,
+        kid_subsets=7,
+        kid_subset_size=150,
+        isc_splits=1,
+        batch_size=64,
+        cuda=False,
+        cache=False,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    assert ours.fid == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
+    assert ours.kid == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
+    assert ours.inception_score == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
+    assert ours.precision == pytest.approx(theirs["precision"], rel=1e-6)
+    assert ours.recall == pytest.approx(theirs["recall"], rel=1e-6)
+    assert 0 < ours.recall < ours.precision < 1
+
+
+def test_precision_and_recall_are_torch_fidelitys_over_several_chunks() -> None:
+    ours, real = normal(1300, 6, shift=0.4), reference(1700, 6)
+    assert real.features is not None
+    theirs = prc_features_to_metric(
+        ours.features.double(), real.features.double(), save_cpu_ram=False, verbose=False
+    )
+    precision, recall = precision_recall(ours.features, real)
+    assert precision == pytest.approx(theirs["precision"], rel=1e-6)
+    assert recall == pytest.approx(theirs["recall"], rel=1e-6)
+
+
+def test_quality_is_deterministic_and_batches_do_not_matter() -> None:
+    images = from_uint8(pixels(120, seed=3))
+    real = ReferenceStatistics.of(Toy(), from_uint8(pixels(150, seed=4)))
+    whole, parts = extract(Toy(), images), extract(Toy(), images, batch=7)
+    assert image_quality(whole, real) == image_quality(whole, real)
+    assert image_quality(parts, real).fid == pytest.approx(fid(whole, real), rel=1e-6)
+
+
+def test_correct_counts_the_top_class() -> None:
+    logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
+    assert correct(logits, torch.tensor([1, 0, 0])).tolist() == [1.0, 1.0, 0.0]
+
+
+def test_features_of_another_extractor_are_refused() -> None:
+    stranger = replace(normal(100), extractor="other")
+    for measure in (image_quality, fid):
+        with pytest.raises(ValueError, match=r"'toy-8'.*'other'"):
+            measure(stranger, reference())
+
+
+def test_wrong_sizes_and_too_few_images_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"got \(100, 7\)"):
+        fid(normal(100, 7), reference())
+    with pytest.raises(ValueError, match="4 or more"):
+        image_quality(normal(3), reference())
+    with pytest.raises(ValueError, match="need 4 images"):
+        image_quality(normal(100), reference(3))
+    with pytest.raises(ValueError, match="subset"):
+        image_quality(normal(100), reference(), kid_subset_size=1)
+    with pytest.raises(ValueError, match="of one D"):
+        frechet_distance(np.zeros(2), np.eye(2), np.zeros(3), np.eye(3))

@@ -1,0 +1,89 @@
+"""All experts in one step equal each in a step of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ppap.experts.adapters import Adapter, Biases, Full, Lora, ppap_adapter
+from ppap.experts.bank import ExpertBank
+from ppap.experts.peft_adapters import Peft
+from ppap.experts.together import JointStep
+from ppap.experts.transfer import Distillation, transfer
+from ppap.predictors.predictor import Predictor
+from ppap.tasks.tasks import ClassTask
+from tests.ppap.networks import images, tiny_predictor
+
+from .test_grouped import bank_of, transformer
+from .test_transfer import DATA, SCHEDULE, SHORT, divergence
+
+EXPERTS, SHARE = 3, 4
+LABELS = torch.arange(EXPERTS * SHARE) % 5
+CASES = {
+    "paper": (tiny_predictor, ppap_adapter(2, 2.0)),
+    "full": (tiny_predictor, Adapter((Full(),))),
+    "transformer": (transformer, Adapter((Biases(""), Lora(3, 2.0, "qkv|proj")))),
+    "peft": (transformer, Adapter((Peft("lora", 2, 2.0, "qkv|proj"), Biases("")))),
+}
+
+
+def loss(predictions: Tensor, chosen: Tensor) -> Tensor:
+    return F.cross_entropy(predictions, LABELS[chosen])
+
+
+@pytest.mark.parametrize(("case", "compile"), [*((case, False) for case in CASES), ("paper", True)])
+def test_two_joint_steps_are_the_experts_own(case: str, compile: bool) -> None:
+    make: Callable[[], Predictor]
+    make, adapter = CASES[case]
+    together, apart = (bank_of(make(), adapter, EXPERTS).train() for _ in range(2))
+    joint = JointStep(together, loss, compile)
+    ours = torch.optim.SGD([joint.parameters], 0.1)
+    theirs = torch.optim.SGD(apart.experts.parameters(), 0.1)
+    for step in range(2):
+        x_t = images(EXPERTS * SHARE, step)
+        chosen = torch.randperm(EXPERTS * SHARE, generator=torch.Generator().manual_seed(step))
+        value = joint(x_t.view(EXPERTS, SHARE, *x_t.shape[1:]), chosen.view(EXPERTS, SHARE))
+        ours.step()
+        parts = [
+            loss(apart.predict(share, number), picked)
+            for number, (share, picked) in enumerate(
+                zip(x_t.split(SHARE), chosen.split(SHARE), strict=True)
+            )
+        ]
+        theirs.zero_grad()
+        torch.stack(parts).sum().backward()
+        theirs.step()
+        assert value == pytest.approx(float(torch.stack(parts).detach().mean()), rel=1e-5)
+    joint.write_back()
+    for (name, mine), other in zip(
+        together.experts.state_dict().items(), apart.experts.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_training_together_brings_every_student_to_the_teacher() -> None:
+    longer = replace(SHORT, steps=200, batch=16, start="base", order="together")
+    bank = ExpertBank(tiny_predictor(), 2, Adapter((Full(),)))
+    before = divergence(bank.eval())
+    losses = transfer(bank, DATA, SCHEDULE, Distillation(ClassTask()), longer)
+    assert len(losses) == 2
+    assert not bank.training
+    assert divergence(bank) < 0.5 * before
+    again = ExpertBank(tiny_predictor(), 2, Adapter((Full(),)))
+    transfer(again, DATA, SCHEDULE, Distillation(ClassTask()), longer)
+    for mine, other in zip(bank.experts.parameters(), again.experts.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_what_cannot_go_together_is_refused() -> None:
+    with pytest.raises(ValueError, match="no previous one"):
+        replace(SHORT, order="together")
+    bank = ExpertBank(tiny_predictor(), 3)
+    training = replace(SHORT, order="together", start="base", batch=8)
+    with pytest.raises(ValueError, match="share batches evenly"):
+        transfer(bank, DATA, SCHEDULE, Distillation(ClassTask()), training)

@@ -1,0 +1,163 @@
+"""Training an expert bank: it learns, it is reproducible, its arms differ as named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ppap.diffusion.samplers import DDIM
+from ppap.diffusion.schedule import linear_schedule
+from ppap.diffusion.synthesis import synthesize
+from ppap.experts.adapters import Adapter, Full, ppap_adapter
+from ppap.experts.bank import ExpertBank
+from ppap.experts.transfer import Distillation, Supervision, Training, transfer
+from ppap.files.images import from_uint8, to_uint8
+from ppap.tasks.tasks import ClassTask
+from tests.ppap.networks import images, tiny_denoiser, tiny_predictor
+
+SHORT = Training(steps=10, batch=8, learning_rate=1e-2)
+SCHEDULE = linear_schedule()
+DATA = to_uint8(images(64, 5).clamp(-1, 1))
+
+
+def trained(training: Training, count: int = 2, adapter: Adapter | None = None) -> ExpertBank:
+    bank = ExpertBank(tiny_predictor(), count, adapter or ppap_adapter(2, 2.0))
+    transfer(bank, DATA, SCHEDULE, Distillation(ClassTask()), training)
+    return bank
+
+
+def state(bank: ExpertBank, number: int) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in bank.expert(number).tensors().values()])
+
+
+def divergence(bank: ExpertBank) -> float:
+    """Mean transfer loss at low noise, on fixed noise."""
+    x_0 = from_uint8(DATA)
+    t = torch.arange(64)
+    x_t = SCHEDULE.add_noise(x_0, t, images(64, 9))
+    with torch.no_grad():
+        return float(ClassTask().transfer_loss(bank(x_t, t), bank.teach(x_0)))
+
+
+def test_transfer_brings_the_student_to_the_teacher() -> None:
+    before = divergence(ExpertBank(tiny_predictor(), 2, Adapter((Full(),))).eval())
+    bank = trained(replace(SHORT, steps=200), adapter=Adapter((Full(),)))
+    assert divergence(bank) < 0.5 * before
+
+
+def test_labels_are_learned() -> None:
+    labels = torch.arange(64) % 5
+    bank = ExpertBank(tiny_predictor(), 1, Adapter((Full(),)))
+    longer = replace(SHORT, steps=300, batch=32)
+    early = transfer(bank, DATA, SCHEDULE, Supervision(ClassTask(), labels), SHORT)
+    late = transfer(bank, DATA, SCHEDULE, Supervision(ClassTask(), labels), longer)
+    assert late[0] < early[0]
+
+
+def test_the_same_seed_trains_the_same_bank() -> None:
+    assert torch.equal(state(trained(SHORT), 1), state(trained(SHORT), 1))
+    other = trained(replace(SHORT, seed=1))
+    assert not torch.equal(state(trained(SHORT), 1), state(other, 1))
+
+
+def test_the_predictor_is_left_as_it_was() -> None:
+    bank = trained(SHORT)
+    reference = tiny_predictor().state_dict()
+    assert all(torch.equal(v, reference[k]) for k, v in bank.predictor.state_dict().items())
+    assert not bank.training
+
+
+def test_an_expert_starts_from_the_one_before_it() -> None:
+    # One step in all, given to the last expert: what it starts from is what the others hold.
+    chained = trained(replace(SHORT, steps=2))
+    based = trained(replace(SHORT, steps=2, start="base"))
+    assert torch.equal(state(chained, 0), state(based, 0))
+    fresh = ExpertBank(tiny_predictor(), 2, ppap_adapter(2, 2.0))
+    # AdamW's first step moves every tensor by at most the rate, decay aside.
+    limit = 1.2 * SHORT.learning_rate
+    assert (state(chained, 1) - state(chained, 0)).abs().max() < limit
+    assert (state(based, 1) - state(fresh, 1)).abs().max() < limit
+    assert (state(based, 1) - state(based, 0)).abs().max() > limit
+
+
+def test_a_shared_start_is_trained_on_all_noise_and_then_copied() -> None:
+    shared = trained(replace(SHORT, steps=4, start="shared", shared_share=0.5))
+    assert (state(shared, 1) - state(shared, 0)).abs().max() < 2.5 * SHORT.learning_rate
+
+
+@pytest.mark.parametrize("start", ["previous", "base", "shared"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_budget_is_kept_whatever_the_start(start: str, count: int) -> None:
+    steps: list[int] = []
+    bank = ExpertBank(tiny_predictor(), count, ppap_adapter(2))
+    training = replace(SHORT, steps=11, start=start)
+    transfer(
+        bank, DATA, SCHEDULE, Distillation(ClassTask()), training, lambda s, loss: steps.append(s)
+    )
+    assert steps == list(range(1, 12))
+
+
+def test_descending_order_trains_high_noise_first() -> None:
+    # Two steps, one expert each: whoever comes first starts from the fresh adapter.
+    fresh = ExpertBank(tiny_predictor(), 2, ppap_adapter(2, 2.0))
+    down = trained(replace(SHORT, steps=2, order="descending"))
+    limit = 1.2 * SHORT.learning_rate
+    assert (state(down, 1) - state(fresh, 1)).abs().max() < limit
+    assert (state(down, 0) - state(down, 1)).abs().max() < limit
+    bank = ExpertBank(tiny_predictor(), 3, ppap_adapter(2, 2.0))
+    losses = transfer(
+        bank, DATA, SCHEDULE, Distillation(ClassTask()), replace(SHORT, order="descending")
+    )
+    assert len(losses) == 3
+
+
+def test_a_kept_optimiser_goes_on_where_it_was() -> None:
+    """The first expert trains alike either way; the second differs by its momentum."""
+    fresh, kept = (trained(replace(SHORT, keep_optimiser=k)) for k in (False, True))
+    assert torch.equal(state(fresh, 0), state(kept, 0))
+    assert not torch.equal(state(fresh, 1), state(kept, 1))
+
+
+def test_raw_students_see_unnormalised_images() -> None:
+    bank = ExpertBank(tiny_predictor(), 1, ppap_adapter(2), normalised=False).eval()
+    x = images(4, 1).clamp(-1, 1)
+    expected = bank.predictor.network(x)
+    torch.testing.assert_close(bank.predict(x, 0), expected)
+    assert not torch.allclose(bank.teach(x), expected)
+
+
+def test_mistakes_are_named() -> None:
+    bank = ExpertBank(tiny_predictor(), 2, ppap_adapter(2), steps=500)
+    with pytest.raises(ValueError, match="500"):
+        transfer(bank, DATA, SCHEDULE, Distillation(ClassTask()), SHORT)
+    bank = ExpertBank(tiny_predictor(), 2, ppap_adapter(2))
+    with pytest.raises(ValueError, match="at least one image"):
+        transfer(bank, DATA[:0], SCHEDULE, Distillation(ClassTask()), SHORT)
+    with pytest.raises(ValueError, match="as many labels"):
+        transfer(bank, DATA, SCHEDULE, Supervision(ClassTask(), torch.zeros(3).long()), SHORT)
+    with pytest.raises(ValueError, match="previous, base or shared"):
+        replace(SHORT, start="next")
+    with pytest.raises(ValueError, match="unknown order"):
+        replace(SHORT, order="upwards")
+    with pytest.raises(ValueError, match="shared_share"):
+        replace(SHORT, shared_share=1.0)
+    with pytest.raises(ValueError, match="steps"):
+        replace(SHORT, steps=0)
+
+
+def test_synthesis_in_shards_is_synthesis_at_once() -> None:
+    whole = synthesize(tiny_denoiser(), 6, DDIM(5), first_seed=10)
+    parts = [synthesize(tiny_denoiser(), 3, DDIM(5), first_seed=s, batch=2) for s in (10, 13)]
+    assert whole.dtype == torch.uint8
+    assert (whole.int() - torch.cat(parts).int()).abs().max() <= 1
+
+
+def test_bytes_round_trip() -> None:
+    values = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(from_uint8(values)), values)
+    assert to_uint8(torch.tensor([-2.0, 2.0])).tolist() == [0, 255]
+    with pytest.raises(ValueError, match="uint8"):
+        from_uint8(torch.zeros(2))

@@ -1,0 +1,252 @@
+"""The fast path computes what the plain path says, compiles once and writes to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ablations.settings import fashion
+from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.samplers import DDIM, DDPM, Sampler, sample
+from ppap.diffusion.schedule import linear_schedule
+from ppap.experts.adapters import Adapter, Biases, Full, Lora, ppap_adapter
+from ppap.experts.bank import ExpertBank
+from ppap.fast import path as fastpath
+from ppap.fast.path import FastPath, FoldedNetwork
+from ppap.guidance.guides import Guide, LikelihoodGuide, SumOfGuides, naive_guide
+from ppap.tasks.tasks import ClassTask
+from tests.ppap.experts.test_grouped import bank_of, transformer
+from tests.ppap.networks import SHAPE, images, tiny_denoiser, tiny_predictor
+
+COUNT = 6
+TARGETS = torch.arange(COUNT) % 5
+SAMPLERS = [DDIM(10), DDIM(10, eta=0.7, clip=False), DDPM(12), DDPM(12, "small")]
+
+
+class Learned(nn.Module):
+    """A smooth network with weights, whose second half of channels is a learned variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.layer = nn.Conv2d(3, 6, 3, padding=1)
+
+    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x_t) + timesteps[:, None, None, None] / 1000)
+
+
+def learned_denoiser() -> Denoiser:
+    return Denoiser(Learned(), linear_schedule(1000), SHAPE, learned_variance=True)
+
+
+def smooth_bank() -> ExpertBank:
+    """Without kinks, at which rounding could turn a trajectory."""
+    return bank_of(transformer(), Adapter((Biases(""), Lora(3, 2.0, "qkv|proj")))).eval()
+
+
+def sampled(fast: FastPath | None, denoiser: Denoiser, sampler: Sampler, guide: Guide) -> Tensor:
+    return sample(denoiser, sampler, range(COUNT), guide, batch=4, fast=fast)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
+@pytest.mark.parametrize("make", [tiny_denoiser, learned_denoiser])
+def test_images_are_those_of_the_plain_path(make: Callable[[], Denoiser], sampler: Sampler) -> None:
+    denoiser, guide = make(), smooth_bank().guide(TARGETS, 5.0)
+    plain = sampled(None, denoiser, sampler, guide)
+    fast = sampled(FastPath(denoiser, 4, compile=False), denoiser, sampler, guide)
+    torch.testing.assert_close(fast, plain, atol=1e-4, rtol=0)
+    unguided = sample(denoiser, sampler, range(COUNT), batch=4)
+    assert (plain - unguided).abs().max() > 0.1
+
+
+GUIDES: dict[str, Callable[[], Guide]] = {
+    "experts, batch norms folded": lambda: (
+        bank_of(tiny_predictor(), ppap_adapter(2, 2.0)).eval().guide(TARGETS, 3.0)
+    ),
+    "full experts": lambda: bank_of(tiny_predictor(), Adapter((Full(),))).eval().guide(TARGETS, 3),
+    "naive": lambda: naive_guide(tiny_predictor(), ClassTask(), TARGETS, 2.0),
+    "sum": lambda: SumOfGuides(
+        (smooth_bank().guide(TARGETS, 3.0), naive_guide(transformer(), ClassTask(), TARGETS))
+    ),
+    "a function": lambda: LikelihoodGuide(
+        lambda x, t: x.mean((2, 3)) * t[:, None], ClassTask(), TARGETS % 3, 2.0
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GUIDES)
+def test_one_step_is_that_of_the_plain_path(kind: str) -> None:
+    denoiser, guide, sampler = tiny_denoiser(), GUIDES[kind](), DDIM(10)
+    schedule = denoiser.schedule.respace(sampler.spacing)
+    fast = FastPath(denoiser, COUNT, compile=False)
+    x_t = images(COUNT)
+    for index in (9, 5, 4, 0):
+        t = torch.full((COUNT,), int(schedule.timesteps[index]))
+        with torch.no_grad():
+            prediction = denoiser(x_t, t)
+        expected = sampler.step(schedule, index, x_t, prediction, guide(x_t, t), None)
+        found = fast.step(sampler, schedule, index, x_t, guide, None)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_expert_that_trained_meanwhile_is_merged_again() -> None:
+    bank, denoiser = smooth_bank(), tiny_denoiser()
+    fast, guide = FastPath(denoiser, COUNT, compile=False), bank.guide(TARGETS, 5.0)
+    before = sampled(fast, denoiser, DDIM(5), guide)
+    with torch.no_grad():
+        for parameter in bank.experts.parameters():
+            parameter.add_(0.3)
+    bank.train().eval()
+    after = sampled(fast, denoiser, DDIM(5), guide)
+    plain = sampled(None, denoiser, DDIM(5), guide)
+    torch.testing.assert_close(after, plain, atol=1e-4, rtol=0)
+    assert (after - before).abs().max() > 1e-2
+
+
+def test_nothing_is_written_into_bank_or_predictor() -> None:
+    bank, denoiser = bank_of(tiny_predictor(), ppap_adapter(2, 2.0)).eval(), tiny_denoiser()
+    before = {name: value.clone() for name, value in bank.state_dict().items()}
+    sampled(FastPath(denoiser, 4, compile=False), denoiser, DDIM(10), bank.guide(TARGETS, 3.0))
+    for name, value in bank.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_switching_experts_compiles_nothing_and_other_processes_find_the_graphs(
+    tmp_path: Path,
+) -> None:
+    denoiser, guide = learned_denoiser(), smooth_bank().guide(TARGETS, 5.0)
+    fast = FastPath(denoiser, 4, cache=tmp_path)
+    found = sampled(fast, denoiser, DDIM(10), guide)
+    assert fast.compilations == 2  # the denoiser's graph, and one gradient for five experts
+    torch.testing.assert_close(found, sampled(None, denoiser, DDIM(10), guide), atol=1e-4, rtol=0)
+    again = FastPath(learned_denoiser(), 4, cache=tmp_path)
+    torch.testing.assert_close(
+        sampled(again, again.denoiser, DDIM(10), smooth_bank().guide(TARGETS, 5.0)), found
+    )
+    assert again.compilations == 0
+
+
+@pytest.mark.parametrize("make", [fashion.resnet, tiny_predictor])
+def test_folded_batch_norms_change_nothing(make: Callable[[], nn.Module]) -> None:
+    network = make()
+    network = getattr(network, "network", network)
+    generator = torch.Generator().manual_seed(0)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+                assert tensor is not None
+                tensor.data.uniform_(0.2, 2, generator=generator)
+    network = network.double().eval()
+    folded = FoldedNetwork(network)
+    norms = [name for name, layer in network.named_modules() if type(layer) is nn.BatchNorm2d]
+    assert [norm for _, norm in folded.folded] == norms
+    assert not any(type(layer) is nn.BatchNorm2d for layer in folded.network.modules())
+    state = dict(network.named_parameters()) | dict(network.named_buffers())
+    channels = 1 if make is fashion.resnet else 3
+    x = torch.randn(3, channels, 16, 16, dtype=torch.float64, generator=generator)
+    found = torch.func.functional_call(folded.network, folded.weights(state), (x,))
+    torch.testing.assert_close(found, network(x), atol=1e-10, rtol=1e-10)
+
+
+def test_norms_that_cannot_be_folded_stay() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            return self.norm(x) + x
+
+    class Deciding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.conv(x))
+            return x if x.sum() > 0 else -x
+
+    for network in (Branching().eval(), Deciding().eval()):
+        folded = FoldedNetwork(network)
+        assert folded.folded == []
+        state = dict(network.named_parameters()) | dict(network.named_buffers())
+        found = torch.func.functional_call(folded.network, folded.weights(state), (images(2),))
+        torch.testing.assert_close(found, network(images(2)))
+
+
+def test_a_batch_that_is_too_large_is_refused() -> None:
+    denoiser = tiny_denoiser()
+    with pytest.raises(ValueError, match="up to 4 images, got 6"):
+        sample(denoiser, DDIM(5), range(6), fast=FastPath(denoiser, 4, compile=False))
+
+
+class FakeStream:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def wait_stream(self, other: FakeStream) -> None:
+        assert other is not self
+        self.log.append("wait")
+
+
+def test_the_captured_step_is_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on a GPU, with streams and graphs that merely run their work at replay."""
+    log: list[str] = []
+    main = FakeStream(log)
+    recorded: list[Callable[[], object]] = []
+
+    @contextmanager
+    def stream(_: FakeStream) -> Iterator[None]:
+        log.append("side")
+        yield
+
+    class Graph:
+        def replay(self) -> None:
+            recorded[-1]()
+
+    class Captured(fastpath._Captured):
+        """Runs the function again where a graph would replay its kernels."""
+
+        def __init__(self, function: Callable[..., Tensor], inputs: list[Tensor]) -> None:
+            super().__init__(function, inputs)
+            recorded.append(lambda: self.output.copy_(function(*self.inputs)))
+
+    @contextmanager
+    def capture(_: Any) -> Iterator[None]:
+        log.append("capture")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: FakeStream(log))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: main)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(fastpath, "_Captured", Captured)
+    guide = smooth_bank().guide(TARGETS, 5.0)
+    for sampler in (DDIM(10), DDPM(12)):
+        denoiser = learned_denoiser()
+        fast = FastPath(denoiser, COUNT, compile=False)
+        schedule = denoiser.schedule.respace(sampler.spacing)
+        noise = images(COUNT, 5) if sampler.stochastic else None
+        for index in (9, 2, 0):
+            x_t = images(COUNT, index)
+            timesteps = torch.full((COUNT,), int(schedule.timesteps[index]))
+            terms = fast._terms(guide, int(timesteps[0]))
+            assert terms is not None
+            with torch.no_grad():
+                found = fast._graphed(
+                    sampler, schedule, index, x_t, timesteps, terms, [TARGETS], noise
+                )
+            expected = FastPath(denoiser, COUNT, compile=False).step(
+                sampler, schedule, index, x_t, guide, noise
+            )
+            torch.testing.assert_close(found, expected)
+    assert log.count("capture") == 2  # one graph per sampler, whatever the expert
+    assert log.count("side") == log.count("capture") * (1 + 3 + 1) + 6

@@ -1,0 +1,92 @@
+"""Guides against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ppap.experts.adapters import Adapter, Biases, ppap_adapter
+from ppap.experts.bank import ExpertBank
+from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
+from ppap.tasks.tasks import ClassTask, DepthTask, SegmentationTask, Task
+from tests.ppap.networks import images, tiny_dense, tiny_predictor
+
+
+def test_the_gradient_of_a_linear_classifier_by_hand() -> None:
+    # log p(y | x) = w_y x - logsumexp(W x): gradient w_y - sum_k p_k w_k.
+    weight = torch.randn(5, 192, generator=torch.Generator().manual_seed(0))
+    x, targets = images(4), torch.tensor([0, 3, 3, 1])
+    guide = LikelihoodGuide(lambda x, t: x.flatten(1) @ weight.T, ClassTask(), targets, 2.5)
+    share = (x.flatten(1) @ weight.T).softmax(1)
+    expected = 2.5 * (weight[targets] - share @ weight)
+    torch.testing.assert_close(guide(x, torch.zeros(4)).flatten(1), expected)
+
+
+def test_the_naive_guide_ignores_the_timestep() -> None:
+    guide = naive_guide(tiny_predictor(), ClassTask(), torch.zeros(2).long())
+    x = images(2)
+    assert torch.equal(guide(x, torch.tensor([0, 0])), guide(x, torch.tensor([900, 5])))
+
+
+def test_guides_add_up() -> None:
+    parts = [naive_guide(tiny_predictor(s), ClassTask(), torch.arange(4), s + 1.0) for s in (0, 1)]
+    x, t = images(4), torch.zeros(4)
+    both = SumOfGuides(tuple(parts))
+    assert len(both) == 4
+    torch.testing.assert_close(both(x, t), parts[0](x, t) + parts[1](x, t))
+    chosen = slice(1, 3)
+    torch.testing.assert_close(both.rows(chosen)(x[chosen], t[chosen]), both(x, t)[chosen])
+
+
+def test_class_depth_and_segmentation_guide_at_once_each_by_its_experts_and_scale() -> None:
+    n, generator = 3, torch.Generator().manual_seed(1)
+    asked: list[tuple[Task, torch.Tensor, float]] = [
+        (ClassTask(), torch.arange(n), 2.0),
+        (DepthTask(), torch.rand(n, 8, 8, generator=generator), 30.0),
+        (SegmentationTask(), torch.randint(0, 4, (n, 8, 8), generator=generator), 7.0),
+    ]
+    networks = [tiny_predictor(), tiny_dense(1), tiny_dense(4)]
+    banks = [ExpertBank(network, 2, Adapter((Biases(),))) for network in networks]
+    for bank in banks:
+        for number in range(2):
+            for tensor in bank.expert(number).parameters():
+                tensor.data += 0.3 * torch.randn(tensor.shape, generator=generator)
+    x, t = images(n), torch.tensor([10, 10, 10])
+    guides = [
+        bank.guide(targets, scale, task)
+        for bank, (task, targets, scale) in zip(banks, asked, strict=True)
+    ]
+    x_t = x.clone().requires_grad_()
+    total = sum(
+        scale * task.log_likelihood(bank(x_t, t), targets).sum()
+        for bank, (task, targets, scale) in zip(banks, asked, strict=True)
+    )
+    assert isinstance(total, torch.Tensor)
+    (expected,) = torch.autograd.grad(total, x_t)
+    torch.testing.assert_close(SumOfGuides(tuple(guides))(x, t), expected)
+    other = SumOfGuides(tuple(guides))(x, t + 900)
+    assert not torch.allclose(other, expected)  # the experts of the other range
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_a_batch_of_mixed_timesteps_is_guided_by_the_experts_of_each(outputs: int) -> None:
+    bank = ExpertBank(tiny_dense(outputs), 2, ppap_adapter(2, 1.0)).eval()
+    generator = torch.Generator().manual_seed(2)
+    for tensor in bank.experts.parameters():
+        tensor.data += 0.1 * torch.randn(tensor.shape, generator=generator)
+    x, t = images(4), torch.tensor([900, 3, 600, 400])
+    together = bank(x, t)
+    alone = torch.cat([bank(x[i : i + 1], t[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(together, alone)
+
+
+def test_guides_of_different_lengths_are_refused() -> None:
+    parts = [naive_guide(tiny_predictor(), ClassTask(), torch.arange(n)) for n in (2, 3)]
+    with pytest.raises(ValueError, match="number of targets"):
+        SumOfGuides(tuple(parts))
+
+
+def test_a_guide_works_where_gradients_are_off() -> None:
+    guide = naive_guide(tiny_predictor(), ClassTask(), torch.zeros(2).long())
+    with torch.no_grad():
+        assert guide(images(2), torch.zeros(2)).abs().sum() > 0

@@ -1,0 +1,69 @@
+"""A predictor keeps its own preprocessing, whatever its network gives."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.segmentation import deeplabv3_resnet50
+
+from ppap.experts.adapters import DEEPLAB_LORA_LAYERS, Adapter, Lora
+from ppap.experts.bank import ExpertBank
+from ppap.predictors.predictor import Predictor, Taken
+from ppap.tasks.tasks import SegmentationTask
+
+
+def test_images_are_normalised_per_channel() -> None:
+    predictor = Predictor(nn.Identity(), (0.5, 0.25), (0.5, 0.125))
+    white = predictor(torch.ones(1, 2, 4, 4))
+    assert white[0, :, 0, 0].tolist() == [1.0, 6.0]
+    assert predictor(-torch.ones(1, 2, 4, 4))[0, :, 0, 0].tolist() == [-1.0, -2.0]
+
+
+def test_by_default_images_stay_as_they_are() -> None:
+    images = torch.rand(2, 3, 4, 4) * 2 - 1
+    torch.testing.assert_close(Predictor(nn.Identity())(images), images)
+
+
+def test_resizing_is_differentiable_and_anti_aliased() -> None:
+    predictor = Predictor(nn.Identity(), (0.5,), (0.5,), size=(4, 4))
+    checkerboard = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
+    x = checkerboard.expand(1, 1, 16, 16).clone().requires_grad_()
+    resized = predictor(x)
+    assert resized.shape == (1, 1, 4, 4)
+    assert resized.abs().max() < 0.1  # aliasing would keep the board's full contrast
+    (gradient,) = torch.autograd.grad(resized.sum(), x)
+    assert (gradient > 0).all()
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match="std"):
+        Predictor(nn.Identity(), (0.5,), (0.0,))
+    with pytest.raises(ValueError, match="takes"):
+        Predictor(nn.Identity(), (0.5,), (0.5,))(torch.zeros(1, 3, 4, 4))
+
+
+def test_one_of_several_outputs_is_taken() -> None:
+    class Both(nn.Module):
+        def forward(self, x: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(predicted_depth=x.mean(1), loss=None)
+
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(Taken(Both(), "predicted_depth")(x), x.mean(1))
+
+
+def test_deeplab_is_a_predictor_whose_encoder_and_decoder_learn() -> None:
+    torch.manual_seed(0)
+    network = Taken(deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=5), "out")
+    predictor = Predictor(network.eval(), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    bank = ExpertBank(predictor, 2, Adapter((Lora(2, 1.0, DEEPLAB_LORA_LAYERS),)))
+    adapted = list(bank.expert(0).tensors())
+    assert "network.backbone.layer4.2.conv2.lora_A" in adapted
+    assert "network.classifier.0.convs.1.0.lora_A" in adapted
+    labels = torch.zeros(1, 40, 40, dtype=torch.int64)
+    guide = bank.guide(labels, 1.0, SegmentationTask())
+    gradient = guide(torch.randn(1, 3, 40, 40), torch.tensor([10]))
+    assert gradient.shape == (1, 3, 40, 40)
+    assert gradient.abs().sum() > 0

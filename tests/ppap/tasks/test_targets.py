@@ -1,0 +1,89 @@
+"""Targets from images, files and masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ppap.tasks.targets import load_depth, load_labels, mask_labels, targets_of_images
+from ppap.tasks.tasks import ClassTask, DepthTask, SegmentationTask
+
+DEPTH = np.arange(12, dtype=np.uint16).reshape(3, 4) * 1000
+
+
+def test_images_make_targets_through_a_predictor() -> None:
+    images = torch.randn(5, 3, 4, 4)
+    assert torch.equal(
+        targets_of_images(lambda x: x.mean(1), DepthTask(), images, 2), images.mean(1)
+    )
+    labels = targets_of_images(lambda x: x, SegmentationTask(), images, 2)
+    assert torch.equal(labels, images.argmax(1))
+    classes = targets_of_images(lambda x: x.mean((2, 3)), ClassTask(), images, 2)
+    assert torch.equal(classes, images.mean((2, 3)).argmax(1))
+
+
+def test_depth_is_read_from_both_kinds_of_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "depth.npy", DEPTH / 7)
+    torch.testing.assert_close(
+        load_depth(tmp_path / "depth.npy"), torch.from_numpy(DEPTH / 7).float()
+    )
+    Image.fromarray(DEPTH).save(tmp_path / "depth.png")
+    found = load_depth(tmp_path / "depth.png", unknown=0)
+    assert found.isnan().sum() == 1
+    assert found[0, 0].isnan()
+    assert torch.equal(found[1:], torch.from_numpy(DEPTH[1:]).float())
+
+
+def test_resizing_depth_averages_what_is_known(tmp_path: Path) -> None:
+    depth = np.full((8, 8), 5.0)
+    depth[:4, :4] = np.nan
+    np.save(tmp_path / "depth.npy", depth)
+    found = load_depth(tmp_path / "depth.npy", (4, 4))
+    assert found.isnan().tolist() == [[True, True, False, False]] * 2 + [[False] * 4] * 2
+    torch.testing.assert_close(found[~found.isnan()], torch.full((12,), 5.0))
+
+
+def test_labels_are_read_from_both_kinds_of_file(tmp_path: Path) -> None:
+    labels = np.array([[0, 3, 255], [10, 1, 2]], np.uint8)
+    image = Image.fromarray(labels)
+    image.save(tmp_path / "grey.png")
+    palette = image.copy()
+    palette.putpalette(bytes(255 - k // 3 for k in range(768)))
+    palette.save(tmp_path / "palette.png")
+    np.save(tmp_path / "labels.npy", np.where(labels == 255, -1, labels.astype(int)))
+    expected = torch.tensor([[0, 3, -1], [10, 1, 2]])
+    for name in ("grey.png", "palette.png", "labels.npy"):
+        assert torch.equal(load_labels(tmp_path / name), expected)
+    doubled = load_labels(tmp_path / "grey.png", (4, 6))
+    assert torch.equal(doubled, expected.repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+
+def test_a_mask_asks_for_a_label_and_leaves_the_rest_alone(tmp_path: Path) -> None:
+    drawn = torch.tensor([[True, False], [False, True]])
+    assert mask_labels(drawn, 4).tolist() == [[4, -1], [-1, 4]]
+    Image.fromarray(drawn.numpy()).save(tmp_path / "mask.png")
+    assert mask_labels(tmp_path / "mask.png", 4, outside=0).tolist() == [[4, 0], [0, 4]]
+
+
+def test_files_that_hold_no_map_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_depth(tmp_path / "absent.png")
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_labels(tmp_path / "text.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "colour.png")
+    with pytest.raises(ValueError, match="save one channel"):
+        load_labels(tmp_path / "colour.png")
+    np.save(tmp_path / "half.npy", np.ones((2, 2)) / 2)
+    with pytest.raises(ValueError, match="integers"):
+        load_labels(tmp_path / "half.npy")
+    np.save(tmp_path / "negative.npy", np.full((2, 2), -3))
+    with pytest.raises(ValueError, match="label -3"):
+        load_labels(tmp_path / "negative.npy")
+    np.save(tmp_path / "infinite.npy", np.full((2, 2), np.inf))
+    with pytest.raises(ValueError, match="infinite"):
+        load_depth(tmp_path / "infinite.npy")
