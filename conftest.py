@@ -1,8 +1,29 @@
-"""What every test run shares: benchmarks run when they are asked for, and then alone."""
+"""What every test run shares: how many processes, how many threads, and when benchmarks run."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+MOST_WORKERS = 8
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """A worker for each core, with one thread; none for benchmarks and single tests.
+
+    Benchmarks want the machine for themselves, and a test that is named alone wants its output
+    at once. Workers inherit the environment, so that the thread is theirs before torch starts.
+    A user's own ``OMP_NUM_THREADS`` or ``-n`` holds.
+    """
+    if config.getoption("benchmark_only") or all("::" in path for path in config.args):
+        return 0
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
