@@ -30,7 +30,7 @@ def stepper(way: str, predictor: str) -> tuple[ExpertBank | ReferenceExperts, Ca
     x_0, noise = noisy(BATCH).tanh(), noisy(2 * BATCH)[BATCH:]
     timesteps = torch.arange(BATCH) * 1000 // BATCH
     experts = torch.arange(EXPERTS).repeat_interleave(SHARE)
-    taught = bank.teach(x_0)
+    taught = bank.teacher_prediction(x_0)
 
     def adamw(*parameters: torch.nn.Parameter) -> torch.optim.AdamW:
         return torch.optim.AdamW(parameters, 1e-4, weight_decay=0.05, fused=True)

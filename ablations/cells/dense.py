@@ -200,7 +200,7 @@ class WantedScore(Cell):
             predicted = judged(task, images)
             targets = self.samples.targets(task)
             score, error = METRICS[name]
-            arrays[score] = task.task.hits(predicted, targets).numpy()
+            arrays[score] = task.task.score(predicted, targets).numpy()
             if error:
                 arrays[error] = task.task.errors(predicted, targets).numpy()
         pairs = seen.features[: len(images) // PER_TARGET * PER_TARGET].unflatten(0, (-1, 2))

@@ -246,7 +246,7 @@ class BalancedRanges(Cell):
         images, _ = self.experts.data.load(setting, load)
         x_0 = from_uint8(images[: self.images])
         noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
-        taught = bank.teach(x_0.to(device()))
+        taught = bank.teacher_prediction(x_0.to(device()))
         losses = []
         for timestep in self.timesteps:
             t = torch.full((len(x_0),), timestep * len(schedule) // PER_MILLE)

@@ -424,7 +424,9 @@ def _denoiser(models: Models, name: str, flags: Mapping[str, Any]) -> Denoiser:
     from ppap.denoisers.diffusers_models import encode_if_captions
 
     first = PUBLIC["deepfloyd"].denoiser
-    return denoiser.given(prompt_embeds=encode_if_captions(models.network(first) or first))
+    return denoiser.with_conditions(
+        prompt_embeds=encode_if_captions(models.network(first) or first)
+    )
 
 
 def _cifar(folder: Path, split: Split) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 from ablations.cells.measures import Footprint, GuidanceSpeed, SynthesisSpeed, TransferSpeed
 from ablations.cells.results import Measurement, Result
 from ablations.cells.stages import Model
-from ablations.sweeps.lab import FULL, LORA, NAIVE, Guidance, Lab, Measured, Recipe, Tuning
+from ablations.sweeps.lab import FULL, LORA, NAIVE, FineTuning, Guidance, Lab, Measured, Recipe
 from ablations.sweeps.recipes import METHODS, MULTI, PPAP, QUALITY, SINGLE
 from ablations.sweeps.registry import sweep
 from ppap.diffusion.samplers import DDPM
@@ -125,15 +125,15 @@ PEFT_KINDS: dict[str, tuple[Any, float, float]] = {
 row has. One rate for all would favour the methods it happens to suit."""
 
 
-def _tunings() -> Iterator[tuple[str, Tuning, str]]:
+def _tunings() -> Iterator[tuple[str, FineTuning, str]]:
     """(name, tuning, whether norms and biases are trained too)."""
     yield "full", FULL, "with"
-    yield "last layer", Tuning("last layer", Adapter((Head(),)), 1e-1), "without"
-    yield "bias", Tuning("bias", Adapter((Biases(),)), 1e-1), "without"
-    yield "norm", Tuning("norm", Adapter((Norms(),)), 3e-2), "without"
+    yield "last layer", FineTuning("last layer", Adapter((Head(),)), 1e-1), "without"
+    yield "bias", FineTuning("bias", Adapter((Biases(),)), 1e-1), "without"
+    yield "norm", FineTuning("norm", Adapter((Norms(),)), 3e-2), "without"
     for name, (part, alone, joined) in PEFT_KINDS.items():
-        yield name, Tuning(name, Adapter((part,)), alone), "without"
-        both = Tuning(f"{name}, bias, norm", Adapter((Biases(), Norms(), part)), joined)
+        yield name, FineTuning(name, Adapter((part,)), alone), "without"
+        both = FineTuning(f"{name}, bias, norm", Adapter((Biases(), Norms(), part)), joined)
         yield name, LORA if part == Lora(4, 2.0) else both, "with"
 
 
@@ -151,16 +151,16 @@ def supervision(lab: Lab) -> Iterator[Result]:
     What separates PPAP from labelled experts: the data, the adapter or their number.
     Differences are to one labelled, fully trained network.
     """
-    for told in ("labelled", "data-free"):
+    for supervision in ("labelled", "data-free"):
         for trained, tuning in {"full": FULL, "LoRA": LORA}.items():
             for count in (1, 5):
-                recipe = Recipe(count, "labelled" if told == "labelled" else "data-free", tuning)
+                recipe = Recipe(count, supervision, tuning)
                 yield from lab.row(
-                    f"{count} {told}, {trained}",
+                    f"{count} {supervision}, {trained}",
                     recipe,
                     reference=recipe == SINGLE,
                     measured=Measured(grid=True),
-                    supervision=told,
+                    supervision=supervision,
                     trained=trained,
                     experts=count,
                 )

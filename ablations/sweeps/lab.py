@@ -36,7 +36,17 @@ from ppap.experts.adapters import Adapter, Biases, Norms, full_adapter, ppap_ada
 from ppap.experts.bank import NoiseRanges
 from ppap.experts.transfer import Start, Training
 
-__all__ = ["FULL", "LORA", "NAIVE", "SAMPLER", "Guidance", "Lab", "Measured", "Recipe", "Tuning"]
+__all__ = [
+    "FULL",
+    "LORA",
+    "NAIVE",
+    "SAMPLER",
+    "FineTuning",
+    "Guidance",
+    "Lab",
+    "Measured",
+    "Recipe",
+]
 
 SAMPLER = DDIM(25)
 SCALE = 16.0
@@ -49,7 +59,7 @@ REFERENCE_SEED, REFERENCE_LENGTH = 1_000, 16
 
 
 @dataclass(frozen=True)
-class Tuning:
+class FineTuning:
     """What is trained of a predictor, and how fast.
 
     Attributes:
@@ -65,8 +75,8 @@ class Tuning:
 
 # Learning rates: the best of 1e-3, 3e-3, 1e-2 and 3e-2 by accuracy on noisy images that no row is
 # measured on, for a seed that no row has, at the default budget; the same for both predictors.
-FULL = Tuning("full", full_adapter(), 3e-3)
-LORA = Tuning("LoRA, bias, norm", ppap_adapter(4, 2.0), 1e-2)
+FULL = FineTuning("full", full_adapter(), 3e-3)
+LORA = FineTuning("LoRA, bias, norm", ppap_adapter(4, 2.0), 1e-2)
 """alpha / rank is the paper's 0.5; its rank 16 would be full rank in networks this narrow."""
 
 
@@ -89,7 +99,7 @@ class Recipe:
 
     experts: int = EXPERTS
     supervision: Literal["data-free", "labelled"] = "data-free"
-    tuning: Tuning = LORA
+    tuning: FineTuning = LORA
     length: float = 1.0
     images: float = 1.0
     ranges: Literal["timesteps", "log-SNR", "transfer loss"] = "timesteps"
@@ -283,7 +293,7 @@ class Lab:
             recipe.normalised,
         )
 
-    def _tuned(self, tuning: Tuning) -> Tuning:
+    def _tuned(self, tuning: FineTuning) -> FineTuning:
         """As the setting has it: rank and learning rate belong to a size of network."""
         if self.setting.tuned is None:
             return tuning

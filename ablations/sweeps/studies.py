@@ -8,7 +8,7 @@ from typing import Any
 
 from ablations.cells.results import Result
 from ablations.cells.stages import Pretrained
-from ablations.sweeps.lab import LORA, Guidance, Lab, Measured, Recipe, Tuning
+from ablations.sweeps.lab import LORA, FineTuning, Guidance, Lab, Measured, Recipe
 from ablations.sweeps.recipes import METHODS, MULTI, PPAP, QUALITY, SINGLE
 from ablations.sweeps.registry import sweep
 from ppap.experts.adapters import Adapter, Biases, Lora, Norms, ppap_adapter
@@ -72,7 +72,7 @@ def rank(lab: Lab) -> Iterator[Result]:
     parameters and no freedom.
     """
     for value in (1, 2, 4, 8, 16, 32):
-        tuning = Tuning(
+        tuning = FineTuning(
             f"LoRA r={value}, bias, norm", ppap_adapter(value, value / 2), LORA.learning_rate
         )
         recipe = replace(PPAP, tuning=LORA if value == 4 else tuning)
@@ -131,7 +131,7 @@ def published_quirks(lab: Lab) -> Iterator[Result]:
             )
 
 
-UNSCALED = Tuning(
+UNSCALED = FineTuning(
     "LoRA without alpha/r on linear layers, bias, norm",
     Adapter((Biases(), Norms(), Lora(4, 2.0, linear_scaling="published"))),
     LORA.learning_rate,

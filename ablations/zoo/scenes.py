@@ -154,7 +154,7 @@ def measure(target: Path) -> dict[str, Any]:
 
 def _scores(task: str, predictions: Tensor, targets: dict[str, Tensor]) -> dict[str, float]:
     judge = DepthTask() if task == "depth" else TASKS[task]
-    score = round(float(judge.hits(predictions, targets[task]).mean()), 4)
+    score = round(float(judge.score(predictions, targets[task]).mean()), 4)
     if task == "depth":
         errors = judge.errors(predictions, targets[task])
         return {"test_rmse": round(float(errors.mean()), 4), "test_delta_1": score}

@@ -76,7 +76,7 @@ class IFNetwork(nn.Module):
             ValueError: without captions.
         """
         if prompt_embeds is None:
-            raise ValueError("IF needs captions: denoiser.given(prompt_embeds=...)")
+            raise ValueError("IF needs captions: denoiser.with_conditions(prompt_embeds=...)")
         seen = x_t
         if low_res is not None:
             resized = low_res
@@ -101,7 +101,7 @@ def load_diffusers(source: str | Path, dtype: torch.dtype = torch.float32) -> De
         dtype: of all weights, as diffusers loads them; its norms compute in float32 inside.
 
     Returns:
-        The denoiser. An IF stage wants ``given(prompt_embeds=...)``.
+        The denoiser. An IF stage wants ``with_conditions(prompt_embeds=...)``.
 
     Raises:
         CheckpointError: if something is missing, damaged, hostile or of another kind.

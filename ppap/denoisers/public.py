@@ -109,7 +109,7 @@ class UNetFlags:
         )
 
     def denoiser(self, network: nn.Module) -> Denoiser:
-        """The network on its schedule; a class-conditional one wants ``given(y=labels)``."""
+        """The network on its schedule; a conditional one needs ``with_conditions(y=labels)``."""
         if self.rescale_timesteps:
             network = RescaledTimesteps(network, 1000 / self.diffusion_steps)
         return Denoiser(
@@ -168,7 +168,8 @@ class GlideFlags:
     def denoiser(self, network: nn.Module) -> Denoiser:
         """The network on its schedule, under the empty caption.
 
-        ``given(tokens=..., mask=...)`` sets captions; an up-sampler wants ``given(low_res=...)``.
+        ``with_conditions(tokens=..., mask=...)`` sets captions; an up-sampler needs
+        ``with_conditions(low_res=...)``.
         """
         schedule = make_schedule(self.noise_schedule, self.diffusion_steps)
         shape = (3, self.image_size, self.image_size)
@@ -308,7 +309,8 @@ def load_denoiser(
         flags: in place of published ones, for networks of the same kind and another size.
 
     Returns:
-        The denoiser. Conditional ones want :meth:`ppap.diffusion.denoiser.Denoiser.given`.
+        The denoiser. Conditional ones need
+        :meth:`ppap.diffusion.denoiser.Denoiser.with_conditions`.
 
     Raises:
         ValueError: for an unknown name or flag.

@@ -117,7 +117,7 @@ def upsample(stage: Stage, images: Tensor, seeds: Sequence[int], place: int = 1)
     seeds = [derived_seed(seed, place) for seed in seeds]
     for name, count in (
         ("targets", None if stage.guide is None else len(stage.guide)),
-        ("conditions", stage.denoiser.images),
+        ("conditions", stage.denoiser.condition_count),
     ):
         if count not in (None, len(seeds)):
             raise ValueError(f"{len(seeds)} seeds, but {name} for {count} images")
@@ -125,7 +125,7 @@ def upsample(stage: Stage, images: Tensor, seeds: Sequence[int], place: int = 1)
     for start in range(0, len(seeds), stage.batch):  # conditions are made as they are needed
         rows = slice(start, start + stage.batch)
         told = stage.condition(images[rows], seeds[rows])
-        denoiser = stage.denoiser.rows(rows).given(**told)
+        denoiser = stage.denoiser.rows(rows).with_conditions(**told)
         guide = None if stage.guide is None else stage.guide.rows(rows)
         parts.append(sample(denoiser, stage.sampler, seeds[rows], guide, stage.batch))
     return torch.cat(parts) if parts else torch.empty(0, *stage.denoiser.shape)

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 Target = Literal["epsilon", "x_0", "v"]
-GIVEN = "given_"
+CONDITION = "condition_"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Denoiser(nn.Module):
         self.target = target
         self.learned_variance = learned_variance
 
-    def given(self, **conditions: Tensor) -> Denoiser:
+    def with_conditions(self, **conditions: Tensor) -> Denoiser:
         """This denoiser under conditions, sharing its network.
 
         Args:
@@ -86,27 +86,27 @@ class Denoiser(nn.Module):
         )
         device = module_device(self)
         for name, value in (self.conditions | conditions).items():
-            other.register_buffer(GIVEN + name, value.to(device), persistent=False)
+            other.register_buffer(CONDITION + name, value.to(device), persistent=False)
         other.training = self.training
         return other
 
     @property
     def conditions(self) -> dict[str, Tensor]:
-        """What :meth:`given` has set, by name."""
+        """What :meth:`with_conditions` has set, by name."""
         return {
-            name.removeprefix(GIVEN): value for name, value in self.named_buffers(recurse=False)
+            name.removeprefix(CONDITION): value for name, value in self.named_buffers(recurse=False)
         }
 
     @property
-    def images(self) -> int | None:
+    def condition_count(self) -> int | None:
         """How many images the conditions are for; None if any number."""
         return next((len(value) for value in self.conditions.values() if len(value) > 1), None)
 
     def rows(self, chosen: slice) -> Denoiser:
         """The denoiser of some of the images that its conditions are for."""
-        if self.images is None:
+        if self.condition_count is None:
             return self
-        return self.given(
+        return self.with_conditions(
             **{
                 name: value[chosen] if len(value) > 1 else value
                 for name, value in self.conditions.items()

@@ -377,8 +377,10 @@ def sample(
             number of images than there are seeds, or the fast path meets conditions that
             differ between images.
     """
-    if denoiser.images not in (None, len(seeds)):
-        raise ValueError(f"{len(seeds)} seeds, but conditions for {denoiser.images} images")
+    if denoiser.condition_count not in (None, len(seeds)):
+        raise ValueError(
+            f"{len(seeds)} seeds, but conditions for {denoiser.condition_count} images"
+        )
     if guide is not None and len(guide) != len(seeds):
         raise ValueError(f"{len(seeds)} seeds need as many targets, the guide has {len(guide)}")
     path = _fast_path(denoiser, min(batch, len(seeds)), fast)
@@ -396,8 +398,8 @@ def sample(
 
 def _fast_path(denoiser: Denoiser, batch: int, fast: FastPath | bool | None) -> FastPath | None:
     if fast is None:
-        fast = module_device(denoiser).type == "cuda" and denoiser.images is None
-    if fast and denoiser.images is not None:
+        fast = module_device(denoiser).type == "cuda" and denoiser.condition_count is None
+    if fast and denoiser.condition_count is not None:
         raise ValueError("conditions that differ between images need fast=False")
     if isinstance(fast, bool):
         from ppap.fast.path import FastPath

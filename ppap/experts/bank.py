@@ -184,7 +184,7 @@ class ExpertBank(nn.Module):
         """What :meth:`merge` replaced in the predictor, by name; empty when nothing is merged."""
         return dict(self._overwritten)
 
-    def teach(self, images: Tensor) -> Any:
+    def teacher_prediction(self, images: Tensor) -> Any:
         """The unadapted predictor's prediction for (B, C, H, W) clean images, no gradient."""
         self.predictor.network.eval()
         with torch.no_grad():

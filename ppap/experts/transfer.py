@@ -107,7 +107,9 @@ class Distillation:
         device = next(bank.parameters()).device
         starts = range(0, len(images), self.batch)
         parts = (images[start : start + self.batch] for start in starts)
-        self._taught = torch.cat([bank.teach(from_uint8(part).to(device)) for part in parts])
+        self._taught = torch.cat(
+            [bank.teacher_prediction(from_uint8(part).to(device)) for part in parts]
+        )
 
     def loss(self, prediction: Any, chosen: Tensor) -> Tensor:
         return self.task.transfer_loss(prediction, self._taught[chosen.to(self._taught.device)])

@@ -42,7 +42,7 @@ from ppap.diffusion.denoiser import Denoiser, Prediction
 from ppap.diffusion.samplers import DDIM, DDPM, Sampler, step_variance
 from ppap.diffusion.schedule import Schedule
 from ppap.experts.bank import ExpertBank
-from ppap.guidance.guides import Guide, LikelihoodGuide, SumOfGuides, Timeless
+from ppap.guidance.guides import Guide, IgnoreTimestep, LikelihoodGuide, SumOfGuides
 from ppap.predictors.predictor import Function, Predictor
 from ppap.tasks.tasks import Task
 
@@ -392,7 +392,7 @@ def _view(model: Any) -> _View | None:
     """How a guide's model is compiled; None if it is nothing that has weights."""
     if isinstance(model, ExpertBank):
         return _BankView(model)
-    if isinstance(model, Timeless):
+    if isinstance(model, IgnoreTimestep):
         predictor = model.predictor
         # What a plain function does from call to call cannot be known: it is not traced.
         known = isinstance(predictor, Predictor) and not isinstance(predictor.network, Function)

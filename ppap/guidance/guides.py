@@ -16,7 +16,14 @@ from torch import Tensor
 
 from ppap.tasks.tasks import Task
 
-__all__ = ["Guide", "LikelihoodGuide", "NoiseAwareModel", "SumOfGuides", "Timeless", "naive_guide"]
+__all__ = [
+    "Guide",
+    "IgnoreTimestep",
+    "LikelihoodGuide",
+    "NoiseAwareModel",
+    "SumOfGuides",
+    "naive_guide",
+]
 
 NoiseAwareModel = Callable[[Tensor, Tensor], Any]
 """(x_t: (B, C, H, W), timesteps: (B,)) -> prediction."""
@@ -100,7 +107,7 @@ class SumOfGuides:
 
 
 @dataclass(frozen=True)
-class Timeless:
+class IgnoreTimestep:
     """A model of images as a model of noisy images that pays no heed to their timesteps.
 
     Attributes:
@@ -125,4 +132,4 @@ def naive_guide(
         targets: (N, ...) one target per image.
         scale: guidance scale.
     """
-    return LikelihoodGuide(Timeless(predictor), task, targets, scale)
+    return LikelihoodGuide(IgnoreTimestep(predictor), task, targets, scale)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Function", "MixedPrecision", "Predictor", "Taken"]
+__all__ = ["Function", "MixedPrecision", "Predictor", "SelectOutput"]
 
 
 class Predictor(nn.Module):
@@ -70,11 +70,11 @@ class Predictor(nn.Module):
         return self.network(self.prepare(images))
 
 
-class Taken(nn.Module):
+class SelectOutput(nn.Module):
     """A network of whose several outputs one is the prediction.
 
-    E.g. ``Taken(deeplabv3_resnet50(...), "out")``, ``Taken(DPTForDepthEstimation(...),
-    "predicted_depth")``.
+    E.g. ``SelectOutput(deeplabv3_resnet50(...), "out")`` or
+    ``SelectOutput(DPTForDepthEstimation(...), "predicted_depth")``.
 
     Args:
         network: returns a mapping, or an object with attributes.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
-from ppap.predictors.predictor import Predictor, Taken
+from ppap.predictors.predictor import Predictor, SelectOutput
 
 __all__ = ["load_torchvision"]
 
@@ -78,7 +78,7 @@ def load_torchvision(
             network.aux_logits = False
     preset = version.transforms()
     (side,) = getattr(preset, "crop_size", preset.resize_size)
-    taken = Taken(network, "out") if architecture in segmenters else network
+    taken = SelectOutput(network, "out") if architecture in segmenters else network
     return Predictor(
         taken.eval(), preset.mean, preset.std, size or (side, side), f"torchvision/{name}"
     )

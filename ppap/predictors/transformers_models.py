@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ppap.files.checkpoints import CheckpointError, load_state, misfit, one_line
 from ppap.files.hub import extra, hub_folder, no_bars, quiet, read_settings
-from ppap.predictors.predictor import Predictor, Taken
+from ppap.predictors.predictor import Predictor, SelectOutput
 
 __all__ = ["ImageEmbedding", "load_transformers", "text_targets"]
 
@@ -86,7 +86,7 @@ def load_transformers(
     mean, std, own_size = _preprocessing(source, folder)
     kind = type(network).__name__
     outputs = [output for ending, output in OUTPUTS.items() if kind.endswith(ending)]
-    taken = Taken(network, outputs[0]) if outputs else ImageEmbedding(network)
+    taken = SelectOutput(network, outputs[0]) if outputs else ImageEmbedding(network)
     predictor = Predictor(taken.eval(), mean, std, size or own_size, name or str(source))
     example = torch.zeros(1, 3, *(predictor.size or (SIDES[0], SIDES[0])))
     _settle(source, network, missing, lambda: predictor(example))

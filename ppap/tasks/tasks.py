@@ -40,7 +40,7 @@ class Task(Protocol):
         """(B,) log p(target | prediction)."""
         ...
 
-    def hits(self, prediction: Any, targets: Tensor) -> Tensor:
+    def score(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) float32: the task's per-image score, higher is better."""
         ...
 
@@ -85,13 +85,13 @@ class ClassTask:
         """(B,) log-probability in nats of (B,) class indices under (B, K) logits."""
         return F.log_softmax(prediction, dim=1).gather(1, targets[:, None])[:, 0]
 
-    def hits(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """(B,) 1.0 where the most likely class is the target."""
         return (prediction.argmax(dim=1) == targets).to(torch.float32)
 
     def errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """(B,) 1.0 where the most likely class is not the target."""
-        return 1 - self.hits(prediction, targets)
+        return 1 - self.score(prediction, targets)
 
     def target(self, prediction: Tensor) -> Tensor:
         """(B,) most likely classes under (B, K) logits."""
@@ -137,7 +137,7 @@ class DepthTask:
             found, wanted = _standardised(found, known), _standardised(wanted, known)
         return -_known_mean((found - wanted).square(), known)
 
-    def hits(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """(B,) delta_1: share of known pixels that are right, after alignment if aligned.
 
         A pixel that alignment leaves without a positive depth is wrong.
@@ -189,7 +189,7 @@ class SegmentationTask:
         picked = F.log_softmax(prediction, dim=1).gather(1, labels[:, None])[:, 0]
         return _known_mean(picked, known)
 
-    def hits(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """(B,) mean intersection over union, of the labels that either map holds."""
         labels, known = _labels(prediction, targets)
         one_hot = F.one_hot(torch.stack([prediction.argmax(1), labels]), prediction.shape[1])
@@ -246,7 +246,7 @@ class SimilarityTask:
         """(B,) scale (cos - 1): 0 at the target, -2 scale at its opposite."""
         return -self.scale / 2 * _chords(prediction, targets).square().sum(dim=1)
 
-    def hits(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """(B,) cosines."""
         away: Tensor = _chords(prediction, targets).square().sum(dim=1)
         return 1 - away / 2

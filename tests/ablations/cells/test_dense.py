@@ -236,4 +236,4 @@ def test_predictors_see_what_clean_scenes_show() -> None:
         targets = task.wanted(range(200))
         for network in (setting.predictor(task.predictor), task.evaluator()):
             with torch.no_grad():
-                assert task.task.hits(network(images), targets).mean() > 0.6
+                assert task.task.score(network(images), targets).mean() > 0.6

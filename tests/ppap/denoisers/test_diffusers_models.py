@@ -143,7 +143,7 @@ def test_targets_and_schedules_come_from_the_scheduler(
     )
     x, t = inputs()
     labels = torch.tensor([1, 4])
-    fraction = denoiser.given(y=labels)(x, t).variance_fraction
+    fraction = denoiser.with_conditions(y=labels)(x, t).variance_fraction
     reference = unet(out_channels=6, num_class_embeds=5)(x, t, class_labels=labels).sample
     torch.testing.assert_close(fraction, reference[:, 3:], rtol=1e-4, atol=1e-5)
 
@@ -162,12 +162,12 @@ def test_a_first_if_stage_predicts_what_diffusers_does(tmp_path: Path) -> None:
     x, t = inputs()
     captions = torch.randn(2, 5, WIDTH)
     reference = if_unet()(x, t, encoder_hidden_states=captions).sample
-    prediction = denoiser.given(prompt_embeds=captions)(x, t)
+    prediction = denoiser.with_conditions(prompt_embeds=captions)(x, t)
     torch.testing.assert_close(prediction.epsilon, reference[:, :3], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(prediction.variance_fraction, reference[:, 3:], rtol=1e-4, atol=1e-5)
-    one = denoiser.given(prompt_embeds=captions[:1])(x, t).epsilon
+    one = denoiser.with_conditions(prompt_embeds=captions[:1])(x, t).epsilon
     torch.testing.assert_close(one[0], reference[0, :3])
-    with pytest.raises(ValueError, match=r"given\(prompt_embeds"):
+    with pytest.raises(ValueError, match=r"with_conditions\(prompt_embeds"):
         denoiser(x, t)
 
 
@@ -186,7 +186,9 @@ def test_an_if_upsampler_sees_the_noised_image_and_its_level(tmp_path: Path) -> 
         encoder_hidden_states=captions.expand(2, -1, -1),
         class_labels=torch.tensor([250, 250]),
     ).sample
-    told = denoiser.given(prompt_embeds=captions, low_res=low_res, noise_level=torch.tensor([250]))
+    told = denoiser.with_conditions(
+        prompt_embeds=captions, low_res=low_res, noise_level=torch.tensor([250])
+    )
     torch.testing.assert_close(told(x, t).epsilon, reference[:, :3])
     noising = load_schedule(tmp_path, "image_noising_scheduler")
     assert noising.alphas_cumprod == pytest.approx(cosine_schedule().alphas_cumprod, rel=2e-3)
@@ -217,7 +219,9 @@ def test_if_captions_are_encoded_by_its_own_text_encoder(tmp_path: Path) -> None
     mask = torch.tensor([[1] + 76 * [0], [1, 1, 1] + 74 * [0]])
     reference = encoder(ids, attention_mask=mask)[0]
     torch.testing.assert_close(embeddings, reference, rtol=1e-4, atol=1e-5)
-    denoiser = load_denoiser(str(tmp_path)).given(prompt_embeds=encode_if_captions(tmp_path))
+    denoiser = load_denoiser(str(tmp_path)).with_conditions(
+        prompt_embeds=encode_if_captions(tmp_path)
+    )
     assert sample(denoiser, DDIM(2), [1, 2]).isfinite().all()
     with pytest.raises(CheckpointError, match="no IF text encoder") as caught:
         encode_if_captions(tmp_path / "unet")

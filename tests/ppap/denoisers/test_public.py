@@ -150,7 +150,7 @@ def test_every_public_file_loads_by_name(name: str, tmp_path: Path) -> None:
 )
 def test_loaded_denoisers_sample(name: str, conditions: dict[str, Tensor], tmp_path: Path) -> None:
     published(name, tmp_path)
-    denoiser = load_denoiser(name, tmp_path, **small(name)).given(**conditions)
+    denoiser = load_denoiser(name, tmp_path, **small(name)).with_conditions(**conditions)
     for sampler in (DDIM(2), DDPM(2)):
         images = sample(denoiser, sampler, [1, 2])
         assert images.shape == (2, 3, 16, 16)

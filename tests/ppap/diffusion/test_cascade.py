@@ -133,7 +133,7 @@ def test_targets_and_conditions_must_match_the_seeds(stages: list[Stage]) -> Non
     with pytest.raises(ValueError, match="2 seeds, but targets for 3 images"):
         sample_cascade([first, wrong], SEEDS[:2])
     tokens = torch.zeros(3, 4, dtype=torch.int64)
-    told = second.denoiser.given(tokens=tokens, mask=tokens.bool())
+    told = second.denoiser.with_conditions(tokens=tokens, mask=tokens.bool())
     with pytest.raises(ValueError, match="2 seeds, but conditions for 3 images"):
         sample_cascade([first, dataclasses.replace(second, denoiser=told)], SEEDS[:2])
     with pytest.raises(ValueError, match="needs a stage"):
@@ -142,7 +142,7 @@ def test_targets_and_conditions_must_match_the_seeds(stages: list[Stage]) -> Non
 
 def test_one_caption_for_all_goes_through_the_fast_path(stages: list[Stage]) -> None:
     tokens = torch.tensor([[1, 2, 6, 6]])
-    denoiser = stages[0].denoiser.given(tokens=tokens, mask=tokens < 6)
+    denoiser = stages[0].denoiser.with_conditions(tokens=tokens, mask=tokens < 6)
     fast = FastPath(denoiser, 3, compile=False)
     plain, other = (sample(denoiser, DDIM(5), SEEDS, fast=path) for path in (False, fast))
     torch.testing.assert_close(other, plain, rtol=1e-3, atol=1e-3)
@@ -151,7 +151,7 @@ def test_one_caption_for_all_goes_through_the_fast_path(stages: list[Stage]) -> 
 
 def test_sampling_wants_conditions_for_its_seeds_and_a_plain_path() -> None:
     labels = torch.tensor([0, 1, 0])
-    denoiser = tiny_denoiser().given(y=labels)
+    denoiser = tiny_denoiser().with_conditions(y=labels)
     with pytest.raises(ValueError, match="2 seeds, but conditions for 3 images"):
         sample(denoiser, DDIM(5), SEEDS[:2])
     with pytest.raises(ValueError, match="fast=False"):

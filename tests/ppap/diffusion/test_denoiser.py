@@ -68,13 +68,13 @@ class Labelled(nn.Module):
 def test_conditions_go_to_the_network_by_row() -> None:
     labels = torch.tensor([3.0, 4.0, 5.0])
     bare = Denoiser(Labelled().eval(), linear_schedule(), SHAPE)
-    denoiser = bare.given(y=labels)
+    denoiser = bare.with_conditions(y=labels)
     t = torch.tensor([1, 2, 3])
-    assert bare.images is None
-    assert denoiser.images == 3
+    assert bare.condition_count is None
+    assert denoiser.condition_count == 3
     assert denoiser(images(3), t).epsilon[:, 0, 0, 0].tolist() == [3, 4, 5]
     assert denoiser.rows(slice(1, 3))(images(2), t[:2]).epsilon[:, 0, 0, 0].tolist() == [4, 5]
-    assert bare.given(y=labels[:1]).rows(slice(1, 3)).images is None
+    assert bare.with_conditions(y=labels[:1]).rows(slice(1, 3)).condition_count is None
     with pytest.raises(ValueError, match="y is given for 3 images, got 2"):
         denoiser(images(2), t[:2])
 
@@ -82,7 +82,7 @@ def test_conditions_go_to_the_network_by_row() -> None:
 def test_conditions_share_the_network_and_leave_its_mode_alone() -> None:
     network = Labelled().eval()
     denoiser = Denoiser(network, linear_schedule(), SHAPE)
-    assert denoiser.given(y=torch.ones(1)).network is network
+    assert denoiser.with_conditions(y=torch.ones(1)).network is network
     assert not network.training
 
 

@@ -64,7 +64,9 @@ IMAGES = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(2)).cla
 @pytest.mark.parametrize("method", METHODS)
 def test_a_fresh_adapter_changes_nothing(method: Method) -> None:
     made = bank(method)
-    torch.testing.assert_close(made.predict(IMAGES, 1), made.teach(IMAGES), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        made.predict(IMAGES, 1), made.teacher_prediction(IMAGES), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -72,7 +74,7 @@ def test_merged_weights_predict_as_pefts_own_forward(method: Method) -> None:
     made = bank(method)
     disturb(made)
     merged = made.predict(IMAGES, 0)
-    assert not torch.allclose(merged, made.teach(IMAGES), atol=1e-2)
+    assert not torch.allclose(merged, made.teacher_prediction(IMAGES), atol=1e-2)
     part = made.adapter.parts[2]
     assert isinstance(part, Peft)
     plain = part.inject(made.predictor.network).eval()
@@ -127,7 +129,7 @@ def test_timm_networks_predict_as_under_plain_peft(
     made = ExpertBank(around, 1, Adapter((Peft(method, 4, 2.0),)))
     own = made.expert(0).tensors()
     images = torch.randn(2, 4, 16, 16)
-    untouched = made.teach(images)
+    untouched = made.teacher_prediction(images)
     torch.testing.assert_close(made.train().predict(images, 0), untouched)
     disturb(made)
     merged, unmerged = (made.train(mode).predict(images, 0) for mode in (False, True))

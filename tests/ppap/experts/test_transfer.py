@@ -39,7 +39,7 @@ def divergence(bank: ExpertBank) -> float:
     t = torch.arange(64)
     x_t = SCHEDULE.add_noise(x_0, t, images(64, 9))
     with torch.no_grad():
-        return float(ClassTask().transfer_loss(bank(x_t, t), bank.teach(x_0)))
+        return float(ClassTask().transfer_loss(bank(x_t, t), bank.teacher_prediction(x_0)))
 
 
 def test_transfer_brings_the_student_to_the_teacher() -> None:
@@ -126,7 +126,7 @@ def test_raw_students_see_unnormalised_images() -> None:
     x = images(4, 1).clamp(-1, 1)
     expected = bank.predictor.network(x)
     torch.testing.assert_close(bank.predict(x, 0), expected)
-    assert not torch.allclose(bank.teach(x), expected)
+    assert not torch.allclose(bank.teacher_prediction(x), expected)
 
 
 def test_mistakes_are_named() -> None:

@@ -11,7 +11,7 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 
 from ppap.experts.adapters import DEEPLAB_LORA_LAYERS, Adapter, Lora
 from ppap.experts.bank import ExpertBank
-from ppap.predictors.predictor import Predictor, Taken
+from ppap.predictors.predictor import Predictor, SelectOutput
 from ppap.tasks.tasks import SegmentationTask
 
 
@@ -51,12 +51,14 @@ def test_one_of_several_outputs_is_taken() -> None:
             return SimpleNamespace(predicted_depth=x.mean(1), loss=None)
 
     x = torch.randn(2, 3, 4, 4)
-    torch.testing.assert_close(Taken(Both(), "predicted_depth")(x), x.mean(1))
+    torch.testing.assert_close(SelectOutput(Both(), "predicted_depth")(x), x.mean(1))
 
 
 def test_deeplab_is_a_predictor_whose_encoder_and_decoder_learn() -> None:
     torch.manual_seed(0)
-    network = Taken(deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=5), "out")
+    network = SelectOutput(
+        deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=5), "out"
+    )
     predictor = Predictor(network.eval(), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     bank = ExpertBank(predictor, 2, Adapter((Lora(2, 1.0, DEEPLAB_LORA_LAYERS),)))
     adapted = list(bank.expert(0).tensors())

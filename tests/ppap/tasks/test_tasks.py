@@ -39,12 +39,12 @@ def test_no_gradient_reaches_the_teacher() -> None:
     assert student.grad is not None
 
 
-def test_likelihood_and_hits_by_hand() -> None:
+def test_likelihood_and_score_by_hand() -> None:
     logits = torch.tensor([[0.0, math.log(3)], [5.0, 0.0]])
     targets = torch.tensor([1, 1])
     likelihood = ClassTask().log_likelihood(logits, targets)
     assert likelihood[0].item() == pytest.approx(math.log(0.75))
-    assert ClassTask().hits(logits, targets).tolist() == [1.0, 0.0]
+    assert ClassTask().score(logits, targets).tolist() == [1.0, 0.0]
     assert ClassTask().supervised_loss(logits, targets).item() == pytest.approx(
         -likelihood.mean().item()
     )
@@ -66,7 +66,7 @@ def test_alignment_recovers_scale_and_shift_exactly() -> None:
     found = (targets - 1.7) / scale
     torch.testing.assert_close(align_depth(found, targets), targets)
     assert DepthTask().errors(found[:, None], targets).max() < 1e-12
-    assert DepthTask().hits(found, targets).tolist() == [1.0] * 3
+    assert DepthTask().score(found, targets).tolist() == [1.0] * 3
 
 
 def test_alignment_is_least_squares_and_looks_past_unknown_pixels() -> None:
@@ -105,8 +105,8 @@ def test_metric_depth_by_hand() -> None:
     assert task.log_likelihood(found, targets).item() == pytest.approx(-(0.04 + 4) / 3)
     assert task.supervised_loss(found, targets).item() == pytest.approx((0.04 + 4) / 3)
     assert task.errors(found, targets).item() == pytest.approx(math.sqrt(4.04 / 3))
-    assert task.hits(found, targets).item() == pytest.approx(2 / 3)
-    assert task.hits(-found, targets).item() == 0
+    assert task.score(found, targets).item() == pytest.approx(2 / 3)
+    assert task.score(-found, targets).item() == 0
     assert task.transfer_loss(found, found + 2).item() == pytest.approx(4)
     torch.testing.assert_close(task.target(found[:, None]), found)
 
@@ -117,10 +117,10 @@ def test_known_intersection_over_union() -> None:
     found = torch.tensor([[[0, 0, 0, 2], [0, 1, 3, 3]]])
     logits = torch.nn.functional.one_hot(found, 4).movedim(-1, 1).double()
     task = SegmentationTask()
-    assert task.hits(logits, wanted).item() == pytest.approx((3 / 5 + 1 / 2 + 0) / 3)
+    assert task.score(logits, wanted).item() == pytest.approx((3 / 5 + 1 / 2 + 0) / 3)
     assert task.errors(logits, wanted).item() == pytest.approx(2 / 6)
     assert torch.equal(task.target(logits), found)
-    assert task.hits(logits, found).item() == 1
+    assert task.score(logits, found).item() == 1
 
 
 def test_segmentation_is_classification_of_every_pixel() -> None:
@@ -183,7 +183,7 @@ def test_similarity_is_the_scaled_cosine_whatever_the_lengths() -> None:
     task = SimilarityTask(scale=30.0)
     torch.testing.assert_close(task.log_likelihood(found, wanted), 30 * (cosine - 1))
     torch.testing.assert_close(task.log_likelihood(5 * found, 0.1 * wanted), 30 * (cosine - 1))
-    torch.testing.assert_close(task.hits(found, wanted), cosine)
+    torch.testing.assert_close(task.score(found, wanted), cosine)
     torch.testing.assert_close(task.errors(found, wanted), cosine.acos())
     torch.testing.assert_close(task.transfer_loss(found, wanted), 30 * (1 - cosine).mean())
     torch.testing.assert_close(task.supervised_loss(found, wanted), 30 * (1 - cosine).mean())
@@ -228,7 +228,7 @@ def test_embeddings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="same model"):
         SimilarityTask().log_likelihood(maps(2, 6), maps(2, 5))
     with pytest.raises(ValueError, match="same model"):
-        SimilarityTask().hits(maps(2, 6), maps(1, 6))
+        SimilarityTask().score(maps(2, 6), maps(1, 6))
     with pytest.raises(ValueError, match="positive"):
         SimilarityTask(0.0)
 
