@@ -1,0 +1,88 @@
+"""In which precision networks compute, and whether a device is made for it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, get_args
+
+import torch
+
+from ppap.compute.cpu import cpu_model, instruction_set, native_bfloat16
+
+__all__ = ["Precision", "PrecisionError", "autocast", "check_precision", "choose_precision"]
+
+Precision = Literal["fp32", "bf16"]
+"""``"bf16"`` computes products and convolutions in bfloat16 and keeps float32 weights."""
+
+
+class PrecisionError(ValueError):
+    """A device would only emulate the precision that was asked for."""
+
+
+def check_precision(precision: Precision, device: torch.device | str) -> None:
+    """Refuse a precision that the device would emulate, which is slower than float32.
+
+    Args:
+        precision: ``"fp32"`` or ``"bf16"``.
+        device: where networks are to run.
+
+    Raises:
+        PrecisionError: for bfloat16 on a device without instructions for it.
+        ValueError: for a precision that does not exist.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"unknown precision {precision!r}; choose from {get_args(Precision)}")
+    device = torch.device(device)
+    if precision == "bf16" and not _native(device):
+        raise PrecisionError(
+            f"{_name(device)} would emulate bfloat16, slower than float32; use precision='fp32'"
+        )
+
+
+def choose_precision(
+    precision: Precision | Literal["auto"], device: torch.device | str
+) -> Precision:
+    """``"auto"`` is bfloat16 where the device has it, else float32, which a logged line says.
+
+    Raises:
+        PrecisionError: for bfloat16 on a device without instructions for it.
+        ValueError: for a precision that does not exist.
+    """
+    device = torch.device(device)
+    if precision != "auto":
+        check_precision(precision, device)
+        return precision
+    if _native(device):
+        return "bf16"
+    logging.getLogger(__name__).warning(
+        "%s has no native bfloat16: computing in float32", _name(device)
+    )
+    return "fp32"
+
+
+def autocast(precision: Precision, device: torch.device | str) -> AbstractContextManager[None]:
+    """Within it, networks compute in a precision; ``"fp32"`` changes nothing.
+
+    Raises:
+        PrecisionError: for bfloat16 on a device without instructions for it.
+        ValueError: for a precision that does not exist.
+    """
+    check_precision(precision, device)
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+def _native(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return native_bfloat16()
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return True
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_model()} ({instruction_set()})"
