@@ -21,7 +21,8 @@ from ppap.experts.ranges import NoiseRanges
 from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, save_weights
 from ppap.guidance.guides import LikelihoodGuide
 from ppap.predictors.predictor import Predictor
-from ppap.tasks.tasks import ClassTask, Task
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.protocol import Task
 
 __all__ = ["Expert", "ExpertBank", "NoiseRanges"]
 

@@ -20,7 +20,7 @@ from ppap.diffusion.streams import derived_generator
 from ppap.experts.bank import Expert, ExpertBank
 from ppap.experts.together import JointStep
 from ppap.files.images import Images, from_uint8
-from ppap.tasks.tasks import Task
+from ppap.tasks.protocol import Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ppap.tasks.tasks import Task
+from ppap.tasks.protocol import Task
 
 __all__ = [
     "Guide",

@@ -40,9 +40,9 @@ def load_predictor(
 
     Returns:
         The predictor in evaluation mode. Its prediction is that of
-        :class:`ppap.tasks.tasks.ClassTask`, :class:`ppap.tasks.tasks.DepthTask`,
-        :class:`ppap.tasks.tasks.SegmentationTask` or, of a CLIP,
-        :class:`ppap.tasks.tasks.SimilarityTask`.
+        :class:`ppap.tasks.classes.ClassTask`, :class:`ppap.tasks.depth.DepthTask`,
+        :class:`ppap.tasks.segmentation.SegmentationTask` or, of a CLIP,
+        :class:`ppap.tasks.similarity.SimilarityTask`.
 
     Raises:
         ValueError: for a name that is unknown, or options that the model does not take.

@@ -102,7 +102,7 @@ def text_targets(source: str | Path, captions: Sequence[str]) -> Tensor:
         captions: cut after as many tokens as the model was trained with (CLIP: 77).
 
     Returns:
-        (B, D) of unit length, for :class:`ppap.tasks.tasks.SimilarityTask`.
+        (B, D) of unit length, for :class:`ppap.tasks.similarity.SimilarityTask`.
 
     Raises:
         CheckpointError: as :func:`load_transformers`, and if the model knows no text.

@@ -17,7 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from ppap.tasks.tasks import IGNORED, Task
+from ppap.tasks.protocol import Task
+from ppap.tasks.segmentation import IGNORED
 
 __all__ = ["load_depth", "load_labels", "mask_labels", "targets_of_images"]
 

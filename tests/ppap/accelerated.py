@@ -14,7 +14,7 @@ from ppap.experts.adapters import Adapter, Full
 from ppap.experts.bank import ExpertBank
 from ppap.experts.transfer import Distillation, Training, transfer
 from ppap.predictors.predictor import Predictor
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 
 
 def train(accelerator: Accelerator | None) -> tuple[ExpertBank, list[float]]:

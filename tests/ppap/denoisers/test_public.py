@@ -22,7 +22,7 @@ from ppap.denoisers.public import (
 from ppap.diffusion.samplers import DDIM, DDPM, sample
 from ppap.files.checkpoints import CheckpointError
 from ppap.guidance.guides import LikelihoodGuide
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 from tests.golden.check import fill
 
 KEYS = Path(__file__).parents[1] / "keys"

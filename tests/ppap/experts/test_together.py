@@ -16,7 +16,7 @@ from ppap.experts.peft_adapters import Peft
 from ppap.experts.together import JointStep
 from ppap.experts.transfer import Distillation, transfer
 from ppap.predictors.predictor import Predictor
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import images, tiny_predictor
 
 from .test_grouped import bank_of, transformer

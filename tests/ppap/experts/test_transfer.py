@@ -15,7 +15,7 @@ from ppap.experts.adapters import Adapter, Full, ppap_adapter
 from ppap.experts.bank import ExpertBank
 from ppap.experts.transfer import Distillation, Supervision, Training, transfer
 from ppap.files.images import from_uint8, to_uint8
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import images, tiny_denoiser, tiny_predictor
 
 SHORT = Training(steps=10, batch=8, learning_rate=1e-2)

@@ -12,7 +12,7 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 from ppap.experts.adapters import DEEPLAB_LORA_LAYERS, Adapter, Lora
 from ppap.experts.bank import ExpertBank
 from ppap.predictors.predictor import Predictor, SelectOutput
-from ppap.tasks.tasks import SegmentationTask
+from ppap.tasks.segmentation import SegmentationTask
 
 
 def test_images_are_normalised_per_channel() -> None:

@@ -35,7 +35,11 @@ from ppap.files.checkpoints import CheckpointError, save_weights
 from ppap.guidance.guides import naive_guide
 from ppap.predictors.predictor import MixedPrecision, Predictor
 from ppap.predictors.public import load_predictor, text_targets
-from ppap.tasks.tasks import ClassTask, DepthTask, SegmentationTask, SimilarityTask, Task
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.depth import DepthTask
+from ppap.tasks.protocol import Task
+from ppap.tasks.segmentation import SegmentationTask
+from ppap.tasks.similarity import SimilarityTask
 from tests.ppap.networks import tiny_denoiser
 
 transformers.utils.logging.set_verbosity_error()

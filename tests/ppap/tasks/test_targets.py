@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.depth import DepthTask
+from ppap.tasks.segmentation import SegmentationTask
 from ppap.tasks.targets import load_depth, load_labels, mask_labels, targets_of_images
-from ppap.tasks.tasks import ClassTask, DepthTask, SegmentationTask
 
 DEPTH = np.arange(12, dtype=np.uint16).reshape(3, 4) * 1000
 

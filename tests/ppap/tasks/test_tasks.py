@@ -9,14 +9,11 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppap.tasks.tasks import (
-    ClassTask,
-    DepthTask,
-    SegmentationTask,
-    SimilarityTask,
-    Task,
-    align_depth,
-)
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.depth import DepthTask, align_depth
+from ppap.tasks.protocol import Task
+from ppap.tasks.segmentation import SegmentationTask
+from ppap.tasks.similarity import SimilarityTask
 
 
 def test_transfer_loss_is_the_divergence_from_the_sharpened_teacher() -> None:

@@ -1,0 +1,21 @@
+"""Means over the pixels of a map of which something is known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["known_mean", "standardised"]
+
+
+def known_mean(values: Tensor, known: Tensor) -> Tensor:
+    """(B,) mean over the pixels that count; 0 where none does."""
+    total = torch.where(known, values, 0).sum(dim=(1, 2))
+    return total / known.sum(dim=(1, 2)).clamp(min=1)
+
+
+def standardised(maps: Tensor, known: Tensor) -> Tensor:
+    """Maps of zero mean and unit variance over the pixels that count."""
+    away = maps - known_mean(maps, known)[:, None, None]
+    variance = known_mean(away.square(), known)
+    return away * (variance[:, None, None] + torch.finfo(maps.dtype).eps).rsqrt()

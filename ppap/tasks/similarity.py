@@ -1,0 +1,72 @@
+"""Similarity: embeddings against embeddings, of captions or of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["SimilarityTask"]
+
+
+@dataclass(frozen=True)
+class SimilarityTask:
+    """Similarity to an embedding, of a caption or of an image: (B, D) against (B, D).
+
+    Lengths do not count. What is followed is scale (cos - 1) for the cosine of the two: the logit
+    that CLIP is trained with (Radford et al., arXiv 2103.00020), and up to a constant the
+    log-density of a von Mises-Fisher distribution about the target. Near the target it is minus
+    half the squared angle, times scale, which CLIP guidance is often given instead; that has no
+    derivative at the target's opposite, where this one is smooth.
+
+    Attributes:
+        scale: the concentration; 100 is the inverse temperature at which CLIP was trained.
+    """
+
+    scale: float = 100.0
+
+    def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise ValueError(f"the scale of similarities must be positive, got {self.scale}")
+
+    def transfer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """scale (1 - cos), batch mean.
+
+        But for a factor it is the divergence of two von Mises-Fisher distributions about the
+        student's and the teacher's embeddings.
+        """
+        return self.supervised_loss(student, teacher.detach())
+
+    def supervised_loss(self, student: Tensor, targets: Tensor) -> Tensor:
+        """scale (1 - cos), batch mean."""
+        return -self.log_likelihood(student, targets).mean()
+
+    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """(B,) scale (cos - 1): 0 at the target, -2 scale at its opposite."""
+        return -self.scale / 2 * _chords(prediction, targets).square().sum(dim=1)
+
+    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """(B,) cosines."""
+        away: Tensor = _chords(prediction, targets).square().sum(dim=1)
+        return 1 - away / 2
+
+    def errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """(B,) angles in radians, from 0 to pi."""
+        chords: Tensor = torch.linalg.vector_norm(_chords(prediction, targets), dim=1)
+        return 2 * (chords / 2).clamp(max=1).asin()
+
+    def target(self, prediction: Tensor) -> Tensor:
+        """(B, D) embeddings of unit length."""
+        return F.normalize(prediction, dim=1)
+
+
+def _chords(prediction: Tensor, targets: Tensor) -> Tensor:
+    """(B, D) from each target to its prediction, both on the unit sphere."""
+    if prediction.ndim != 2 or prediction.shape != targets.shape:
+        raise ValueError(
+            f"embeddings of shape {tuple(prediction.shape)} cannot be compared with targets of "
+            f"shape {tuple(targets.shape)}; take one target (D,) per image from the same model"
+        )
+    return F.normalize(prediction, dim=1) - F.normalize(targets, dim=1)
