@@ -18,6 +18,7 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ppap.compute.precision import Precision, autocast
 from ppap.experts.bank import ExpertBank
 from ppap.fast.path import can_compile
 
@@ -35,16 +36,22 @@ class JointStep:
         loss: (predictions (B, ...), chosen (B,)) -> scalar mean over the batch.
         compile: whether the traced step goes through inductor, which takes up to a minute and
             pays from hundreds of steps on; without a compiler it is traced only.
+        precision: in which predictions are computed.
 
     Attributes:
         parameters: (E, P) all experts' trainable tensors, a line each; ``grad`` is set by a call.
     """
 
     def __init__(
-        self, bank: ExpertBank, loss: Callable[[Tensor, Tensor], Tensor], compile: bool = False
+        self,
+        bank: ExpertBank,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        compile: bool = False,
+        precision: Precision = "fp32",
     ) -> None:
         self.bank = bank
         self.loss = loss
+        self.precision: Precision = precision
         self.compile = compile and can_compile()
         every = [bank.expert(number) for number in range(len(bank))]
         self._shapes = {name: tensor.shape for name, tensor in every[0].tensors().items()}
@@ -108,8 +115,9 @@ class JointStep:
 
         with torch.enable_grad():
             lines = lines.detach().requires_grad_()
-            predictions = vmap(of_one, randomness="different")(lines, statistics, x_t)
-            loss = self.loss(predictions.flatten(0, 1), chosen.flatten())
+            with autocast(self.precision, x_t.device):
+                predictions = vmap(of_one, randomness="different")(lines, statistics, x_t)
+                loss = self.loss(predictions.flatten(0, 1), chosen.flatten())
             (gradient,) = torch.autograd.grad(loss * len(lines), lines)
         return loss.detach(), gradient
 

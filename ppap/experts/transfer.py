@@ -7,7 +7,6 @@ x_t is drawn to the teacher's for the clean x_0 (data-free, the paper's way) or 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ppap.compute.allocator import keep_freed_memory
+from ppap.compute.precision import Precision, autocast, choose_precision
 from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.streams import derived_generator
 from ppap.experts.bank import Expert, ExpertBank
@@ -52,9 +52,12 @@ class Training:
             in as many steps, and costs less time where networks are small.
         keep_optimiser: whether one optimiser's state goes on from expert to expert, as in
             the released code; by default each expert has a fresh one.
+        precision: in which the students compute; weights and optimiser stay in float32.
+            ``"auto"`` is bfloat16 where the device has it natively, else float32.
 
     Raises:
-        ValueError: for a budget without steps, an unknown start or a share outside (0, 1).
+        ValueError: for a budget without steps, an unknown start, order or precision, or a share
+            outside (0, 1).
     """
 
     steps: int = 300_000
@@ -66,6 +69,7 @@ class Training:
     seed: int = 0
     order: Order = "ascending"
     keep_optimiser: bool = False
+    precision: Precision | Literal["auto"] = "fp32"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
@@ -78,6 +82,8 @@ class Training:
             raise ValueError(f"unknown order {self.order!r}; choose from {get_args(Order)}")
         if self.order == "together" and self.start == "previous":
             raise ValueError("experts trained together have no previous one; choose another start")
+        if self.precision not in ("auto", *get_args(Precision)):
+            raise ValueError(f"unknown precision {self.precision!r}; choose fp32, bf16 or auto")
 
 
 class Objective(Protocol):
@@ -164,7 +170,8 @@ def transfer(
 
     Raises:
         ValueError: if there are no images, the bank's ranges and the schedule differ in
-            length, or processes cannot share the batch evenly.
+            length, processes cannot share the batch evenly, the device would emulate the
+            precision asked for, or an accelerator brings one of its own.
     """
     if len(images) == 0:
         raise ValueError("transfer needs at least one image")
@@ -184,9 +191,17 @@ def transfer(
             f"{len(bank)} experts trained together share batches evenly, in one process; "
             f"got a batch of {training.batch}" + " and an accelerator" * bool(accelerator)
         )
+    if accelerator and training.precision != "fp32":
+        raise ValueError(
+            f"an accelerator has a precision of its own; leave the training's {training.precision}"
+            " at fp32, and choose Accelerator(mixed_precision=...)"
+        )
+    precision = choose_precision(training.precision, next(bank.parameters()).device)
     keep_freed_memory()
     objective.prepare(bank, images)
-    run = _Run(bank, images, schedule, objective, training, progress, accelerator, compile)
+    run = _Run(
+        bank, images, schedule, objective, training, progress, accelerator, compile, precision
+    )
     bank.train()
     first_share = 0
     if training.start == "shared" and len(bank) > 1:
@@ -230,6 +245,7 @@ class _Run:
     progress: Callable[[int, float], None] | None
     accelerator: Accelerator | None
     compile: bool = False
+    precision: Precision = "fp32"
     done: int = 0
     optimiser_state: list[dict[str, Any]] | None = None
 
@@ -265,7 +281,7 @@ class _Run:
 
     def fit_together(self, steps: int) -> list[float]:
         """Train all experts at once, each on its own range."""
-        joint = JointStep(self.bank, self.objective.loss, self.compile)
+        joint = JointStep(self.bank, self.objective.loss, self.compile, self.precision)
         optimiser = torch.optim.AdamW(
             [joint.parameters],
             self.training.learning_rate,
@@ -303,7 +319,8 @@ class _Run:
         self, optimiser: torch.optim.Optimizer, expert: Expert, number: int, bounds: tuple[int, int]
     ) -> float:
         """One step of the optimiser; the loss, averaged over processes."""
-        with self.accelerator.autocast() if self.accelerator else nullcontext():
+        device = next(self.bank.parameters()).device
+        with self.accelerator.autocast() if self.accelerator else autocast(self.precision, device):
             value = self._loss(number, bounds)
         optimiser.zero_grad()
         if self.accelerator is None:

@@ -89,6 +89,17 @@ def test_mixed_precision_trains_nearly_the_same() -> None:
     assert plain.experts is not mixed.experts
 
 
+def test_an_accelerator_and_the_training_cannot_both_have_a_precision() -> None:
+    bank, _ = train(None)
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    training = Training(steps=1, batch=4, precision="auto")
+    with pytest.raises(ValueError, match="precision of its own"):
+        transfer(
+            bank, images, linear_schedule(), Distillation(ClassTask()), training,
+            accelerator=Accelerator(cpu=True),
+        )  # fmt: skip
+
+
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:
     class Three(Accelerator):
         num_processes = 3

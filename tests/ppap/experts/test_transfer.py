@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ppap.compute import precision
+from ppap.compute.precision import PrecisionError
 from ppap.diffusion.samplers import DDIM
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.synthesis import synthesize
@@ -142,10 +144,38 @@ def test_mistakes_are_named() -> None:
         replace(SHORT, start="next")
     with pytest.raises(ValueError, match="unknown order"):
         replace(SHORT, order="upwards")
+    with pytest.raises(ValueError, match="unknown precision"):
+        replace(SHORT, precision="fp64")
     with pytest.raises(ValueError, match="shared_share"):
         replace(SHORT, shared_share=1.0)
     with pytest.raises(ValueError, match="steps"):
         replace(SHORT, steps=0)
+
+
+@pytest.mark.parametrize(("start", "order"), [("previous", "ascending"), ("base", "together")])
+def test_bfloat16_trains_nearly_the_same_on_float32_weights(
+    start: str, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    plain = replace(SHORT, start=start, order=order)
+    exact, near = trained(plain), trained(replace(plain, precision="bf16"))
+    assert state(near, 1).dtype == torch.float32
+    assert not torch.equal(state(near, 1), state(exact, 1))
+    assert divergence(near.eval()) == pytest.approx(divergence(exact.eval()), rel=0.05)
+    assert torch.equal(state(trained(replace(plain, precision="auto")), 1), state(near, 1))
+
+
+def test_without_native_bfloat16_training_is_refused_or_chooses_float32_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
+    with pytest.raises(PrecisionError, match="would emulate bfloat16"):
+        trained(replace(SHORT, precision="bf16"))
+    assert torch.equal(
+        state(trained(replace(SHORT, precision="auto")), 1), state(trained(SHORT), 1)
+    )
+    (line,) = caplog.messages
+    assert "no native bfloat16: computing in float32" in line
 
 
 def test_synthesis_in_shards_is_synthesis_at_once() -> None:
