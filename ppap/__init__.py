@@ -1,6 +1,28 @@
-"""Practical plug-and-play diffusion guidance.
+"""Guide any diffusion model with any off-the-shelf predictor, through experts trained without data.
 
-Steer any unconditional diffusion model with any off-the-shelf predictor, by small PEFT
-experts, one per noise range, trained without data (Go et al., CVPR 2023, arXiv 2212.05973).
-Everything is imported from its module, e.g. ``from ppap.experts.bank import ExpertBank``.
+Everything that a user needs is a name of this package, loaded when it is first used:
+
+* what is guided: :class:`Denoiser`, :func:`load_denoiser`, :func:`linear_schedule`,
+  :func:`cosine_schedule`;
+* what guides: :class:`Predictor`, :func:`load_predictor`, :func:`load_noisy_classifier`,
+  :class:`ExpertBank` with its :class:`NoiseRanges` and :class:`Adapter`, of :class:`Lora`,
+  :class:`Biases`, :class:`Norms`, :class:`Full`, :class:`Head` or :class:`Peft` parts
+  (:func:`ppap_adapter` is the paper's, :func:`full_adapter` fine-tunes everything);
+* how experts are trained: :func:`synthesize`, :func:`transfer`, :class:`Training`,
+  :class:`Distillation` without labels, :class:`Supervision` with them;
+* towards what: :class:`ClassTask`, :class:`DepthTask`, :class:`SegmentationTask`,
+  :class:`SimilarityTask`;
+* sampling: :func:`sample`, the samplers :class:`DDIM`, :class:`DDPM` and :class:`DPMSolver`, the
+  guides :class:`LikelihoodGuide`, :class:`SumOfGuides` and :func:`naive_guide`, and
+  :class:`FastPath`, which keeps what it has compiled.
+
+The rooms below, ground floor first, hold the rest: ``files``, ``compute``, ``diffusion``,
+``denoisers``, ``tasks``, ``predictors``, ``guidance``, ``experts``, ``evaluation``, ``fast``.
 """
+
+import lazy_loader
+
+__version__ = "0.1.0"
+
+# The names, and the module of each, stand in __init__.pyi, which type checkers read as well.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
