@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppap.diffusion.samplers import DDIM, sample
+from ppap.diffusion.samplers import DDIM
 from ppap.fast.path import FastPath
+from ppap.fast.sampling import sample
 from ppap.guidance.guides import Guide, naive_guide
 from ppap.tasks.tasks import ClassTask
 

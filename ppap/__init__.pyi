@@ -1,8 +1,7 @@
 from .denoisers.public import load_denoiser, load_noisy_classifier
 from .diffusion.denoiser import Denoiser
-from .diffusion.samplers import DDIM, DDPM, sample
+from .diffusion.samplers import DDIM, DDPM
 from .diffusion.schedule import cosine_schedule, linear_schedule
-from .diffusion.synthesis import synthesize
 from .experts.adapters import (
     Adapter,
     Biases,
@@ -18,6 +17,7 @@ from .experts.peft_adapters import Peft
 from .experts.ranges import NoiseRanges
 from .experts.transfer import Distillation, Supervision, Training, transfer
 from .fast.path import FastPath
+from .fast.sampling import sample, synthesize
 from .guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
 from .predictors.predictor import Predictor
 from .predictors.public import load_predictor

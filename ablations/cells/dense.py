@@ -29,13 +29,14 @@ from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ablations.settings.setting import GuidedTask, Setting
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import DDIM, DDPM, sample, trajectory
+from ppap.diffusion.samplers import DDIM, DDPM, trajectory
 from ppap.evaluation.features import extract
 from ppap.evaluation.intervals import bootstrap_fid, bootstrap_mean
 from ppap.evaluation.metrics import image_quality
 from ppap.evaluation.reference import ReferenceStatistics
 from ppap.experts.bank import ExpertBank
 from ppap.experts.transfer import Distillation, Supervision
+from ppap.fast.sampling import sample
 from ppap.files.images import from_uint8, to_uint8
 from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
 from ppap.tasks.tasks import ClassTask, DepthTask, SegmentationTask, Task

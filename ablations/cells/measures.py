@@ -30,10 +30,10 @@ from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ppap.compute.allocator import return_freed_memory
 from ppap.diffusion.samplers import DDIM
-from ppap.diffusion.synthesis import synthesize
 from ppap.experts.adapters import ppap_adapter
 from ppap.experts.bank import ExpertBank
 from ppap.experts.transfer import transfer
+from ppap.fast.sampling import synthesize
 from ppap.files.images import from_uint8
 from ppap.predictors.predictor import Predictor
 

@@ -19,14 +19,14 @@ from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ablations.settings.public import Mirrored
 from ablations.settings.setting import Setting, device, load_setting
-from ppap.diffusion.samplers import DDIM, DDPM, sample
+from ppap.diffusion.samplers import DDIM, DDPM
 from ppap.diffusion.streams import derived_generator
-from ppap.diffusion.synthesis import synthesize
 from ppap.evaluation.features import Features, extract
 from ppap.evaluation.metrics import correct, image_quality
 from ppap.experts.adapters import Adapter
 from ppap.experts.bank import ExpertBank, NoiseRanges
 from ppap.experts.transfer import Distillation, Supervision, Training, transfer
+from ppap.fast.sampling import sample, synthesize
 from ppap.files.images import Images, from_uint8, to_uint8
 from ppap.guidance.guides import Guide, LikelihoodGuide, naive_guide
 from ppap.predictors.predictor import Predictor

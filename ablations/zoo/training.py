@@ -16,11 +16,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import DDIM, sample
+from ppap.diffusion.samplers import DDIM
 from ppap.diffusion.schedule import linear_schedule
 from ppap.evaluation.features import FeatureExtractor, extract
 from ppap.evaluation.metrics import image_quality
 from ppap.evaluation.reference import ReferenceStatistics
+from ppap.fast.sampling import sample
 from ppap.files.checkpoints import load_state
 from ppap.files.images import from_uint8
 

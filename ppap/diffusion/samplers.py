@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,13 +21,11 @@ from ppap.diffusion.schedule import Floats, Schedule
 from ppap.diffusion.streams import NoiseStreams
 from ppap.guidance.guides import Guide
 
-if TYPE_CHECKING:
-    from ppap.fast.path import FastPath
-
 __all__ = [
     "DDIM",
     "DDPM",
     "Sampler",
+    "Stepper",
     "ddim_step",
     "ddpm_step",
     "sample",
@@ -63,6 +61,22 @@ class Sampler(Protocol):
         noise: Tensor | None,
     ) -> Tensor:
         """x at the next lower index of the respaced schedule."""
+        ...
+
+
+class Stepper(Protocol):
+    """Another way to compute the steps of a trajectory, to the same images up to rounding."""
+
+    def step(
+        self,
+        sampler: Sampler,
+        schedule: Schedule,
+        index: int,
+        x_t: Tensor,
+        guide: Guide | None,
+        noise: Tensor | None,
+    ) -> Tensor:
+        """x at the next lower index of the respaced schedule, guided if there is a guide."""
         ...
 
 
@@ -315,7 +329,7 @@ def trajectory(
     sampler: Sampler,
     seeds: Sequence[int],
     guide: Guide | None = None,
-    fast: FastPath | None = None,
+    stepper: Stepper | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Sample one batch, yielding every intermediate state.
 
@@ -324,7 +338,8 @@ def trajectory(
         sampler: e.g. ``DDIM(25)``.
         seeds: one per image.
         guide: with one target per image.
-        fast: runs the steps, to the same images up to rounding.
+        stepper: computes the steps of this denoiser, instead of the network, guide and sampler
+            called one after another.
 
     Yields:
         (original timestep just left, x after the step: (B, C, H, W)), noisiest first; the
@@ -337,8 +352,8 @@ def trajectory(
     for index in reversed(range(len(schedule))):
         timestep = int(schedule.timesteps[index])
         noise = streams.draw() if sampler.stochastic else None
-        if fast is not None:
-            x_t = fast.step(sampler, schedule, index, x_t, guide, noise)
+        if stepper is not None:
+            x_t = stepper.step(sampler, schedule, index, x_t, guide, noise)
         else:
             timesteps = torch.full((len(x_t),), timestep, device=device)
             prediction = denoiser(x_t, timesteps)
@@ -354,7 +369,7 @@ def sample(
     guide: Guide | None = None,
     batch: int = 128,
     progress: Callable[[int], None] | None = None,
-    fast: FastPath | bool | None = None,
+    stepper: Stepper | None = None,
 ) -> Tensor:
     """Generate one image per seed.
 
@@ -365,17 +380,14 @@ def sample(
         guide: steers the samples; its targets run parallel to ``seeds``.
         batch: images per network call.
         progress: called with the number of images finished, after each batch.
-        fast: whether steps are merged, folded and compiled (see :mod:`ppap.fast.path`); one that
-            was made before keeps what it has compiled. By default they are on a GPU; on a CPU
-            compilation takes a minute the first time, and images differ by rounding.
+        stepper: computes the steps of this denoiser in another way, such as the fast path.
 
     Returns:
         (N, C, H, W) float32 images in [-1, 1] on the CPU.
 
     Raises:
         ValueError: if the guide's targets, or the denoiser's conditions, are for another
-            number of images than there are seeds, or the fast path meets conditions that
-            differ between images.
+            number of images than there are seeds.
     """
     if denoiser.condition_count not in (None, len(seeds)):
         raise ValueError(
@@ -383,26 +395,13 @@ def sample(
         )
     if guide is not None and len(guide) != len(seeds):
         raise ValueError(f"{len(seeds)} seeds need as many targets, the guide has {len(guide)}")
-    path = _fast_path(denoiser, min(batch, len(seeds)), fast)
     images = []
     for start in range(0, len(seeds), batch):
         rows = slice(start, start + batch)
         part = None if guide is None else guide.rows(rows)
-        steps = trajectory(denoiser.rows(rows), sampler, seeds[rows], part, path)
+        steps = trajectory(denoiser.rows(rows), sampler, seeds[rows], part, stepper)
         _, x_0 = deque(steps, maxlen=1).pop()
         images.append(x_0.clamp(-1, 1).float().cpu())
         if progress is not None:
             progress(len(x_0))
     return torch.cat(images) if images else torch.empty(0, *denoiser.shape)
-
-
-def _fast_path(denoiser: Denoiser, batch: int, fast: FastPath | bool | None) -> FastPath | None:
-    if fast is None:
-        fast = module_device(denoiser).type == "cuda" and denoiser.condition_count is None
-    if fast and denoiser.condition_count is not None:
-        raise ValueError("conditions that differ between images need fast=False")
-    if isinstance(fast, bool):
-        from ppap.fast.path import FastPath
-
-        return FastPath(denoiser, batch) if fast and batch else None
-    return fast

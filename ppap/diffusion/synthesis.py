@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import DDIM, Sampler, sample
+from ppap.diffusion.samplers import DDIM, Sampler, Stepper, sample
 from ppap.files.images import to_uint8
 
 __all__ = ["synthesize"]
@@ -20,6 +20,7 @@ def synthesize(
     first_seed: int = 0,
     batch: int = 128,
     progress: Callable[[int], None] | None = None,
+    stepper: Stepper | None = None,
 ) -> Tensor:
     """Draw unguided images, kept as bytes as a data set would be.
 
@@ -30,9 +31,19 @@ def synthesize(
         first_seed: image i has seed ``first_seed + i``, so shards join without overlap.
         batch: images per network call.
         progress: called with the number of images finished, after each batch.
+        stepper: computes the steps, as for :func:`ppap.diffusion.samplers.sample`.
 
     Returns:
         (count, C, H, W) uint8.
     """
     seeds = range(first_seed, first_seed + count)
-    return to_uint8(sample(denoiser, sampler or DDIM(25), seeds, batch=batch, progress=progress))
+    return to_uint8(
+        sample(
+            denoiser,
+            sampler or DDIM(25),
+            seeds,
+            batch=batch,
+            progress=progress,
+            stepper=stepper,
+        )
+    )

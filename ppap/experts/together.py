@@ -18,9 +18,9 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ppap.compute.compiler import can_compile
 from ppap.compute.precision import Precision, autocast
 from ppap.experts.bank import ExpertBank
-from ppap.fast.path import can_compile
 
 __all__ = ["JointStep"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppap.compute.cpu_operators import REPLACEMENTS
-from ppap.fast.path import _Traced
+from ppap.compute.tracing import Traced
 
 aten = torch.ops.aten
 PRODUCTS: set[object] = {aten.mm.default, aten.bmm.default}
@@ -172,7 +172,7 @@ def test_products_of_tall_matrices_go_to_onednn(rows: int, count: int) -> None:
         hidden = torch.nn.functional.linear(x, weights[0], weights[1])
         return [hidden @ weights[0], torch.mm(x, weights[0].t())]
 
-    traced = _Traced(run, ([weight, bias], x), frozen=False)
+    traced = Traced(run, ([weight, bias], x), frozen=False)
     used = [node.target for node in traced.graph.graph.nodes]
     assert used.count(torch.ops.ppap.onednn_linear.default) == count
     for ours, expected in zip(traced([weight, bias], x), run([weight, bias], x), strict=True):

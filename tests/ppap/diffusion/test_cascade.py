@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ppap.denoisers.public import DENOISERS
 from ppap.diffusion.cascade import NoisedImages, Stage, eight_bit_images, sample_cascade
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import DDIM, DDPM, sample
+from ppap.diffusion.samplers import DDIM, DDPM
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
 from ppap.fast.path import FastPath
+from ppap.fast.sampling import sample
 from ppap.guidance.guides import LikelihoodGuide
 from ppap.tasks.tasks import ClassTask
 from tests.golden.check import fill

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ablations.settings import fashion
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import DDIM, DDPM, Sampler, sample
+from ppap.diffusion.samplers import DDIM, DDPM, Sampler
 from ppap.diffusion.schedule import linear_schedule
 from ppap.experts.adapters import Adapter, Biases, Full, Lora, ppap_adapter
 from ppap.experts.bank import ExpertBank
 from ppap.fast import path as fastpath
-from ppap.fast.path import FastPath, FoldedNetwork
+from ppap.fast.graphs import CapturedFunction
+from ppap.fast.path import FastPath
+from ppap.fast.sampling import sample
 from ppap.guidance.guides import Guide, LikelihoodGuide, SumOfGuides, naive_guide
 from ppap.tasks.tasks import ClassTask
 from tests.ppap.experts.test_grouped import bank_of, transformer
@@ -132,55 +133,6 @@ def test_switching_experts_compiles_nothing_and_other_processes_find_the_graphs(
     assert again.compilations == 0
 
 
-@pytest.mark.parametrize("make", [fashion.resnet, tiny_predictor])
-def test_folded_batch_norms_change_nothing(make: Callable[[], nn.Module]) -> None:
-    network = make()
-    network = getattr(network, "network", network)
-    generator = torch.Generator().manual_seed(0)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
-                assert tensor is not None
-                tensor.data.uniform_(0.2, 2, generator=generator)
-    network = network.double().eval()
-    folded = FoldedNetwork(network)
-    norms = [name for name, layer in network.named_modules() if type(layer) is nn.BatchNorm2d]
-    assert [norm for _, norm in folded.folded] == norms
-    assert not any(type(layer) is nn.BatchNorm2d for layer in folded.network.modules())
-    state = dict(network.named_parameters()) | dict(network.named_buffers())
-    channels = 1 if make is fashion.resnet else 3
-    x = torch.randn(3, channels, 16, 16, dtype=torch.float64, generator=generator)
-    found = torch.func.functional_call(folded.network, folded.weights(state), (x,))
-    torch.testing.assert_close(found, network(x), atol=1e-10, rtol=1e-10)
-
-
-def test_norms_that_cannot_be_folded_stay() -> None:
-    class Branching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.conv(x)
-            return self.norm(x) + x
-
-    class Deciding(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.norm(self.conv(x))
-            return x if x.sum() > 0 else -x
-
-    for network in (Branching().eval(), Deciding().eval()):
-        folded = FoldedNetwork(network)
-        assert folded.folded == []
-        state = dict(network.named_parameters()) | dict(network.named_buffers())
-        found = torch.func.functional_call(folded.network, folded.weights(state), (images(2),))
-        torch.testing.assert_close(found, network(images(2)))
-
-
 def test_a_batch_that_is_too_large_is_refused() -> None:
     denoiser = tiny_denoiser()
     with pytest.raises(ValueError, match="up to 4 images, got 6"):
@@ -211,7 +163,7 @@ def test_the_captured_step_is_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None
         def replay(self) -> None:
             recorded[-1]()
 
-    class Captured(fastpath._Captured):
+    class Captured(CapturedFunction):
         """Runs the function again where a graph would replay its kernels."""
 
         def __init__(self, function: Callable[..., Tensor], inputs: list[Tensor]) -> None:
@@ -228,7 +180,7 @@ def test_the_captured_step_is_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "stream", stream)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(fastpath, "_Captured", Captured)
+    monkeypatch.setattr(fastpath, "CapturedFunction", Captured)
     guide = smooth_bank().guide(TARGETS, 5.0)
     for sampler in (DDIM(10), DDPM(12)):
         denoiser = learned_denoiser()

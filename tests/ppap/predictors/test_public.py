@@ -16,7 +16,7 @@ import torchvision
 import transformers
 from torch import Tensor, nn
 
-from ppap.diffusion.samplers import DDIM, sample
+from ppap.diffusion.samplers import DDIM
 from ppap.diffusion.schedule import linear_schedule
 from ppap.experts.adapters import (
     ATTENTION_LORA_LAYERS,
@@ -31,6 +31,7 @@ from ppap.experts.adapters import (
 from ppap.experts.bank import ExpertBank
 from ppap.experts.transfer import Distillation, Training, transfer
 from ppap.fast.path import FastPath
+from ppap.fast.sampling import sample
 from ppap.files.checkpoints import CheckpointError, save_weights
 from ppap.guidance.guides import naive_guide
 from ppap.predictors.predictor import MixedPrecision, Predictor

@@ -1,0 +1,103 @@
+"""A function of tensors as one flat graph of tensor operations, backward pass included.
+
+What a graph reads is its input, weights among it, so that new values compile nothing anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
+
+from ppap.compute.cpu_operators import REPLACEMENTS, use_onednn
+
+__all__ = ["Traced", "laid_out", "state_of"]
+
+SHORT_ATTENTION = 256
+"""Keys up to which attention written out beats the fused kernel on a CPU, once compiled."""
+
+
+class Traced(nn.Module):
+    """A function as a graph of tensor operations, backward pass included, at fixed shapes.
+
+    Args:
+        function: of lists of tensors and tensors; gives a list of tensors.
+        arguments: examples.
+        frozen: whether the first argument, a list of weights, becomes the module's own; the
+            call then leaves it out.
+    """
+
+    def __init__(
+        self, function: Callable[..., list[Tensor]], arguments: tuple[Any, ...], frozen: bool
+    ) -> None:
+        super().__init__()
+        on_cpu = not any(leaf.is_cuda for leaf in tree_leaves(arguments))
+        trace = make_fx(function, decomposition_table=REPLACEMENTS if on_cpu else None)
+        graph = trace(*arguments)
+        if on_cpu and _short_attention(graph):
+            with sdpa_kernel(SDPBackend.MATH):
+                graph = trace(*arguments)
+        if on_cpu:
+            use_onednn(graph)
+        own = list(arguments[0]) if frozen else []
+        own += _lift_constants(graph)
+        graph.graph.set_codegen(fx.graph.CodeGen())
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        self.graph = graph
+        self.weights = len(arguments[0]) if frozen else 0
+        self.own = len(own)
+        for number, tensor in enumerate(own):
+            self.register_buffer(f"own_{number}", tensor)
+
+    def forward(self, *arguments: Any) -> list[Tensor]:
+        own = [getattr(self, f"own_{number}") for number in range(self.own)]
+        inputs = tree_leaves(arguments)
+        found: list[Tensor] = self.graph(*own[: self.weights], *inputs, *own[self.weights :])
+        return found
+
+
+def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
+    """Make tensors that tracing met on its way further inputs of the graph; return them."""
+    nodes = list(graph.graph.nodes)
+    last = [node for node in nodes if node.op == "placeholder"][-1]
+    given: dict[str, fx.Node] = {}
+    constants = []
+    for node in [node for node in nodes if node.op == "get_attr"]:
+        name = str(node.target)
+        if name not in given:
+            with graph.graph.inserting_after(last):
+                given[name] = last = graph.graph.placeholder(name)
+            constants.append(getattr(graph, name))
+            delattr(graph, name)
+        node.replace_all_uses_with(given[name])
+        graph.graph.erase_node(node)
+    for node in list(graph.graph.nodes):
+        if node.target in (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.alias.default):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    return constants
+
+
+def _short_attention(graph: fx.GraphModule) -> bool:
+    keys = [
+        node.args[1].meta["val"].shape[-2]
+        for node in graph.graph.nodes
+        if "scaled_dot_product" in str(node.target) and "backward" not in str(node.target)
+    ]
+    return bool(keys) and max(keys) <= SHORT_ATTENTION
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+def laid_out(tensor: Tensor) -> Tensor:
+    """Convolution weights channels-last, as convolutions want them."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
