@@ -87,7 +87,7 @@ class TaskExperts(Experts):
     def objective(self, labels: Tensor | None) -> Supervision | Distillation:
         if labels is None:
             return Distillation(self.learned())
-        return Supervision(self.learned(), labels)
+        return Supervision(labels, self.learned())
 
 
 @dataclass(frozen=True)

@@ -206,11 +206,11 @@ class TransferSpeed(Cell):
             bank.predictor, 1, self.experts.adapter, normalised=self.experts.normalised
         )
         transfer(
-            ranges, images, schedule, self.experts.objective(labels), replace(training, steps=2)
+            ranges, schedule, images, self.experts.objective(labels), replace(training, steps=2)
         )
         with _Stopwatch() as watch:
             for _ in range(REPEATS):
-                transfer(ranges, images, schedule, self.experts.objective(labels), training)
+                transfer(ranges, schedule, images, self.experts.objective(labels), training)
                 watch.lap(TIMED_STEPS * training.batch)
         return Artifact({"metrics": watch.metrics("transfer_per_second"), "batch": training.batch})
 

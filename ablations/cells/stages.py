@@ -324,7 +324,7 @@ class Experts(Cell):
         """Labels are followed where there are any, the teacher otherwise."""
         if labels is None:
             return Distillation(ClassTask(self.temperature))
-        return Supervision(ClassTask(), labels)
+        return Supervision(labels, ClassTask())
 
     def compute(self, load: Load) -> Artifact:
         on_gpu = device().type == "cuda"
@@ -336,7 +336,7 @@ class Experts(Cell):
         images, labels = self.training_set(load)
         schedule = self.setup.load().denoiser().schedule
         losses = transfer(
-            bank, images, schedule, self.objective(labels), self.training, accelerator=accelerator
+            bank, schedule, images, self.objective(labels), self.training, accelerator=accelerator
         )
         state = {key: value.cpu().numpy() for key, value in bank.experts.state_dict().items()}
         facts = {

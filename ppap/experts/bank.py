@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppap.diffusion.denoiser import freeze
-from ppap.experts.adapters import Adapter, Biases, Full, Head, Lora, Norms, Part, ppap_adapter
+from ppap.experts.absorb import absorbed
+from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.bank_files import BankDescription, load_expert, save_expert
+from ppap.experts.expert import Expert
 from ppap.experts.grouped import GroupedNetwork, UngroupableError
-from ppap.experts.peft_adapters import Peft
-from ppap.experts.ranges import NoiseRanges
-from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, save_weights
+from ppap.experts.merging import WrittenWeights
+from ppap.experts.routing import NoiseRanges
+from ppap.files.checkpoints import CheckpointError, fingerprint
 from ppap.guidance.guides import LikelihoodGuide
 from ppap.predictors.predictor import Predictor
-from ppap.tasks.classes import ClassTask
 from ppap.tasks.protocol import Task
 
-__all__ = ["Expert", "ExpertBank", "NoiseRanges"]
-
-PART_KINDS: dict[str, type[Part]] = {
-    "lora": Lora,
-    "biases": Biases,
-    "norms": Norms,
-    "full": Full,
-    "head": Head,
-    "peft": Peft,
-}
-FORMAT = 1
-
-
-class Expert(nn.Module):
-    """The adapter tensors of one noise range, under the names that the adapter gave them."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        for key, value in tensors.items():
-            self.register_parameter(_escape(key), nn.Parameter(value))
-        for key, value in buffers.items():
-            self.register_buffer(_escape(key), value)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The trainable tensors."""
-        return {_unescape(key): value for key, value in self.named_parameters()}
-
-    def statistics(self) -> dict[str, Tensor]:
-        """Buffers that the expert keeps for itself; training updates them in place."""
-        return {_unescape(key): value for key, value in self.named_buffers()}
+__all__ = ["ExpertBank", "NoiseRanges"]
 
 
 class ExpertBank(nn.Module):
@@ -66,18 +35,21 @@ class ExpertBank(nn.Module):
 
     Args:
         predictor: the off-the-shelf model; frozen in place.
-        ranges: number of equal ranges, or the ranges themselves.
-        adapter: what is trained per range.
-        steps: length of the noise schedule, for a number of ranges.
+        experts: how many, for ranges of equal width, or the ranges themselves.
+        adapter: what is trained per range; by default the paper's.
+        task: what predictions mean, for transfer and for guiding; by default the predictor's.
+        steps: length of the noise schedule, for a number of experts.
         seed: of the adapters' random initial values.
         normalised: whether the experts see images as the predictor was trained to; False
             shows them raw [-1, 1], as the released code does to its ResNet students.
 
     Attributes:
+        ranges: of the experts.
         absorbed: whether :meth:`absorb_statistics` was called.
 
     Raises:
-        ValueError: for a predictor in which the adapter finds nothing to train.
+        ValueError: for a predictor without weights, or in which the adapter finds nothing to
+            train.
     """
 
     predictor: Predictor
@@ -85,8 +57,9 @@ class ExpertBank(nn.Module):
     def __init__(
         self,
         predictor: Predictor,
-        ranges: int | NoiseRanges = 5,
+        experts: int | NoiseRanges = 5,
         adapter: Adapter | None = None,
+        task: Task | None = None,
         steps: int = 1000,
         seed: int = 0,
         normalised: bool = True,
@@ -101,7 +74,8 @@ class ExpertBank(nn.Module):
         self.normalised = normalised
         self.absorbed = False
         freeze(predictor)
-        self.ranges = NoiseRanges.equal(ranges, steps) if isinstance(ranges, int) else ranges
+        self.ranges = NoiseRanges.equal(experts, steps) if isinstance(experts, int) else experts
+        self.task = predictor.task if task is None else task
         self.adapter = ppap_adapter() if adapter is None else adapter
         generator = torch.Generator().manual_seed(seed)
         self.experts = nn.ModuleList(
@@ -112,7 +86,7 @@ class ExpertBank(nn.Module):
             for _ in range(len(self.ranges))
         ).to(next(predictor.network.parameters()).device)
         self.student = self.adapter.student(predictor.network)
-        self._overwritten: dict[str, Tensor] = {}
+        self._written = WrittenWeights(predictor.network)
         self._cached: tuple[int, dict[str, Tensor]] | None = None
         self._grouped = self._group()
 
@@ -183,7 +157,7 @@ class ExpertBank(nn.Module):
     @property
     def overwritten(self) -> dict[str, Tensor]:
         """What :meth:`merge` replaced in the predictor, by name; empty when nothing is merged."""
-        return dict(self._overwritten)
+        return dict(self._written.replaced)
 
     def teacher_prediction(self, images: Tensor) -> Any:
         """The unadapted predictor's prediction for (B, C, H, W) clean images, no gradient."""
@@ -234,11 +208,7 @@ class ExpertBank(nn.Module):
         return self.student.effective(self._base(), expert.tensors()) | expert.statistics()
 
     def _base(self) -> dict[str, Tensor]:
-        return dict(self.predictor.network.named_parameters()) | self._overwritten
-
-    def _live(self) -> dict[str, Tensor]:
-        network = self.predictor.network
-        return dict(network.named_parameters()) | dict(network.named_buffers())
+        return dict(self.predictor.network.named_parameters()) | self._written.replaced
 
     def train(self, mode: bool = True) -> ExpertBank:
         """Training or evaluation mode; forgets merged weights."""
@@ -261,144 +231,89 @@ class ExpertBank(nn.Module):
             The bank's own predictor, good until :meth:`unmerge` or the next merge.
         """
         self.unmerge()
-        live = self._live()
-        for key, value in self._effective(expert).items():
-            if value is not live[key]:
-                self._overwritten[key] = live[key].clone()
-                live[key].copy_(value)
+        self._written.write(self._effective(expert))
         return self.predictor
 
-    @torch.no_grad()
     def unmerge(self) -> None:
         """Restore the predictor exactly, bit for bit."""
-        live = self._live()
-        for key, value in self._overwritten.items():
-            live[key].copy_(value)
-        self._overwritten = {}
+        self._written.restore()
         self._cached = None
 
-    @torch.no_grad()
     def absorb_statistics(self) -> None:
         """Rewrite batch norms so that experts need no statistics of their own.
 
-        A batch norm in evaluation is an affine map per channel, so each expert's weight and bias
-        can be chosen to give, with the predictor's statistics, what they gave with the expert's.
-        Predictions are the same up to rounding and the bank is smaller. It is meant for trained
-        banks: training goes on with the predictor's statistics, unchanged by it.
+        Predictions are the same up to rounding and the bank is smaller
+        (:mod:`ppap.experts.absorb`). It is meant for trained banks: training goes on with the
+        predictor's statistics, unchanged by it.
         """
         self.unmerge()
-        layers = {
-            name: layer
-            for name, layer in self.predictor.network.named_modules()
-            if isinstance(layer, _BatchNorm) and layer.affine and layer.track_running_stats
-        }
-        for number, expert in enumerate(self.experts):
-            assert isinstance(expert, Expert)
-            tensors, statistics = expert.tensors(), expert.statistics()
-            for name, layer in layers.items():
-                if f"{name}.running_var" in statistics:
-                    tensors |= _absorbed(name, layer, tensors, statistics)
-                    for kind in ("running_mean", "running_var", "num_batches_tracked"):
-                        del statistics[f"{name}.{kind}"]
-            self.experts[number] = Expert(tensors, statistics).train(expert.training)
+        for number in range(len(self)):
+            self.experts[number] = absorbed(self.expert(number), self.predictor.network)
         self.absorbed = True
         self._grouped = self._group()
 
-    def guide(self, targets: Tensor, scale: float, task: Task | None = None) -> LikelihoodGuide:
-        """A guide towards (N, ...) targets; class targets unless a task says otherwise."""
-        return LikelihoodGuide(self.eval(), task or ClassTask(), targets, scale)
+    def guide(self, targets: Any, scale: float = 1.0, task: Task | None = None) -> LikelihoodGuide:
+        """A guide towards targets of the bank's task.
+
+        Args:
+            targets: one for every sample, such as a class index; or (N, ...) one for each, as
+                a tensor or a list.
+            scale: guidance scale.
+            task: what predictions mean, if it is not the bank's own.
+        """
+        return LikelihoodGuide(self.eval(), self.task if task is None else task, targets, scale)
 
     def save(self, folder: str | Path) -> None:
         """Write ``bank.json`` and one ``expert_<n>.safetensors`` per range.
 
-        The predictor is not written, only a fingerprint of it.
+        The predictor is not written, only its fingerprint.
         """
         folder = Path(folder)
         for number in range(len(self)):
-            expert = self.expert(number)
-            save_weights(
-                expert.tensors() | expert.statistics(), folder / f"expert_{number}.safetensors"
-            )
-        names = {kind: name for name, kind in PART_KINDS.items()}
-        description = {
-            "format": FORMAT,
-            "predictor": self.predictor.name,
-            "fingerprint": self.fingerprint(),
-            "boundaries": self.ranges.boundaries,
-            "inclusive": self.ranges.inclusive,
-            "normalised": self.normalised,
-            "absorbed": self.absorbed,
-            "adapter": [{"part": names[type(part)], **vars(part)} for part in self.adapter.parts],
-        }
-        scratch = folder / "bank.json.part"
-        scratch.write_text(json.dumps(description, indent=2) + "\n")
-        scratch.replace(folder / "bank.json")
+            save_expert(self.expert(number), number, folder)
+        BankDescription(
+            self.predictor.name,
+            self.fingerprint(),
+            self.ranges,
+            self.adapter,
+            self.task,
+            self.normalised,
+            self.absorbed,
+        ).write(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, predictor: Predictor) -> ExpertBank:
+    def load(cls, folder: str | Path, predictor: Predictor, task: Task | None = None) -> ExpertBank:
         """A saved bank around the predictor that it was trained for.
+
+        Args:
+            folder: made by :meth:`save`, of this version or an earlier one.
+            predictor: of the very weights that the bank was trained for.
+            task: replaces the saved one; needed for a task that is not one of ``ppap.tasks``.
 
         Raises:
             CheckpointError: if the folder holds no whole bank, or one of another predictor.
         """
         folder = Path(folder)
-        try:
-            description = json.loads((folder / "bank.json").read_text())
-            parts = tuple(
-                PART_KINDS[fields.pop("part")](**fields) for fields in description["adapter"]
-            )
-            inclusive = description.get("inclusive", False)
-            ranges = NoiseRanges(tuple(description["boundaries"]), inclusive)
-            normalised = description.get("normalised", True)
-            absorbed = description.get("absorbed", False)
-            fingerprint = description["fingerprint"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        about = BankDescription.read(folder)
+        if task is None and about.custom_task:
             raise CheckpointError(
-                f"{folder} holds no readable bank.json ({error}); name a folder made by save()"
-            ) from error
-        bank = cls(predictor, ranges, Adapter(parts), normalised=normalised)
-        if bank.fingerprint() != fingerprint:
-            raise CheckpointError(
-                f"{folder} was trained for other weights of {description['predictor']}; "
-                f"load the predictor whose fingerprint is {fingerprint}"
+                f"{folder} was saved with a task of its own, {about.custom_task}; "
+                "pass it: load(folder, predictor, task=...)"
             )
-        if absorbed:
+        bank = cls(
+            predictor, about.ranges, about.adapter, task or about.task, normalised=about.normalised
+        )
+        if bank.fingerprint() != about.fingerprint:
+            raise CheckpointError(
+                f"{folder} was trained for other weights of {about.predictor}; "
+                f"load the predictor whose fingerprint is {about.fingerprint}"
+            )
+        if about.absorbed:
             bank.absorb_statistics()
         for number in range(len(bank)):
-            path = folder / f"expert_{number}.safetensors"
-            state = {_escape(key): value for key, value in load_state(path).items()}
-            check_and_load(bank.expert(number), state, path.name)
+            load_expert(bank.expert(number), number, folder)
         return bank.eval()
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of the unadapted predictor's parameters."""
-        digest = hashlib.sha256()
-        for key, value in sorted(self._base().items()):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-
-def _absorbed(
-    name: str, layer: _BatchNorm, tensors: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Weight and bias of an expert's batch norm for use with the layer's own statistics."""
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    weight = tensors.get(f"{name}.weight", layer.weight).double()
-    bias = tensors.get(f"{name}.bias", layer.bias).double()
-    mean, variance = statistics[f"{name}.running_mean"], statistics[f"{name}.running_var"]
-    slope = weight * (variance.double() + layer.eps).rsqrt()
-    bias = bias + (layer.running_mean.double() - mean.double()) * slope
-    weight = slope * (layer.running_var.double() + layer.eps).sqrt()
-    dtype = layer.weight.dtype
-    return {f"{name}.weight": weight.to(dtype), f"{name}.bias": bias.to(dtype)}
-
-
-def _escape(key: str) -> str:
-    """Module attributes cannot hold dots."""
-    return key.replace(".", "/")
-
-
-def _unescape(key: str) -> str:
-    return key.replace("/", ".")
+        return fingerprint(self._base())

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from ppap.experts.adapters import Adapter, Biases, Full, Head, Lora, Norms
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Full, Head, Norms
 
 __all__ = ["GroupedNetwork", "UngroupableError"]
 

@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ppap.experts.adapters import Adapter, Biases, Lora, Norms
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Norms
+from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
-from ppap.experts.peft_adapters import Peft
-from ppap.experts.ranges import NoiseRanges
+from ppap.experts.routing import NoiseRanges
 from ppap.files.checkpoints import CheckpointError, check_state, load_state
 from ppap.predictors.predictor import Predictor
 

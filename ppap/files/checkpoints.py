@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ __all__ = [
     "CheckpointError",
     "check_and_load",
     "check_state",
+    "fingerprint",
     "load_state",
     "load_weights",
     "misfit",
@@ -147,6 +149,16 @@ def save_weights(
     scratch = path.with_name(path.name + ".part")
     save_file(tensors, scratch, metadata=dict(metadata or {}))
     scratch.replace(path)
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits of the names and bytes of tensors, in whatever order they come."""
+    digest = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        digest.update(key.encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -50,7 +50,7 @@ class LikelihoodGuide:
     """scale * gradient in x_t of log p(target | model(x_t, t)).
 
     Attributes:
-        model: a noise-aware model, such as an :class:`ppap.experts.bank.ExpertBank` or ADM's
+        model: a noise-aware model, such as an :class:`ppap.experts.expert.ExpertBank` or ADM's
             noisy classifier.
         task: what its predictions mean.
         targets: (N, ...) one target per image, as the task wants them.

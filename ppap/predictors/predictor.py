@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.protocol import Task
+
 __all__ = ["Function", "MixedPrecision", "Predictor", "SelectOutput"]
 
 
@@ -22,6 +25,7 @@ class Predictor(nn.Module):
         size: (H, W) that the network wants; images of another size are resized, bilinearly
             and anti-aliased, differentiably. None leaves any size as it is.
         name: for records and saved banks.
+        task: what predictions mean; classification by default.
 
     Raises:
         ValueError: for a mean and std of different lengths or a std that is not positive,
@@ -39,6 +43,7 @@ class Predictor(nn.Module):
         std: Sequence[float] = (0.5, 0.5, 0.5),
         size: tuple[int, int] | None = None,
         name: str = "",
+        task: Task | None = None,
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or not all(value > 0 for value in std):
@@ -46,6 +51,7 @@ class Predictor(nn.Module):
         self.network = network if isinstance(network, nn.Module) else Function(network)
         self.size = size
         self.name = name or getattr(network, "__name__", type(network).__name__)
+        self.task: Task = ClassTask() if task is None else task
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 

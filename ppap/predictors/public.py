@@ -39,9 +39,9 @@ def load_predictor(
         options: further arguments of timm's or torchvision's architecture, e.g. ``num_classes``.
 
     Returns:
-        The predictor in evaluation mode. Its prediction is that of
-        :class:`ppap.tasks.classes.ClassTask`, :class:`ppap.tasks.depth.DepthTask`,
-        :class:`ppap.tasks.segmentation.SegmentationTask` or, of a CLIP,
+        The predictor in evaluation mode. Its ``task`` says what it predicts: a
+        :class:`ppap.tasks.classes.ClassTask`, a :class:`ppap.tasks.depth.DepthTask`, a
+        :class:`ppap.tasks.segmentation.SegmentationTask` or, of a CLIP, a
         :class:`ppap.tasks.similarity.SimilarityTask`.
 
     Raises:

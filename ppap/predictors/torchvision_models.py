@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
 from ppap.predictors.predictor import Predictor, SelectOutput
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.segmentation import SegmentationTask
 
 __all__ = ["load_torchvision"]
 
@@ -78,9 +80,14 @@ def load_torchvision(
             network.aux_logits = False
     preset = version.transforms()
     (side,) = getattr(preset, "crop_size", preset.resize_size)
-    taken = SelectOutput(network, "out") if architecture in segmenters else network
+    segments = architecture in segmenters
     return Predictor(
-        taken.eval(), preset.mean, preset.std, size or (side, side), f"torchvision/{name}"
+        (SelectOutput(network, "out") if segments else network).eval(),
+        preset.mean,
+        preset.std,
+        size or (side, side),
+        f"torchvision/{name}",
+        SegmentationTask() if segments else ClassTask(),
     )
 
 

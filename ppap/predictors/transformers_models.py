@@ -18,15 +18,20 @@ from torch.nn import functional as F
 from ppap.files.checkpoints import CheckpointError, load_state, misfit, one_line
 from ppap.files.hub import extra, hub_folder, no_bars, quiet, read_settings
 from ppap.predictors.predictor import Predictor, SelectOutput
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.depth import DepthTask
+from ppap.tasks.protocol import Task
+from ppap.tasks.segmentation import SegmentationTask
+from ppap.tasks.similarity import SimilarityTask
 
 __all__ = ["ImageEmbedding", "load_transformers", "text_targets"]
 
-OUTPUTS = {
-    "ForDepthEstimation": "predicted_depth",
-    "ForImageClassification": "logits",
-    "ForSemanticSegmentation": "logits",
+OUTPUTS: dict[str, tuple[str, Task]] = {
+    "ForDepthEstimation": ("predicted_depth", DepthTask()),
+    "ForImageClassification": ("logits", ClassTask()),
+    "ForSemanticSegmentation": ("logits", SegmentationTask()),
 }
-"""What is the prediction of an architecture, by the end of its name."""
+"""What an architecture predicts, and what that means, by the end of its name."""
 EMBEDDING = ("CLIPModel", "SiglipModel")
 WEIGHTS = {
     "model.safetensors": "model-*.safetensors",
@@ -85,9 +90,10 @@ def load_transformers(
     network, missing = _load(source, folder)
     mean, std, own_size = _preprocessing(source, folder)
     kind = type(network).__name__
-    outputs = [output for ending, output in OUTPUTS.items() if kind.endswith(ending)]
-    taken = SelectOutput(network, outputs[0]) if outputs else ImageEmbedding(network)
-    predictor = Predictor(taken.eval(), mean, std, size or own_size, name or str(source))
+    found = next((what for ending, what in OUTPUTS.items() if kind.endswith(ending)), None)
+    task: Task = found[1] if found else SimilarityTask()
+    predicting = SelectOutput(network, found[0]) if found else ImageEmbedding(network)
+    predictor = Predictor(predicting.eval(), mean, std, size or own_size, name or str(source), task)
     example = torch.zeros(1, 3, *(predictor.size or (SIDES[0], SIDES[0])))
     _settle(source, network, missing, lambda: predictor(example))
     return predictor

@@ -10,9 +10,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ppap.diffusion.schedule import linear_schedule
-from ppap.experts.adapters import Adapter, Full
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.parts import Full
 from ppap.experts.bank import ExpertBank
-from ppap.experts.transfer import Distillation, Training, transfer
+from ppap.experts.objectives import Distillation
+from ppap.experts.training import Training
+from ppap.experts.transfer import transfer
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
 
@@ -28,7 +31,7 @@ def train(accelerator: Accelerator | None) -> tuple[ExpertBank, list[float]]:
     training = Training(steps=12, batch=16, learning_rate=1e-2, keep_optimiser=True)
     objective = Distillation(ClassTask())
     schedule = linear_schedule()
-    losses = transfer(bank, images, schedule, objective, training, accelerator=accelerator)
+    losses = transfer(bank, schedule, images, objective, training, accelerator=accelerator)
     return bank, losses
 
 

@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ppap.diffusion.schedule import linear_schedule
-from ppap.experts.adapters import Adapter, Full
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.parts import Full
 from ppap.experts.bank import ExpertBank
-from ppap.experts.transfer import Distillation, Training, transfer
+from ppap.experts.objectives import Distillation
+from ppap.experts.training import Training
+from ppap.experts.transfer import transfer
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
 from tests.ppap.accelerated import train
@@ -73,7 +76,7 @@ def test_a_parameter_without_gradient_stays_as_it_is() -> None:
     images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
     objective, training = Distillation(ClassTask()), Training(steps=2, batch=4)
     transfer(
-        bank, images, linear_schedule(), objective, training, accelerator=Accelerator(cpu=True)
+        bank, linear_schedule(), images, objective, training, accelerator=Accelerator(cpu=True)
     )
     own = bank.expert(0).tensors()
     assert torch.equal(own["1.spare"], torch.ones(2))
@@ -95,7 +98,7 @@ def test_an_accelerator_and_the_training_cannot_both_have_a_precision() -> None:
     training = Training(steps=1, batch=4, precision="auto")
     with pytest.raises(ValueError, match="precision of its own"):
         transfer(
-            bank, images, linear_schedule(), Distillation(ClassTask()), training,
+            bank, linear_schedule(), images, Distillation(ClassTask()), training,
             accelerator=Accelerator(cpu=True),
         )  # fmt: skip
 
@@ -108,4 +111,4 @@ def test_a_batch_that_processes_cannot_share_is_refused() -> None:
     images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     objective, training = Distillation(ClassTask()), Training(steps=1, batch=64)
     with pytest.raises(ValueError, match="multiple"):
-        transfer(bank, images, linear_schedule(), objective, training, accelerator=Three(cpu=True))
+        transfer(bank, linear_schedule(), images, objective, training, accelerator=Three(cpu=True))

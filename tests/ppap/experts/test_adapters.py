@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from ppap.experts.adapters import Adapter, Biases, Full, Head, Lora, Norms, Part, ppap_adapter
+from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Full, Head, Norms, Part
 from tests.ppap.networks import TinyResNet, images
 
 

@@ -9,9 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppap.experts.adapters import Adapter, Full, Head, Lora, ppap_adapter
-from ppap.experts.bank import ExpertBank, NoiseRanges
-from ppap.files.checkpoints import CheckpointError
+from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Full, Head
+from ppap.experts.bank import ExpertBank
+from ppap.experts.routing import NoiseRanges
+from ppap.files.checkpoints import CheckpointError, load_state
+from ppap.predictors.predictor import Predictor
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.depth import DepthTask
+from ppap.tasks.protocol import Task
+from ppap.tasks.segmentation import SegmentationTask
+from ppap.tasks.similarity import SimilarityTask
 from tests.ppap.networks import images, tiny_predictor
 
 ADAPTERS = [ppap_adapter(2, 2.0), Adapter((Full(),))]
@@ -185,6 +194,60 @@ def test_a_bank_saved_before_those_quirks_loads_without_them(tmp_path: Path) -> 
     loaded = ExpertBank.load(tmp_path, tiny_predictor())
     assert (loaded.ranges, loaded.adapter, loaded.normalised) == (bank.ranges, bank.adapter, True)
     assert torch.equal(loaded(images(7), TIMESTEPS), bank(images(7), TIMESTEPS))
+
+
+GOLDEN = Path(__file__).with_name("format_1")
+
+
+def test_a_bank_saved_in_format_1_loads_and_predicts_what_it_did() -> None:
+    recorded = load_state(GOLDEN / "expected.safetensors")
+    predictor = tiny_predictor()
+    predictor.network.load_state_dict(
+        {k.removeprefix("network."): v for k, v in recorded.items() if k.startswith("network.")}
+    )
+    bank = ExpertBank.load(GOLDEN, predictor)
+    assert json.loads((GOLDEN / "bank.json").read_text())["format"] == 1
+    assert (bank.ranges, bank.adapter) == (NoiseRanges((0, 400, 1000)), ppap_adapter(2, 2.0))
+    assert bank.task == predictor.task == ClassTask()
+    found = bank(recorded["images"], recorded["timesteps"])
+    torch.testing.assert_close(found, recorded["predictions"])
+
+
+@pytest.mark.parametrize(
+    "task", [ClassTask(0.5), DepthTask(aligned=False), SegmentationTask(), SimilarityTask(7.0)]
+)
+def test_a_bank_remembers_its_task(task: Task, tmp_path: Path) -> None:
+    bank = ExpertBank(tiny_predictor(), 1, ppap_adapter(2), task)
+    bank.save(tmp_path)
+    assert ExpertBank.load(tmp_path, tiny_predictor()).task == task
+    assert ExpertBank.load(tmp_path, tiny_predictor(), ClassTask()).task == ClassTask()
+
+
+def test_a_bank_has_its_predictors_task_unless_it_is_given_another() -> None:
+    predictor = Predictor(tiny_predictor().network, task=SegmentationTask(2.0))
+    adapter = ppap_adapter(2)
+    assert ExpertBank(predictor, 1, adapter).task == SegmentationTask(2.0)
+    assert ExpertBank(predictor, 1, adapter, DepthTask()).task == DepthTask()
+
+
+class Redness(ClassTask):
+    """A task that no file names."""
+
+
+def test_a_task_of_ones_own_is_asked_for_when_loading(tmp_path: Path) -> None:
+    ExpertBank(tiny_predictor(), 1, ppap_adapter(2), Redness()).save(tmp_path)
+    with pytest.raises(CheckpointError, match=r"a task of its own, Redness; pass it"):
+        ExpertBank.load(tmp_path, tiny_predictor())
+    assert type(ExpertBank.load(tmp_path, tiny_predictor(), Redness()).task) is Redness
+
+
+def test_a_bank_of_a_later_format_is_refused(tmp_path: Path) -> None:
+    ExpertBank(tiny_predictor(), 1, ppap_adapter(2)).save(tmp_path)
+    description = json.loads((tmp_path / "bank.json").read_text())
+    assert description["format"] == 2
+    (tmp_path / "bank.json").write_text(json.dumps(description | {"format": 3}))
+    with pytest.raises(CheckpointError, match="format 3 is newer"):
+        ExpertBank.load(tmp_path, tiny_predictor())
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

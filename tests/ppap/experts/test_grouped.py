@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppap.experts.adapters import Adapter, Biases, Full, Head, Lora, Norms, ppap_adapter
+from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Full, Head, Norms
+from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
-from ppap.experts.peft_adapters import Peft
 from ppap.predictors.predictor import Predictor
 from tests.ppap.networks import images, tiny_predictor
 

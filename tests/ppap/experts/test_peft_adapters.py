@@ -15,9 +15,11 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ppap.experts.adapters import Adapter, Biases, Lora, Norms
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Norms
+from ppap.experts.adapters.peft import Method, Peft
 from ppap.experts.bank import ExpertBank
-from ppap.experts.peft_adapters import Method, Peft
 from ppap.predictors.predictor import Predictor
 
 METHODS = get_args(Method)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ppap.diffusion.schedule import linear_schedule
-from ppap.experts.ranges import NoiseRanges
+from ppap.experts.routing import NoiseRanges
 
 
 def test_a_boundary_goes_up_or_as_in_the_released_code_down() -> None:

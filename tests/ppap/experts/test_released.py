@@ -17,9 +17,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppap.experts.adapters import Adapter, Biases, Full, Lora, Norms, ppap_adapter
+from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Full, Norms
+from ppap.experts.adapters.peft import Method, Peft
 from ppap.experts.bank import ExpertBank
-from ppap.experts.peft_adapters import Method, Peft
 from ppap.experts.released import load_released, released_state, save_peft, save_released
 from ppap.files.checkpoints import CheckpointError
 from ppap.predictors.predictor import Predictor

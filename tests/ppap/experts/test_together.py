@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ppap.experts.adapters import Adapter, Biases, Full, Lora, ppap_adapter
+from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Full
+from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
-from ppap.experts.peft_adapters import Peft
+from ppap.experts.objectives import Distillation
 from ppap.experts.together import JointStep
-from ppap.experts.transfer import Distillation, transfer
+from ppap.experts.transfer import transfer
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import images, tiny_predictor
@@ -70,12 +73,12 @@ def test_training_together_brings_every_student_to_the_teacher() -> None:
     longer = replace(SHORT, steps=200, batch=16, start="base", order="together")
     bank = ExpertBank(tiny_predictor(), 2, Adapter((Full(),)))
     before = divergence(bank.eval())
-    losses = transfer(bank, DATA, SCHEDULE, Distillation(ClassTask()), longer)
+    losses = transfer(bank, SCHEDULE, DATA, Distillation(ClassTask()), longer)
     assert len(losses) == 2
     assert not bank.training
     assert divergence(bank) < 0.5 * before
     again = ExpertBank(tiny_predictor(), 2, Adapter((Full(),)))
-    transfer(again, DATA, SCHEDULE, Distillation(ClassTask()), longer)
+    transfer(again, SCHEDULE, DATA, Distillation(ClassTask()), longer)
     for mine, other in zip(bank.experts.parameters(), again.experts.parameters(), strict=True):
         assert torch.equal(mine, other)
 
@@ -86,4 +89,4 @@ def test_what_cannot_go_together_is_refused() -> None:
     bank = ExpertBank(tiny_predictor(), 3)
     training = replace(SHORT, order="together", start="base", batch=8)
     with pytest.raises(ValueError, match="share batches evenly"):
-        transfer(bank, DATA, SCHEDULE, Distillation(ClassTask()), training)
+        transfer(bank, SCHEDULE, DATA, Distillation(ClassTask()), training)

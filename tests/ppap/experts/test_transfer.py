@@ -13,9 +13,12 @@ from ppap.compute.precision import PrecisionError
 from ppap.diffusion.samplers import DDIM
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.synthesis import synthesize
-from ppap.experts.adapters import Adapter, Full, ppap_adapter
+from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.parts import Full
 from ppap.experts.bank import ExpertBank
-from ppap.experts.transfer import Distillation, Supervision, Training, transfer
+from ppap.experts.objectives import Distillation, Supervision
+from ppap.experts.training import Training
+from ppap.experts.transfer import transfer
 from ppap.files.images import from_uint8, to_uint8
 from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import images, tiny_denoiser, tiny_predictor
@@ -27,7 +30,7 @@ DATA = to_uint8(images(64, 5).clamp(-1, 1))
 
 def trained(training: Training, count: int = 2, adapter: Adapter | None = None) -> ExpertBank:
     bank = ExpertBank(tiny_predictor(), count, adapter or ppap_adapter(2, 2.0))
-    transfer(bank, DATA, SCHEDULE, Distillation(ClassTask()), training)
+    transfer(bank, SCHEDULE, DATA, Distillation(ClassTask()), training)
     return bank
 
 
@@ -54,8 +57,8 @@ def test_labels_are_learned() -> None:
     labels = torch.arange(64) % 5
     bank = ExpertBank(tiny_predictor(), 1, Adapter((Full(),)))
     longer = replace(SHORT, steps=300, batch=32)
-    early = transfer(bank, DATA, SCHEDULE, Supervision(ClassTask(), labels), SHORT)
-    late = transfer(bank, DATA, SCHEDULE, Supervision(ClassTask(), labels), longer)
+    early = transfer(bank, SCHEDULE, DATA, Supervision(labels), SHORT)
+    late = transfer(bank, SCHEDULE, DATA, Supervision(labels), longer)
     assert late[0] < early[0]
 
 
@@ -96,9 +99,13 @@ def test_the_budget_is_kept_whatever_the_start(start: str, count: int) -> None:
     steps: list[int] = []
     bank = ExpertBank(tiny_predictor(), count, ppap_adapter(2))
     training = replace(SHORT, steps=11, start=start)
-    transfer(
-        bank, DATA, SCHEDULE, Distillation(ClassTask()), training, lambda s, loss: steps.append(s)
-    )
+
+    def progress(done: int, total: int, loss: float) -> None:
+        assert total == 11
+        assert loss > 0
+        steps.append(done)
+
+    transfer(bank, SCHEDULE, DATA, training=training, progress=progress)
     assert steps == list(range(1, 12))
 
 
@@ -110,9 +117,7 @@ def test_descending_order_trains_high_noise_first() -> None:
     assert (state(down, 1) - state(fresh, 1)).abs().max() < limit
     assert (state(down, 0) - state(down, 1)).abs().max() < limit
     bank = ExpertBank(tiny_predictor(), 3, ppap_adapter(2, 2.0))
-    losses = transfer(
-        bank, DATA, SCHEDULE, Distillation(ClassTask()), replace(SHORT, order="descending")
-    )
+    losses = transfer(bank, SCHEDULE, DATA, training=replace(SHORT, order="descending"))
     assert len(losses) == 3
 
 
@@ -134,12 +139,12 @@ def test_raw_students_see_unnormalised_images() -> None:
 def test_mistakes_are_named() -> None:
     bank = ExpertBank(tiny_predictor(), 2, ppap_adapter(2), steps=500)
     with pytest.raises(ValueError, match="500"):
-        transfer(bank, DATA, SCHEDULE, Distillation(ClassTask()), SHORT)
+        transfer(bank, SCHEDULE, DATA, Distillation(ClassTask()), SHORT)
     bank = ExpertBank(tiny_predictor(), 2, ppap_adapter(2))
     with pytest.raises(ValueError, match="at least one image"):
-        transfer(bank, DATA[:0], SCHEDULE, Distillation(ClassTask()), SHORT)
+        transfer(bank, SCHEDULE, DATA[:0], Distillation(ClassTask()), SHORT)
     with pytest.raises(ValueError, match="as many labels"):
-        transfer(bank, DATA, SCHEDULE, Supervision(ClassTask(), torch.zeros(3).long()), SHORT)
+        transfer(bank, SCHEDULE, DATA, Supervision(torch.zeros(3).long()), SHORT)
     with pytest.raises(ValueError, match="previous, base or shared"):
         replace(SHORT, start="next")
     with pytest.raises(ValueError, match="unknown order"):

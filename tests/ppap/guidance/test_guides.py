@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ppap.experts.adapters import Adapter, Biases, ppap_adapter
+from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
 from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
-from ppap.tasks.tasks import ClassTask, DepthTask, SegmentationTask, Task
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.depth import DepthTask
+from ppap.tasks.protocol import Task
+from ppap.tasks.segmentation import SegmentationTask
 from tests.ppap.networks import images, tiny_dense, tiny_predictor
 
 

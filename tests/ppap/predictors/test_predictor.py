@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 
-from ppap.experts.adapters import DEEPLAB_LORA_LAYERS, Adapter, Lora
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.layers import DEEPLAB_LORA_LAYERS
+from ppap.experts.adapters.lora import Lora
 from ppap.experts.bank import ExpertBank
 from ppap.predictors.predictor import Predictor, SelectOutput
 from ppap.tasks.segmentation import SegmentationTask

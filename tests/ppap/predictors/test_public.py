@@ -18,18 +18,19 @@ from torch import Tensor, nn
 
 from ppap.diffusion.samplers import DDIM
 from ppap.diffusion.schedule import linear_schedule
-from ppap.experts.adapters import (
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.layers import (
     ATTENTION_LORA_LAYERS,
     DEEPLAB_LORA_LAYERS,
     DPT_LORA_LAYERS,
     SEGFORMER_LORA_LAYERS,
-    Adapter,
-    Biases,
-    Lora,
-    Norms,
 )
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Norms
 from ppap.experts.bank import ExpertBank
-from ppap.experts.transfer import Distillation, Training, transfer
+from ppap.experts.objectives import Distillation
+from ppap.experts.training import Training
+from ppap.experts.transfer import transfer
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
 from ppap.files.checkpoints import CheckpointError, save_weights
@@ -681,7 +682,7 @@ def test_experts_of_every_kind_train_and_guide(model: str, tmp_path: Path) -> No
         bank, task = banked(model, tmp_path), MODELS[model][1]
     before = {key: value.clone() for key, value in bank.state_dict().items()}
     training = Training(steps=2, batch=2, learning_rate=1e-3)
-    losses = transfer(bank, pixels(SIDE, 4), linear_schedule(), Distillation(task), training)
+    losses = transfer(bank, linear_schedule(), pixels(SIDE, 4), Distillation(task), training)
     assert all(loss > 0 for loss in losses)
     moved = [
         key
@@ -734,7 +735,7 @@ def test_half_precision_stays_close_and_takes_experts_in_float32(
     training = Training(steps=2, batch=2, learning_rate=1e-3)
     for bank in (single, half):
         objective = Distillation(SimilarityTask())
-        transfer(bank, pixels(SIDE, 4), linear_schedule(), objective, training)
+        transfer(bank, linear_schedule(), pixels(SIDE, 4), objective, training)
     gradients = [
         bank.guide(targets, 1.0, SimilarityTask())(x, timesteps) for bank in (single, half)
     ]

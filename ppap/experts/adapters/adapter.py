@@ -1,0 +1,91 @@
+"""Adapters: the trainable part that is added to a frozen predictor.
+
+An adapter is a tuple of parts. A part says which tensors it owns and how they change the
+frozen network's parameters; nothing is ever written into the network itself. The paper's
+adapter is three parts: :class:`ppap.experts.adapters.lora.Lora` on convolutions (loralib's form)
+and linear layers, :class:`ppap.experts.adapters.parts.Biases` and
+:class:`ppap.experts.adapters.parts.Norms`. :class:`ppap.experts.adapters.parts.Full` is full
+fine-tuning in the same terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Full, Norms, Part, Tensors
+from ppap.experts.adapters.student import Student, Wrapping
+
+__all__ = ["Adapter", "full_adapter", "ppap_adapter"]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The parts of an adapter, applied in order.
+
+    Attributes:
+        parts: e.g. ``(Biases(), Norms(), Lora(rank=4))``.
+
+    Raises:
+        ValueError: for more than one part with a forward of its own.
+    """
+
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        wrapping = [part for part in self.parts if isinstance(part, Wrapping)]
+        if len(wrapping) > 1:
+            raise ValueError(
+                f"an adapter holds one peft method, got {len(wrapping)}; "
+                "name all its layers in one part"
+            )
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        """Fresh trainable tensors of all parts, by name.
+
+        Raises:
+            ValueError: if no layer of the network matches.
+        """
+        own: Tensors = {}
+        for part in self.parts:
+            own.update(part.create(network, generator))
+        if not own:
+            raise ValueError(f"{self} finds nothing to train in {type(network).__name__}")
+        return own
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        """Fresh copies of the buffers that the adapter keeps for itself."""
+        return {key: value for part in self.parts for key, value in part.buffers(network).items()}
+
+    def effective(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
+        """The network's parameters under the adapter, differentiable in ``own``.
+
+        Args:
+            base: the frozen network's parameters, by name.
+            own: the adapter's tensors.
+
+        Returns:
+            All parameters, by name; those that the adapter leaves alone are shared.
+        """
+        return Student(nn.Identity(), self.parts).effective(base, own)
+
+    def student(self, network: nn.Module) -> Student:
+        """How the network makes predictions under this adapter."""
+        for part in self.parts:
+            if isinstance(part, Wrapping):
+                return part.student(network, self.parts)
+        return Student(network, self.parts)
+
+
+def ppap_adapter(rank: int = 16, alpha: float = 8.0) -> Adapter:
+    """The paper's adapter: LoRA, biases and batch norms, on the layers of the released code."""
+    return Adapter((Biases(), Norms(), Lora(rank, alpha)))
+
+
+def full_adapter() -> Adapter:
+    """Full fine-tuning."""
+    return Adapter((Full(),))

@@ -1,0 +1,146 @@
+"""Parts of an adapter, and those that own copies of the network's parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ppap.experts.adapters.layers import HEAD_LAYERS, PPAP_NO_BIAS, PPAP_NORM_LAYERS
+
+__all__ = ["Biases", "Full", "Head", "Norms", "Part", "Tensors"]
+
+Tensors = dict[str, Tensor]
+"""Tensors by name."""
+
+
+class Part(Protocol):
+    """One separable piece of an adapter."""
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        """Fresh trainable tensors, by name; they leave the network's outputs unchanged."""
+        ...
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        """Fresh copies of the buffers that the adapter keeps for itself."""
+        ...
+
+    def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
+        """Change the effective ``weights`` of the network in the dictionary (not in place)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Biases:
+    """Own copies of the biases.
+
+    Attributes:
+        exclude: regular expression for the names of biases that stay frozen; the default
+            leaves a ResNet's ``fc.bias``, as the released code does; an empty one leaves none.
+    """
+
+    exclude: str = PPAP_NO_BIAS
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in network.named_parameters()
+            if name.endswith("bias") and not (self.exclude and re.search(self.exclude, name))
+        }
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        return {}
+
+    def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
+        _replace(weights, own)
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Own copies of normalisation weights and biases, and of batch-norm statistics.
+
+    Attributes:
+        layers: regular expression for the names of the adapted layers; the default is the
+            released code's: a ResNet's ``bn1``, ``bn2``, ..., not those of down-sampling
+            shortcuts and not the layer norms of transformers.
+        statistics: whether running statistics are re-estimated on noisy images, for every
+            batch norm, as training in the released code's mode does.
+    """
+
+    layers: str = PPAP_NORM_LAYERS
+    statistics: bool = True
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        return {
+            f"{name}.{key}": parameter.detach().clone()
+            for name, layer in network.named_modules()
+            if re.search(self.layers, name) and _is_norm(layer)
+            for key, parameter in layer.named_parameters(recurse=False)
+        }
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        return _batch_statistics(network) if self.statistics else {}
+
+    def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
+        _replace(weights, own)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Own copies of the last layer's weight and bias: linear probing.
+
+    Attributes:
+        layers: regular expression for its name.
+    """
+
+    layers: str = HEAD_LAYERS
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        return {
+            f"{name}.{key}": parameter.detach().clone()
+            for name, layer in network.named_modules()
+            if re.search(self.layers, name)
+            for key, parameter in layer.named_parameters(recurse=False)
+        }
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        return {}
+
+    def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
+        _replace(weights, own)
+
+
+@dataclass(frozen=True)
+class Full:
+    """Own copies of every parameter and of batch-norm statistics: full fine-tuning."""
+
+    def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+    def buffers(self, network: nn.Module) -> Tensors:
+        return _batch_statistics(network)
+
+    def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
+        _replace(weights, own)
+
+
+def _is_norm(layer: nn.Module) -> bool:
+    return isinstance(layer, _BatchNorm | nn.GroupNorm | nn.LayerNorm)
+
+
+def _batch_statistics(network: nn.Module) -> Tensors:
+    return {
+        f"{name}.{key}": buffer.detach().clone()
+        for name, layer in network.named_modules()
+        if isinstance(layer, _BatchNorm)
+        for key, buffer in layer.named_buffers(recurse=False)
+    }
+
+
+def _replace(weights: Tensors, own: Mapping[str, Tensor]) -> None:
+    weights.update({key: value for key, value in own.items() if key in weights})

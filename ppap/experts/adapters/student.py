@@ -1,0 +1,60 @@
+"""How a network predicts under an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ppap.experts.adapters.parts import Part, Tensors
+
+__all__ = ["Student", "Wrapping"]
+
+
+class Student:
+    """How a network and an adapter's tensors make predictions.
+
+    Args:
+        network: the frozen predictor's.
+        parts: of the adapter.
+    """
+
+    def __init__(self, network: nn.Module, parts: tuple[Part, ...]) -> None:
+        self.network = network
+        self.parts = parts
+
+    def effective(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
+        """The network's parameters under the adapter, by name; see :meth:`Adapter.effective`."""
+        weights = dict(base)
+        for part in self.parts:
+            part.apply(weights, own)
+        return weights
+
+    def run(
+        self,
+        base: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        inputs: Tensor,
+    ) -> Any:
+        """Predict, differentiably in the adapter's tensors.
+
+        Args:
+            base: the frozen network's parameters, by name.
+            own: the adapter's tensors.
+            buffers: that the adapter keeps for itself; updated in place in training mode.
+            inputs: what the network takes.
+        """
+        state = self.effective(base, own) | dict(buffers)
+        return functional_call(self.network, state, (inputs,))
+
+
+@runtime_checkable
+class Wrapping(Part, Protocol):
+    """A part whose layers have a forward of their own, which training must run."""
+
+    def student(self, network: nn.Module, parts: tuple[Part, ...]) -> Student:
+        """Runs the network with all parts of the adapter, this one among them."""
+        ...
