@@ -1,4 +1,4 @@
-"""What every test run shares: how many processes, how many threads, and when benchmarks run."""
+"""What every test run shares: processes, threads, the CPU to play, and when benchmarks run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,20 @@ import os
 
 import pytest
 
+from tests.cpus import CPUS
+
 MOST_WORKERS = 8
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cpu", choices=CPUS, help="play an older CPU; see tests/cpus.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Before torch is imported, here or in a worker."""
+    if config.option.cpu:
+        os.environ.update(CPUS[config.option.cpu])
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -32,9 +32,28 @@ from ppap.diffusion.samplers import ddim_step, ddpm_step
 from ppap.diffusion.schedule import Schedule, make_schedule
 from ppap.experts.adapters import Adapter, Lora
 
-__all__ = ["KINDS", "TOLERANCE", "Golden", "Outcome", "UnreadableError", "check", "kind_of", "load"]
+__all__ = [
+    "KINDS",
+    "TOLERANCE",
+    "TRAJECTORY_TOLERANCE",
+    "Golden",
+    "Outcome",
+    "UnreadableError",
+    "check",
+    "kind_of",
+    "load",
+    "tolerance",
+    "trajectories",
+]
 
+# One step in float32 differs from one recorded on another CPU by 2e-7, a network's output by
+# 1e-6 and its gradient by 3e-6.
 TOLERANCE = 2e-5
+# The recording of a whole trajectory is float32 itself, with roots that the recording CPU took
+# to within a last bit. The published code run again on a CPU that rounds them correctly differs
+# from its own recording by 3.6e-5 after 250 steps and 9e-5 after 1000. The library's side of the
+# comparison is in float64, where no CPU's rounding has a say: its error is the recording's own.
+TRAJECTORY_TOLERANCE = 2e-4
 ETA = 0.7
 EXACT = ("keys", "timestep_map")
 INPUTS = ("x", "t", "y", "tokens", "mask", "low_res", "config")
@@ -96,13 +115,20 @@ class Outcome:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """The figure with the largest error, and that error."""
-        return max(self.errors.items(), key=lambda item: item[1], default=("", math.inf))
+        """The figure that uses most of its tolerance, and its error."""
+        figures = self.errors.items()
+        return max(figures, key=lambda item: item[1] / tolerance(item[0]), default=("", math.inf))
 
     @property
     def agrees(self) -> bool:
-        """Whether every figure is within the tolerance."""
-        return not self.refusal and self.worst[1] <= TOLERANCE
+        """Whether every figure is within its tolerance."""
+        name, error = self.worst
+        return not self.refusal and error <= tolerance(name)
+
+
+def tolerance(figure: str) -> float:
+    """The largest error that a figure may have."""
+    return TRAJECTORY_TOLERANCE if figure.endswith("_loop") else TOLERANCE
 
 
 def standard_normal(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
@@ -239,13 +265,8 @@ def _toy_gradient(x_t: Tensor, timestep: int) -> Tensor:
 
 
 def _diffusion(golden: Golden) -> Figures:
-    full = make_schedule(golden.option("schedule"), golden.config.get("steps", 1000))
-    schedule = full.respace(golden.option("spacing") or len(full))
+    denoiser, schedule = _toy_denoiser(golden)
     x = golden.input("x")
-    learned = golden.option("learn_sigma")
-    _, channels, height, width = x.shape
-    shape = (channels, height, width)
-    denoiser = Denoiser(_toy_network(learned), full, shape, learned_variance=learned)
     figures: Figures = {
         "timestep_map": schedule.timesteps,
         "alphas_cumprod": schedule.alphas_cumprod,
@@ -256,10 +277,31 @@ def _diffusion(golden: Golden) -> Figures:
             index = int(match[2])
             noise = golden.draw(f"noise{index}", x.shape)
             figures[name] = _step(match[1], denoiser, schedule, index, x, noise).numpy()
+    return figures | trajectories(golden, torch.float64)
+
+
+def trajectories(golden: Golden, dtype: torch.dtype) -> Figures:
+    """The whole trajectories of a file of kind ``diffusion_``, computed in a dtype."""
+    denoiser, schedule = _toy_denoiser(golden)
+    figures = {}
     for step in ("ddim", "ddpm"):
         if f"{step}_loop" in golden.arrays:
-            figures[f"{step}_loop"] = _loop(step, golden, denoiser, schedule, x).numpy()
+            x_t = golden.input("x").to(dtype)
+            for draw, index in enumerate(reversed(range(len(schedule))), start=1):
+                noise = golden.draw(f"loop{draw}", x_t.shape).to(dtype)
+                x_t = _step(step, denoiser, schedule, index, x_t, noise)
+            figures[f"{step}_loop"] = x_t.numpy()
     return figures
+
+
+def _toy_denoiser(golden: Golden) -> tuple[Denoiser, Schedule]:
+    """The recorded toy network as a denoiser, and the schedule it was sampled with."""
+    full = make_schedule(golden.option("schedule"), golden.config.get("steps", 1000))
+    learned = golden.option("learn_sigma")
+    _, channels, height, width = golden.input("x").shape
+    shape = (channels, height, width)
+    denoiser = Denoiser(_toy_network(learned), full, shape, learned_variance=learned)
+    return denoiser, full.respace(golden.option("spacing") or len(full))
 
 
 def _step(
@@ -284,15 +326,6 @@ def _step(
         )
     eta = ETA if figure == "ddim_eta" else 0.0
     return ddim_step(schedule, index, x_t, prediction, gradient=gradient, eta=eta, noise=noise)
-
-
-def _loop(
-    figure: str, golden: Golden, denoiser: Denoiser, schedule: Schedule, x_t: Tensor
-) -> Tensor:
-    for draw, index in enumerate(reversed(range(len(schedule))), start=1):
-        noise = golden.draw(f"loop{draw}", x_t.shape)
-        x_t = _step(figure, denoiser, schedule, index, x_t, noise)
-    return x_t
 
 
 def _lora_conv(golden: Golden) -> Figures:

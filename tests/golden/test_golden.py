@@ -52,6 +52,16 @@ def test_a_perturbed_figure_is_a_miss(path: Path, tmp_path: Path) -> None:
     assert outcome.errors[name] == pytest.approx(1e-4, rel=0.5)
 
 
+@pytest.mark.parametrize("figure", ["ddim_loop", "ddpm_loop"])
+def test_a_perturbed_trajectory_is_a_miss(figure: str, tmp_path: Path) -> None:
+    path = FOLDER / "diffusion_linear_ddim25_learned.npz"
+    recorded = array(path, figure).copy()
+    recorded.flat[-1] += 1e-3 * np.abs(recorded).max()
+    outcome = check(altered(path, tmp_path, **{figure: recorded}))
+    assert not outcome.agrees
+    assert outcome.worst == (figure, pytest.approx(1e-3, rel=0.1))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_figure_that_is_not_finite_is_a_miss(value: float, tmp_path: Path) -> None:
     path = FOLDER / "ppap_lora_linear.npz"
