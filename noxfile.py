@@ -22,6 +22,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 ROOT = Path(__file__).parent
 PYPROJECT = ROOT / "pyproject.toml"
 SHARED = ROOT / ".nox" / "ppap"
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def shared_python(session: nox.Session) -> str:
@@ -48,8 +49,33 @@ def run_shared(session: nox.Session, *arguments: str) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run the tests: pytest."""
+    """Run the tests: pytest, a process for each core."""
     run_shared(session, "pytest", *session.posargs)
+
+
+@nox.session(name="other-cpus", venv_backend="none")
+def other_cpus(session: nox.Session) -> None:
+    """Run every test of numbers as on older CPUs, with one thread each.
+
+    By folder, so that a new test belongs without a mark. Left out is what computes no number: the
+    machine room, kills and Ray, which test processes, and reports, which are made of records.
+    """
+    folders = [f"tests/{name}" for name in ("golden", "ppap", "kernels", "ablations")]
+    machinery = [f"tests/ablations/{name}" for name in ("machine", "test_kill.py", "test_ray.py")]
+    ignored = [f"--ignore={path}" for path in machinery]
+    for cpu in ("avx2", "sse4.1"):
+        command = ["pytest", f"--cpu={cpu}", *(session.posargs or [*folders, *ignored])]
+        session.run(shared_python(session), "-m", *command, env=ONE_THREAD, external=True)
+
+
+@nox.session(venv_backend="none")
+def margins(session: nox.Session) -> None:
+    """Run the tests and list those that pass narrowly: tests/margins.py."""
+    watched = ["-p", "tests.margins", "-o", "enable_assertion_pass_hook=true"]
+    # Assertions are rewritten anew to be watched; Python's cache would keep the old ones.
+    cache = {"PYTHONPYCACHEPREFIX": session.create_tmp()}
+    command = [shared_python(session), "-m", "pytest", *watched, *session.posargs]
+    session.run(*command, env=cache, external=True)
 
 
 @nox.session
