@@ -30,9 +30,8 @@ from ppap_kernels.grouped_lora_linear import grouped_low_rank_matmul_op
 from ppap_kernels.lora_conv import (
     grouped_lora_conv_reference,
     lora_conv_reference,
-    low_rank_conv_dx_op,
-    low_rank_conv_op,
 )
+from ppap_kernels.lora_conv_operator import low_rank_conv_dx_op, low_rank_conv_op
 from ppap_kernels.lora_linear import low_rank_matmul_op
 from ppap_kernels.merge_lora import merge_lora_reference
 from torch import Tensor

@@ -13,9 +13,8 @@ from ppap_kernels import grouped_lora_conv, lora_conv
 from ppap_kernels.lora_conv import (
     grouped_lora_conv_reference,
     lora_conv_reference,
-    low_rank_conv_dx_op,
-    low_rank_conv_op,
 )
+from ppap_kernels.lora_conv_operator import low_rank_conv_dx_op, low_rank_conv_op
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,9 +74,9 @@ def through_op(
     **geometry: Any,
 ) -> Tensor:
     """The operator's own torch formulation and its registered derivative, on a CPU."""
-    from ppap_kernels.lora_conv import _apply
+    from ppap_kernels.lora_conv_operator import low_rank_conv
 
-    y, _ = _apply(x, weight, a[None], b[None], bias, None, *geometry.values(), scale, False)
+    y, _ = low_rank_conv(x, weight, a[None], b[None], bias, None, *geometry.values(), scale, False)
     return y
 
 
@@ -91,9 +90,9 @@ def grouped_through_op(
     scale: float = 1.0,
     **geometry: Any,
 ) -> Tensor:
-    from ppap_kernels.lora_conv import _apply
+    from ppap_kernels.lora_conv_operator import low_rank_conv
 
-    return _apply(x, weight, a, b, bias, index, *geometry.values(), scale, False)[0]
+    return low_rank_conv(x, weight, a, b, bias, index, *geometry.values(), scale, False)[0]
 
 
 def merged(
