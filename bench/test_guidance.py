@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from ppap.diffusion.samplers import DDIM
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.guide import Guide, State
+from ppap.diffusion.solver import Stepper, plain_step
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
-from ppap.guidance.guides import Guide, naive_guide
+from ppap.guidance.guides import naive_guide
 from ppap.tasks.tasks import ClassTask
 
 from .conftest import Measure
@@ -32,14 +35,11 @@ def stepper(way: str, predictor: str) -> Callable[[Tensor], Tensor]:
     fast = FastPath(denoiser(), BATCH)
     timesteps = torch.full((BATCH,), int(schedule.timesteps[INDEX]))
 
-    def step(x_t: Tensor) -> Tensor:
-        if way == "fast path":
-            return fast.step(SAMPLER, schedule, INDEX, x_t, guide, None)
-        with torch.no_grad():
-            prediction = denoiser()(x_t, timesteps)
-        return SAMPLER.step(schedule, INDEX, x_t, prediction, guide(x_t, timesteps), None)
+    def run(stepper: Stepper, x_t: Tensor) -> Tensor:
+        state = State(x_t, timesteps, denoiser())
+        return stepper(SAMPLER, schedule, INDEX, state, guide, None, None).x
 
-    return step
+    return partial(run, fast.step if way == "fast path" else plain_step)
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
@@ -64,16 +64,16 @@ def test_trajectory(measure: Measure, way: str, predictor: str) -> None:
     fast = FastPath(denoiser(), BATCH) if way == "fast path" else None
 
     def run() -> Tensor:
-        return sample(denoiser(), SAMPLER, range(BATCH), guide, BATCH, fast=fast)
+        return sample(denoiser(), BATCH, guide, SAMPLER, batch=BATCH, fast=fast)
 
     def plain() -> Tensor:
         guide = bank.guide(TARGETS, SCALE)
-        return sample(denoiser(), SAMPLER, range(BATCH), guide, BATCH, fast=False)
+        return sample(denoiser(), BATCH, guide, SAMPLER, batch=BATCH, fast=False)
 
     copies = ReferenceExperts(bank).guide(TARGETS, SCALE)
 
     def reference() -> Tensor:
-        return sample(denoiser(), SAMPLER, range(BATCH), copies, BATCH, fast=False)
+        return sample(denoiser(), BATCH, copies, SAMPLER, batch=BATCH, fast=False)
 
     agree(run(), plain())
     measure(
@@ -87,10 +87,10 @@ def test_synthesis(measure: Measure, way: str) -> None:
     fast = FastPath(denoiser(), BATCH) if way == "fast path" else None
 
     def run() -> Tensor:
-        return sample(denoiser(), SAMPLER, range(BATCH), batch=BATCH, fast=fast)
+        return sample(denoiser(), BATCH, None, SAMPLER, batch=BATCH, fast=fast)
 
     def plain() -> Tensor:
-        return sample(denoiser(), SAMPLER, range(BATCH), batch=BATCH, fast=False)
+        return sample(denoiser(), BATCH, None, SAMPLER, batch=BATCH, fast=False)
 
     agree(run(), plain(), share=1.0)
     measure(f"synthesis, DDIM-25, batch {BATCH}", way, run, images=BATCH, counted=plain, rounds=5)
@@ -138,14 +138,14 @@ def test_mixed_timesteps(measure: Measure, way: str, predictor: str) -> None:
         found = torch.empty_like(x_t)
         for number in range(EXPERTS):
             rows = experts == number
-            found[rows] = copies.guide(TARGETS[rows], SCALE)(x_t[rows], timesteps[rows])
+            found[rows] = copies.guide(TARGETS[rows], SCALE)(State(x_t[rows], timesteps[rows]))
         return found
 
     ways: dict[str, Callable[[], Tensor]] = {
         "reference": reference,
-        "one pass": lambda: together(x_t, timesteps),
+        "one pass": lambda: together(State(x_t, timesteps)),
         "no experts": lambda: naive_guide(bank.predictor, ClassTask(), TARGETS, SCALE)(
-            x_t, timesteps
+            State(x_t, timesteps)
         ),
     }
     if way == "one pass":

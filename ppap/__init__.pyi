@@ -1,6 +1,7 @@
 from .denoisers.public import load_denoiser, load_noisy_classifier
+from .diffusion.ddim import DDIM
+from .diffusion.ddpm import DDPM
 from .diffusion.denoiser import Denoiser
-from .diffusion.samplers import DDIM, DDPM
 from .diffusion.schedule import cosine_schedule, linear_schedule
 from .experts.adapters import (
     Adapter,

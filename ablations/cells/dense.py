@@ -28,8 +28,10 @@ from ablations.cells.stages import (
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ablations.settings.setting import GuidedTask, Setting
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import DDIM, DDPM, trajectory
+from ppap.diffusion.sampling import trajectory
 from ppap.evaluation.features import extract
 from ppap.evaluation.intervals import bootstrap_fid, bootstrap_mean
 from ppap.evaluation.metrics import image_quality
@@ -172,7 +174,7 @@ class WantedSamples(Cell):
     def compute(self, load: Load) -> Artifact:
         guide = self.guide(load) if self.steerings else None
         seeds = range(self.first_seed, self.first_seed + self.count)
-        drawn = sample(self.setup.load().denoiser().to(device()), self.sampler, seeds, guide)
+        drawn = sample(self.setup.load().denoiser().to(device()), seeds, guide, self.sampler)
         scales = [steering.chosen_scale(load) for steering in self.steerings]
         return Artifact({"scales": scales}, {"images": to_uint8(drawn).cpu().numpy()})
 
@@ -350,7 +352,8 @@ class Trajectory(Result):
     def compute(self, load: Load) -> Artifact:
         setting, one = self.setup.load(), replace(self.samples, count=1)
         denoiser, guide = setting.denoiser().to(device()), one.guide(load)
-        left, states = zip(*trajectory(denoiser, one.sampler, [one.first_seed], guide), strict=True)
+        steps = list(trajectory(denoiser, [one.first_seed], guide, one.sampler))
+        left, states = [step.timestep for step in steps], [step.x for step in steps]
         x_t, timesteps = torch.cat(states[: -1 : self.every]), torch.tensor(left[1 :: self.every])
         ends = torch.cat([states[-1].cpu(), from_uint8(setting.wanted(one.wanted))])
         noisy = torch.cat([x_t.cpu(), ends]).clamp(-1, 1)

@@ -29,7 +29,8 @@ from ablations.cells.stages import (
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ppap.compute.allocator import return_freed_memory
-from ppap.diffusion.samplers import DDIM
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.guide import State
 from ppap.experts.adapters import ppap_adapter
 from ppap.experts.bank import ExpertBank
 from ppap.experts.transfer import transfer
@@ -125,7 +126,7 @@ class GradientQuality(Cell):
         guides = [model.guide(self.setup, load, labels, 1.0) for model in models]
         cosines = []
         for _, x_t, t, _ in noisy_test_images(self.setup, self.count, self.timesteps):
-            ours, theirs = (guide(x_t, t).flatten(1) for guide in guides)
+            ours, theirs = (guide(State(x_t, t)).flatten(1) for guide in guides)
             cosines.append(torch.cosine_similarity(ours, theirs).cpu().numpy())
         per_image = np.stack(cosines).mean(0)
         return Artifact({"cosine": float(per_image.mean())}, {"cosines": per_image})

@@ -19,7 +19,8 @@ from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ablations.settings.public import Mirrored
 from ablations.settings.setting import Setting, device, load_setting
-from ppap.diffusion.samplers import DDIM, DDPM
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.streams import derived_generator
 from ppap.evaluation.features import Features, extract
 from ppap.evaluation.metrics import correct, image_quality
@@ -428,7 +429,7 @@ class Guided(Cell):
             guide = self.model.guide(self.setup, load, targets, self.chosen_scale(load))
         denoiser = setting.denoiser().to(device())
         return in_memory(
-            lambda size: sample(denoiser, self.sampler, seeds, guide, size),
+            lambda size: sample(denoiser, seeds, guide, self.sampler, batch=size),
             batch or setting.batch,
         )
 

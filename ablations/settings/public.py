@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from ablations.errors import UserError
 from ppap.denoisers.public import CLASSIFIERS, DENOISERS, load_denoiser, load_noisy_classifier
 from ppap.diffusion.cascade import NoisedImages, Stage, upsample
+from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import DDIM
 from ppap.evaluation.features import FeatureExtractor, Features, extract
 from ppap.evaluation.inception import INCEPTION_FILE, InceptionExtractor, load_openai_reference
 from ppap.evaluation.reference import ReferenceStatistics

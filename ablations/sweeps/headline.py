@@ -12,7 +12,7 @@ from ablations.cells.stages import Model
 from ablations.sweeps.lab import FULL, LORA, NAIVE, FineTuning, Guidance, Lab, Measured, Recipe
 from ablations.sweeps.recipes import METHODS, MULTI, PPAP, QUALITY, SINGLE
 from ablations.sweeps.registry import sweep
-from ppap.diffusion.samplers import DDPM
+from ppap.diffusion.ddpm import DDPM
 from ppap.experts.adapters import Adapter, Biases, Head, Lora, Norms
 from ppap.experts.peft_adapters import Peft
 

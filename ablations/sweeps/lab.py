@@ -31,7 +31,8 @@ from ablations.cells.stages import (
     predictor_name,
 )
 from ablations.settings.setting import Budget, Setting
-from ppap.diffusion.samplers import DDIM, DDPM
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
 from ppap.experts.adapters import Adapter, Biases, Norms, full_adapter, ppap_adapter
 from ppap.experts.bank import NoiseRanges
 from ppap.experts.transfer import Start, Training

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import Sampler, sample
+from ppap.diffusion.guide import Guide
+from ppap.diffusion.sampling import sample
 from ppap.diffusion.schedule import Schedule
+from ppap.diffusion.solver import Sampler
 from ppap.diffusion.streams import NoiseStreams, derived_seed
-from ppap.guidance.guides import Guide
 
 __all__ = ["NoisedImages", "Stage", "eight_bit_images", "sample_cascade", "upsample"]
 
@@ -63,7 +64,7 @@ class Stage:
     Attributes:
         denoiser: an up-sampler's, unless the stage is the first.
         sampler: e.g. ``DDIM(25)``; GLIDE's up-sampler was published with ``DDIM("fast27")``.
-        guide: steers this stage; its targets run parallel to the seeds.
+        guide: steers this stage; its targets run parallel to the seeds, or one is for all.
         condition: what an up-sampler is told of the images before it.
         batch: images per network call.
     """
@@ -81,19 +82,19 @@ def sample_cascade(stages: Sequence[Stage], seeds: Sequence[int]) -> list[Tensor
     Args:
         stages: smallest images first.
         seeds: one per image; an image depends on its own alone (and its conditions and
-            targets). The first stage draws as :func:`ppap.diffusion.samplers.sample` would, later
+            targets). The first stage draws as :func:`ppap.diffusion.sampling.sample` would, later
             ones from seeds that follow from it.
 
     Returns:
         The images of every stage, (N, C, H, W) float32 in [-1, 1] on the CPU.
 
     Raises:
-        ValueError: for no stage, and as :func:`ppap.diffusion.samplers.sample`.
+        ValueError: for no stage, and as :func:`ppap.diffusion.sampling.sample`.
     """
     if not stages:
         raise ValueError("a cascade needs a stage")
     first, *others = stages
-    outputs = [sample(first.denoiser, first.sampler, seeds, first.guide, first.batch)]
+    outputs = [sample(first.denoiser, seeds, first.guide, first.sampler, batch=first.batch)]
     for place, stage in enumerate(others, start=1):
         outputs.append(upsample(stage, outputs[-1], seeds, place))
     return outputs
@@ -116,7 +117,7 @@ def upsample(stage: Stage, images: Tensor, seeds: Sequence[int], place: int = 1)
     """
     seeds = [derived_seed(seed, place) for seed in seeds]
     for name, count in (
-        ("targets", None if stage.guide is None else len(stage.guide)),
+        ("targets", None if stage.guide is None else stage.guide.target_count),
         ("conditions", stage.denoiser.condition_count),
     ):
         if count not in (None, len(seeds)):
@@ -127,5 +128,5 @@ def upsample(stage: Stage, images: Tensor, seeds: Sequence[int], place: int = 1)
         told = stage.condition(images[rows], seeds[rows])
         denoiser = stage.denoiser.rows(rows).with_conditions(**told)
         guide = None if stage.guide is None else stage.guide.rows(rows)
-        parts.append(sample(denoiser, stage.sampler, seeds[rows], guide, stage.batch))
+        parts.append(sample(denoiser, seeds[rows], guide, stage.sampler, batch=stage.batch))
     return torch.cat(parts) if parts else torch.empty(0, *stage.denoiser.shape)

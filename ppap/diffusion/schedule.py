@@ -87,7 +87,9 @@ class Schedule:
         Args:
             spacing: ``"ddim25"`` (a fixed stride from timestep 0), ``"250"`` or 250 (evenly
                 from the first to the last timestep), ``"10,15,20"`` (so many steps in each of
-                three equal sections), or ``"fast27"`` (GLIDE's for its up-sampler).
+                three equal sections), ``"fast27"`` (GLIDE's for its up-sampler), or
+                ``"8 to 80"`` (evenly from the last timestep down to timestep 80, and none
+                below it).
 
         Returns:
             The shorter schedule; its timesteps are those of this one.
@@ -168,6 +170,9 @@ def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
     if spacing == "fast27":
         kept = _spaced_indices(total, "10,10,3,2,2")
         return np.append(kept[:-1], total - 3)  # less noise than the last, for DDIM's sake
+    if " to " in spacing:
+        many, lowest = spacing.split(" to ", 1)
+        return _down_to(total, _count(many, spacing), lowest.strip(), spacing)
     counts = [_count(part, spacing) for part in spacing.split(",")]
     size, longer = divmod(total, len(counts))
     chosen: list[int] = []
@@ -185,7 +190,13 @@ def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
     return np.array(sorted(set(chosen)), dtype=np.int64)
 
 
+def _down_to(total: int, count: int, lowest: str, spacing: str) -> npt.NDArray[np.int64]:
+    if not lowest.isdecimal() or int(lowest) + count > total:
+        raise ValueError(f"{total} steps have no {count} at or above the lowest ({spacing!r})")
+    return np.linspace(int(lowest), total - 1, count).round().astype(np.int64)
+
+
 def _count(text: str, spacing: str) -> int:
     if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"bad spacing {spacing!r}; write 'ddim25', '250' or '10,15,20'")
+        raise ValueError(f"bad spacing {spacing!r}; write 'ddim25', '250', '10,15,20' or '8 to 80'")
     return int(text)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
+from ppap.compute.progress import Progress
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import DDIM, Sampler, Stepper, sample
+from ppap.diffusion.sampling import sample
+from ppap.diffusion.solver import Sampler, Stepper, plain_step
 from ppap.files.images import to_uint8
 
 __all__ = ["synthesize"]
@@ -19,8 +19,8 @@ def synthesize(
     sampler: Sampler | None = None,
     first_seed: int = 0,
     batch: int = 128,
-    progress: Callable[[int], None] | None = None,
-    stepper: Stepper | None = None,
+    progress: bool | Progress = False,
+    stepper: Stepper = plain_step,
 ) -> Tensor:
     """Draw unguided images, kept as bytes as a data set would be.
 
@@ -30,20 +30,14 @@ def synthesize(
         sampler: DDIM-25 by default, as in the paper.
         first_seed: image i has seed ``first_seed + i``, so shards join without overlap.
         batch: images per network call.
-        progress: called with the number of images finished, after each batch.
-        stepper: computes the steps, as for :func:`ppap.diffusion.samplers.sample`.
+        progress: True shows a bar; a function is told how many images are finished.
+        stepper: computes the steps, as for :func:`ppap.diffusion.sampling.sample`.
 
     Returns:
         (count, C, H, W) uint8.
     """
     seeds = range(first_seed, first_seed + count)
-    return to_uint8(
-        sample(
-            denoiser,
-            sampler or DDIM(25),
-            seeds,
-            batch=batch,
-            progress=progress,
-            stepper=stepper,
-        )
+    images = sample(
+        denoiser, seeds, sampler=sampler, batch=batch, progress=progress, stepper=stepper
     )
+    return to_uint8(images)

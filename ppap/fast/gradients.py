@@ -53,8 +53,9 @@ def total_gradient(
     x_t: Tensor,
     timesteps: Tensor,
 ) -> Tensor:
-    parts = [
-        guide.scale * gradient(x_t, timesteps, aim)
-        for (gradient, guide), aim in zip(terms, targets, strict=True)
-    ]
+    """The scaled gradients' sum; their scales are numbers."""
+    parts = []
+    for (gradient, guide), aim in zip(terms, targets, strict=True):
+        assert isinstance(guide.scale, int | float)
+        parts.append(guide.scale * gradient(x_t, timesteps, aim))
     return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]

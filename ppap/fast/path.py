@@ -1,6 +1,6 @@
 """The guided step that is actually run: merged, folded, compiled, overlapped.
 
-The plain path (:func:`ppap.diffusion.samplers.trajectory`) says what a guided step computes. This
+The plain path (:func:`ppap.diffusion.solver.plain_step`) says what a guided step computes. This
 module computes the same, up to rounding, from static shapes and static buffers:
 
 * An expert is merged into the predictor's weights once per switch, into buffers of this module's
@@ -27,14 +27,17 @@ from torch.func import functional_call
 from ppap.compute.compiler import can_compile
 from ppap.compute.packages import cache_folder, package
 from ppap.compute.tracing import Traced, laid_out, state_of
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser, Prediction
-from ppap.diffusion.samplers import Sampler
+from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.schedule import Schedule
+from ppap.diffusion.solver import Sampler, Update
 from ppap.fast.gradients import Gradient, total_gradient
 from ppap.fast.graphs import CapturedFunction
-from ppap.fast.update import fused_step, fused_update, step_coefficients
+from ppap.fast.update import fused_step, fused_update, image_ahead, step_coefficients
 from ppap.fast.views import view_of
-from ppap.guidance.guides import Guide, LikelihoodGuide, SumOfGuides
+from ppap.guidance.guides import LikelihoodGuide, SumOfGuides
 from ppap.tasks.protocol import GuidanceTask
 
 __all__ = ["FastPath"]
@@ -82,23 +85,26 @@ class FastPath:
         sampler: Sampler,
         schedule: Schedule,
         index: int,
-        x_t: Tensor,
+        state: State,
         guide: Guide | None,
         noise: Tensor | None,
-    ) -> Tensor:
-        """x at the next lower index of the respaced schedule; see :meth:`Sampler.step`.
+        memory: Any = None,
+    ) -> Update:
+        """The next step of a batch; see :class:`ppap.diffusion.solver.Stepper`.
 
         Args:
             sampler: DDIM and DDPM run as one fused update, others by their own step.
             schedule: the respaced schedule.
             index: position in it.
-            x_t: (B, C, H, W), at most ``batch`` images.
-            guide: with one target per image.
+            state: of at most ``batch`` images.
+            guide: with one target per image, or one for all.
             noise: (B, C, H, W) standard normal, for samplers that need it.
+            memory: of the sampler.
 
         Raises:
             ValueError: for more images than ``batch``.
         """
+        x_t = state.x_t
         count = len(x_t)
         if count > self.batch:
             raise ValueError(f"this fast path takes up to {self.batch} images, got {count}")
@@ -107,23 +113,24 @@ class FastPath:
         terms = [] if guide is None else self._terms(guide, timestep)
         filled = _fill(x_t, self.batch)
         targets = [_fill(part.targets.to(x_t.device), self.batch) for _, part in terms or ()]
-        if x_t.is_cuda and terms is not None:
+        if x_t.is_cuda and terms is not None and isinstance(sampler, DDIM | DDPM):
             fill = None if noise is None else _fill(noise, self.batch)
-            return self._graphed(sampler, schedule, index, filled, timesteps, terms, targets, fill)[
-                :count
-            ]
+            whole = self._graphed(sampler, schedule, index, filled, timesteps, terms, targets, fill)
+            gradient = None if whole.gradient is None else whole.gradient[:count]
+            return Update(whole.x[:count], whole.x_0[:count], gradient)
         prediction = self._prediction(filled, timesteps)
-        gradient = None
-        if terms is None:
-            assert guide is not None
-            gradient = guide(x_t, timesteps[:count])
-        elif terms:
-            gradient = total_gradient(terms, targets, filled, timesteps)[:count]
         fraction = prediction.variance_fraction
         kept = Prediction(
             prediction.epsilon[:count], None if fraction is None else fraction[:count]
         )
-        return fused_step(sampler, schedule, index, x_t, kept, gradient, noise)
+        gradient = None
+        if terms is None:
+            assert guide is not None
+            state.share(kept)
+            gradient = guide(state)
+        elif terms:
+            gradient = total_gradient(terms, targets, filled, timesteps)[:count]
+        return fused_step(sampler, schedule, index, x_t, kept, gradient, noise, memory)
 
     def _prediction(self, x_t: Tensor, timesteps: Tensor) -> Prediction:
         if x_t.device not in self._predict:
@@ -146,7 +153,7 @@ class FastPath:
         parts: Iterable[Guide] = guide.parts if isinstance(guide, SumOfGuides) else (guide,)
         terms = []
         for part in parts:
-            if not isinstance(part, LikelihoodGuide):
+            if not isinstance(part, LikelihoodGuide) or not isinstance(part.scale, int | float):
                 return None
             key = id(part.model), part.task
             if key not in self._gradients:
@@ -181,7 +188,7 @@ class FastPath:
         terms: list[tuple[Gradient, LikelihoodGuide]],
         targets: list[Tensor],
         noise: Tensor | None,
-    ) -> Tensor:
+    ) -> Update:
         """The whole step as one CUDA graph: two streams until the update."""
         coefficients = step_coefficients(sampler, schedule, index, self.batch, x_t.device)
         key = (
@@ -189,10 +196,7 @@ class FastPath:
             tuple((id(term), guide.scale) for term, guide in terms),
             tuple((target.shape, target.dtype) for target in targets),
         )  # fmt: skip
-        if coefficients is None:  # a sampler of the caller's: its step stays outside
-            prediction = self._prediction(x_t, timesteps)
-            gradient = total_gradient(terms, targets, x_t, timesteps) if terms else None
-            return sampler.step(schedule, index, x_t, prediction, gradient, noise)
+        assert coefficients is not None
         inputs = [x_t, timesteps, *targets, *coefficients.values()]
         inputs += [] if noise is None else [noise]
         if key not in self._captured:
@@ -210,10 +214,13 @@ class FastPath:
                         gradient = total_gradient(terms, list(aims), x, t)
                 prediction = self._prediction(x, t)
                 here.wait_stream(side)
-                return fused_update(sampler, found, x, prediction, gradient, fresh)
+                after = fused_update(sampler, found, x, prediction, gradient, fresh)
+                image = image_ahead(sampler, found["signal"], x, prediction, gradient)
+                return torch.stack([after, image] if gradient is None else [after, image, gradient])
 
             self._captured[key] = CapturedFunction(step, inputs)
-        return self._captured[key](inputs)
+        after, image, *gradients = self._captured[key](inputs)
+        return Update(after, image, gradients[0] if gradients else None)
 
 
 def _fill(x: Tensor, count: int) -> Tensor:

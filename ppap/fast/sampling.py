@@ -4,35 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
-from ppap.diffusion import samplers, synthesis
+from ppap.compute.progress import Progress
+from ppap.diffusion import sampling, synthesis
 from ppap.diffusion.denoiser import Denoiser, module_device
-from ppap.diffusion.samplers import Sampler
+from ppap.diffusion.guide import Guide
+from ppap.diffusion.sampling import Step
+from ppap.diffusion.solver import Sampler, plain_step
 from ppap.fast.path import FastPath
-from ppap.guidance.guides import Guide
 
 __all__ = ["fast_path", "sample", "synthesize"]
 
 
 def sample(
     denoiser: Denoiser,
-    sampler: Sampler,
-    seeds: Sequence[int],
+    seeds: int | Sequence[int],
     guide: Guide | None = None,
+    sampler: Sampler | None = None,
+    *,
     batch: int = 128,
-    progress: Callable[[int], None] | None = None,
+    x_T: Tensor | None = None,  # noqa: N803
+    progress: bool | Progress = False,
+    on_step: Callable[[Step], None] | None = None,
+    device: torch.device | str | None = None,
     fast: FastPath | bool | None = None,
 ) -> Tensor:
     """Generate one image per seed.
 
     Args:
         denoiser: what is sampled from.
-        sampler: e.g. ``DDIM(25)``.
-        seeds: one per image; an image depends on its own alone (and its target).
-        guide: steers the samples; its targets run parallel to ``seeds``.
+        seeds: one per image, each from 0 to 2^32 - 1; a number n stands for 0, 1, ..., n - 1.
+            An image depends on its own seed alone (and its target), up to rounding.
+        guide: steers the samples; its targets run parallel to ``seeds``, unless one stands
+            for all.
+        sampler: ``DDIM(25)`` by default.
         batch: images per network call.
-        progress: called with the number of images finished, after each batch.
+        x_T: (N, C, H, W), the noise to begin with, instead of each seed's own.
+        progress: True shows a bar; a function is told how many images are finished.
+        on_step: called after every step of every batch with what happened in it.
+        device: where to compute; the denoiser is moved there and stays. By default it is
+            where the denoiser is.
         fast: whether steps are merged, folded and compiled (see :mod:`ppap.fast.path`); one that
             was made before keeps what it has compiled. By default they are on a GPU; on a CPU
             compilation takes a minute the first time, and images differ by rounding.
@@ -41,12 +54,26 @@ def sample(
         (N, C, H, W) float32 images in [-1, 1] on the CPU.
 
     Raises:
-        ValueError: if the guide's targets, or the denoiser's conditions, are for another
-            number of images than there are seeds, or the fast path meets conditions that
-            differ between images.
+        TypeError: if ``seeds`` is neither a number nor a sequence of numbers.
+        ValueError: if the guide's targets, the denoiser's conditions or ``x_T`` are for
+            another number of images than there are seeds, or the fast path meets conditions
+            that differ between images.
     """
-    path = fast_path(denoiser, min(batch, len(seeds)), fast)
-    return samplers.sample(denoiser, sampler, seeds, guide, batch, progress, path)
+    if device is not None:
+        denoiser.to(device)
+    count = seeds if isinstance(seeds, int) else len(seeds)
+    path = fast_path(denoiser, min(batch, count), fast)
+    return sampling.sample(
+        denoiser,
+        seeds,
+        guide,
+        sampler,
+        batch=batch,
+        x_T=x_T,
+        progress=progress,
+        on_step=on_step,
+        stepper=plain_step if path is None else path.step,
+    )
 
 
 def synthesize(
@@ -55,12 +82,13 @@ def synthesize(
     sampler: Sampler | None = None,
     first_seed: int = 0,
     batch: int = 128,
-    progress: Callable[[int], None] | None = None,
+    progress: bool | Progress = False,
     fast: FastPath | bool | None = None,
 ) -> Tensor:
     """:func:`ppap.diffusion.synthesis.synthesize`, with ``fast`` as for :func:`sample`."""
     path = fast_path(denoiser, min(batch, count), fast)
-    return synthesis.synthesize(denoiser, count, sampler, first_seed, batch, progress, path)
+    stepper = plain_step if path is None else path.step
+    return synthesis.synthesize(denoiser, count, sampler, first_seed, batch, progress, stepper)
 
 
 def fast_path(denoiser: Denoiser, batch: int, fast: FastPath | bool | None) -> FastPath | None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from ppap_kernels import guided_ddim_step, guided_ddpm_step
 from torch import Tensor
 
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM, step_variance
 from ppap.diffusion.denoiser import Prediction
-from ppap.diffusion.samplers import DDIM, DDPM, Sampler, step_variance
 from ppap.diffusion.schedule import Schedule
+from ppap.diffusion.solver import Sampler, Update
 
-__all__ = ["fused_step", "fused_update", "step_coefficients"]
+__all__ = ["fused_step", "fused_update", "image_ahead", "step_coefficients"]
 
 
 def step_coefficients(
@@ -86,6 +89,32 @@ def fused_update(
     )  # fmt: skip
 
 
+def image_ahead(
+    sampler: Sampler,
+    signal: Tensor,
+    x_t: Tensor,
+    prediction: Prediction,
+    gradient: Tensor | None,
+) -> Tensor:
+    """The image that a step goes towards, as :class:`ppap.diffusion.solver.Update` has it.
+
+    Args:
+        sampler: DDIM or DDPM.
+        signal: (B,), abar.
+        x_t: (B, C, H, W).
+        prediction: the denoiser's for it.
+        gradient: (B, C, H, W), scaled.
+    """
+    assert isinstance(sampler, DDIM | DDPM)
+    level = signal[:, None, None, None]
+    x_0 = (x_t - (1 - level).sqrt() * prediction.epsilon) / level.sqrt()
+    if sampler.clip:
+        x_0 = x_0.clamp(-1, 1)
+    if gradient is None or isinstance(sampler, DDPM):
+        return x_0
+    return x_0 + (1 - level) / level.sqrt() * gradient
+
+
 def fused_step(
     sampler: Sampler,
     schedule: Schedule,
@@ -94,9 +123,11 @@ def fused_step(
     prediction: Prediction,
     gradient: Tensor | None,
     noise: Tensor | None,
-) -> Tensor:
+    memory: Any,
+) -> Update:
     """:meth:`Sampler.step` through the fused update where there is one."""
     found = step_coefficients(sampler, schedule, index, len(x_t), x_t.device)
     if found is None:
-        return sampler.step(schedule, index, x_t, prediction, gradient, noise)
-    return fused_update(sampler, found, x_t, prediction, gradient, noise)
+        return sampler.step(schedule, index, x_t, prediction, gradient, noise, memory)
+    x = fused_update(sampler, found, x_t, prediction, gradient, noise)
+    return Update(x, image_ahead(sampler, found["signal"], x_t, prediction, gradient), gradient)

@@ -1,4 +1,4 @@
-"""Guides: (x_t, t, target) -> gradient of the log-likelihood in x_t.
+"""Guides: from a noisy image and a target to a gradient in x_t.
 
 A guide is all a sampler sees of predictors, experts and tasks. The naive off-the-shelf
 guide, the single noise-aware model and the bank of experts are the same
@@ -7,14 +7,16 @@ guide, the single noise-aware model and the bank of experts are the same
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppap.tasks.protocol import Task
+from ppap.diffusion.guide import Guide, State
+from ppap.guidance.scale import Scale, checked_scale, scale_rows, scaled
+from ppap.tasks.protocol import GuidanceTask
 
 __all__ = [
     "Guide",
@@ -22,62 +24,65 @@ __all__ = [
     "LikelihoodGuide",
     "NoiseAwareModel",
     "SumOfGuides",
+    "Targets",
     "naive_guide",
 ]
 
 NoiseAwareModel = Callable[[Tensor, Tensor], Any]
 """(x_t: (B, C, H, W), timesteps: (B,)) -> prediction."""
 
-
-class Guide(Protocol):
-    """Steers a batch towards its targets."""
-
-    def __call__(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """Scaled gradient in x_t: (B, C, H, W), for x_t: (B, C, H, W), timesteps: (B,)."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of targets."""
-        ...
-
-    def rows(self, chosen: slice) -> Guide:
-        """The guide of some of the targets."""
-        ...
+Targets = Tensor | Sequence[Any] | float
+"""One number for every sample, or (N, ...) one target per sample; (1, ...) is one for all."""
 
 
-@dataclass(frozen=True)
 class LikelihoodGuide:
     """scale * gradient in x_t of log p(target | model(x_t, t)).
 
-    Attributes:
-        model: a noise-aware model, such as an :class:`ppap.experts.expert.ExpertBank` or ADM's
+    Args:
+        model: a noise-aware model, such as an :class:`ppap.experts.bank.ExpertBank` or ADM's
             noisy classifier.
         task: what its predictions mean.
-        targets: (N, ...) one target per image, as the task wants them.
-        scale: guidance scale; 0 leaves the sampler unguided.
+        targets: (N, ...) one target per image, as the task wants them, as a tensor or a list;
+            a number, or a single row (1, ...), stands for every image.
+        scale: guidance scale: a number (0 leaves the sampler unguided), (N,) numbers, one per
+            image, or a function of abar, (B,) in (0, 1), to (B,) scales.
+
+    Attributes:
+        targets: (N, ...) or (1, ...).
+
+    Raises:
+        ValueError: for a scale that is not finite, or another number of scales than of
+            targets.
     """
 
-    model: NoiseAwareModel
-    task: Task
-    targets: Tensor
-    scale: float = 1.0
+    def __init__(
+        self, model: NoiseAwareModel, task: GuidanceTask, targets: Targets, scale: Scale = 1.0
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.targets = as_targets(targets)
+        self.scale = checked_scale(scale, len(self.targets) if len(self.targets) != 1 else None)
 
-    def __call__(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+    def __call__(self, state: State) -> Tensor:
         with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
-            prediction = self.model(x, timesteps)
-            likelihood = self.task.log_likelihood(prediction, self.targets.to(x_t.device))
+            x = state.x_t.detach().requires_grad_()
+            prediction = self.model(x, state.timesteps)
+            likelihood = self.task.log_likelihood(prediction, targets_for(self.targets, x))
             (gradient,) = torch.autograd.grad(likelihood.sum(), x)
-        return self.scale * gradient
+        return scaled(self.scale, gradient, state)
 
-    def __len__(self) -> int:
-        return len(self.targets)
+    @property
+    def target_count(self) -> int | None:
+        if len(self.targets) != 1:
+            return len(self.targets)
+        return len(self.scale) if isinstance(self.scale, Tensor) else None
 
     def rows(self, chosen: slice) -> LikelihoodGuide:
-        return replace(self, targets=self.targets[chosen])
+        targets = self.targets if len(self.targets) == 1 else self.targets[chosen]
+        return LikelihoodGuide(self.model, self.task, targets, scale_rows(self.scale, chosen))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SumOfGuides:
     """Several guides at once, e.g. a class and a depth map: their gradients add.
 
@@ -88,19 +93,22 @@ class SumOfGuides:
     parts: tuple[Guide, ...]
 
     def __post_init__(self) -> None:
-        sizes = {len(part) for part in self.parts}
-        if len(sizes) != 1:
-            raise ValueError(f"guides must have the same number of targets, got {sorted(sizes)}")
+        sizes = {part.target_count for part in self.parts} - {None}
+        if not self.parts or len(sizes) > 1:
+            found = [part.target_count for part in self.parts]
+            raise ValueError(f"guides must have the same number of targets, got {found}")
 
-    def __call__(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        first, *rest = self.parts
-        gradient = first(x_t, timesteps)
-        for part in rest:
-            gradient = gradient + part(x_t, timesteps)
-        return gradient
+    def __call__(self, state: State) -> Tensor | None:
+        total = None
+        for part in self.parts:
+            gradient = part(state)
+            if gradient is not None:
+                total = gradient if total is None else total + gradient
+        return total
 
-    def __len__(self) -> int:
-        return len(self.parts[0])
+    @property
+    def target_count(self) -> int | None:
+        return next((n for part in self.parts if (n := part.target_count) is not None), None)
 
     def rows(self, chosen: slice) -> SumOfGuides:
         return SumOfGuides(tuple(part.rows(chosen) for part in self.parts))
@@ -108,7 +116,7 @@ class SumOfGuides:
 
 @dataclass(frozen=True)
 class IgnoreTimestep:
-    """A model of images as a model of noisy images that pays no heed to their timesteps.
+    """A model of images as a model of noisy images that ignores their timesteps.
 
     Attributes:
         predictor: image (B, C, H, W) in [-1, 1] -> prediction.
@@ -122,14 +130,34 @@ class IgnoreTimestep:
 
 
 def naive_guide(
-    predictor: Callable[[Tensor], Any], task: Task, targets: Tensor, scale: float = 1.0
+    predictor: Callable[[Tensor], Any], task: GuidanceTask, targets: Targets, scale: Scale = 1.0
 ) -> LikelihoodGuide:
     """Show the noisy image to a model that was trained on clean ones: the failing baseline.
 
     Args:
         predictor: image (B, C, H, W) in [-1, 1] -> prediction.
         task: what its predictions mean.
-        targets: (N, ...) one target per image.
-        scale: guidance scale.
+        targets: as of :class:`LikelihoodGuide`.
+        scale: guidance scale, likewise.
     """
     return LikelihoodGuide(IgnoreTimestep(predictor), task, targets, scale)
+
+
+def as_targets(targets: Targets) -> Tensor:
+    """Targets as a tensor (N, ...), a single number as (1,)."""
+    if isinstance(targets, Sequence) and any(isinstance(target, Tensor) for target in targets):
+        return torch.stack([torch.as_tensor(target) for target in targets])
+    found = torch.as_tensor(targets)
+    return found[None] if found.ndim == 0 else found
+
+
+def targets_for(targets: Tensor, x_t: Tensor) -> Tensor:
+    """(B, ...) targets on the device of a batch (B, C, H, W); a single one is repeated.
+
+    Raises:
+        ValueError: if there are neither one nor B.
+    """
+    if len(targets) not in (1, len(x_t)):
+        raise ValueError(f"{len(x_t)} images, but targets for {len(targets)}; use rows()")
+    targets = targets.to(x_t.device)
+    return targets if len(targets) == len(x_t) else targets.expand(len(x_t), *targets.shape[1:])

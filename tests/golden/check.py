@@ -27,8 +27,9 @@ from torch.func import functional_call
 
 from ppap.denoisers.glide import SuperResText2ImUNet, Text2ImUNet
 from ppap.denoisers.unet import EncoderUNetModel, UNetModel
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import ddim_step, ddpm_step
 from ppap.diffusion.schedule import Schedule, make_schedule
 from ppap.experts.adapters import Adapter, Lora
 
@@ -313,19 +314,12 @@ def _step(
     prediction = denoiser(x_t, torch.full((len(x_t),), timestep))
     gradient = _toy_gradient(x_t, timestep)
     if figure == "ddim_plain":
-        return ddim_step(schedule, index, x_t, prediction, clip=False)
+        return DDIM(clip=False).step(schedule, index, x_t, prediction).x
     if figure == "ddpm":
-        return ddpm_step(
-            schedule,
-            index,
-            x_t,
-            prediction,
-            gradient=gradient,
-            noise=noise,
-            fixed_variance="small",  # what the published code was set to when it was recorded
-        )
+        sampler = DDPM(fixed_variance="small")  # so the published code was set when recorded
+        return sampler.step(schedule, index, x_t, prediction, gradient, noise).x
     eta = ETA if figure == "ddim_eta" else 0.0
-    return ddim_step(schedule, index, x_t, prediction, gradient=gradient, eta=eta, noise=noise)
+    return DDIM(eta=eta).step(schedule, index, x_t, prediction, gradient, noise).x
 
 
 def _lora_conv(golden: Golden) -> Figures:

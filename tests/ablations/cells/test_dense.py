@@ -32,7 +32,7 @@ from ablations.settings.setting import BUDGETS, WEIGHTS, load_setting
 from ablations.sweeps import SWEEPS, Lab, Recipe
 from ablations.zoo.scenes import networks
 from ablations.zoo.training import fingerprint
-from ppap.diffusion.samplers import DDIM
+from ppap.diffusion.ddim import DDIM
 from ppap.experts.bank import ExpertBank
 from ppap.files.images import from_uint8
 from ppap.tasks.tasks import DepthTask

@@ -23,7 +23,8 @@ from ablations.settings.rehearsal import seeded_models
 from ablations.settings.setting import BUDGETS, load_setting
 from ablations.sweeps.lab import Guidance
 from ablations.sweeps.recipes import PPAP
-from ppap.diffusion.samplers import DDIM, sample
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.sampling import sample
 from ppap.experts.adapters import ppap_adapter
 from ppap.files.images import from_uint8, to_uint8
 from reports.published import published
@@ -198,7 +199,7 @@ def test_a_digest_changes_with_any_byte(tmp_path: Path) -> None:
 def test_a_second_stage_makes_larger_images_of_the_first() -> None:
     setting = load_setting("glide-rehearsal")
     assert setting.upsample is not None
-    small = sample(setting.denoiser(), DDIM(5), [3, 4])
+    small = sample(setting.denoiser(), [3, 4], None, DDIM(5))
     large = setting.upsample(small, [3, 4])
     assert large.shape == (2, 3, 32, 32)
     again = setting.upsample(from_uint8(to_uint8(small[1:])), [4])

@@ -25,8 +25,9 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from ppap.denoisers.diffusers_models import encode_if_captions, load_schedule
 from ppap.denoisers.public import load_denoiser
+from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import DDIM, sample
+from ppap.diffusion.sampling import sample
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
 from ppap.files.checkpoints import CheckpointError
 
@@ -120,7 +121,7 @@ def test_sampling_agrees_with_diffusers(tmp_path: Path) -> None:
     for t in scheduler.timesteps:
         noise = unet()(x, t).sample
         x = scheduler.step(noise, t, x, use_clipped_model_output=True).prev_sample
-    own = sample(denoiser, DDIM(10), [5])
+    own = sample(denoiser, [5], None, DDIM(10))
     torch.testing.assert_close(own, x.clamp(-1, 1), rtol=1e-4, atol=1e-4)
 
 
@@ -222,7 +223,7 @@ def test_if_captions_are_encoded_by_its_own_text_encoder(tmp_path: Path) -> None
     denoiser = load_denoiser(str(tmp_path)).with_conditions(
         prompt_embeds=encode_if_captions(tmp_path)
     )
-    assert sample(denoiser, DDIM(2), [1, 2]).isfinite().all()
+    assert sample(denoiser, [1, 2], None, DDIM(2)).isfinite().all()
     with pytest.raises(CheckpointError, match="no IF text encoder") as caught:
         encode_if_captions(tmp_path / "unet")
     assert "\n" not in str(caught.value)

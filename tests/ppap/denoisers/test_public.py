@@ -19,7 +19,10 @@ from ppap.denoisers.public import (
     load_denoiser,
     load_noisy_classifier,
 )
-from ppap.diffusion.samplers import DDIM, DDPM, sample
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
+from ppap.diffusion.guide import State
+from ppap.diffusion.sampling import sample
 from ppap.files.checkpoints import CheckpointError
 from ppap.guidance.guides import LikelihoodGuide
 from ppap.tasks.classes import ClassTask
@@ -152,11 +155,11 @@ def test_loaded_denoisers_sample(name: str, conditions: dict[str, Tensor], tmp_p
     published(name, tmp_path)
     denoiser = load_denoiser(name, tmp_path, **small(name)).with_conditions(**conditions)
     for sampler in (DDIM(2), DDPM(2)):
-        images = sample(denoiser, sampler, [1, 2])
+        images = sample(denoiser, [1, 2], None, sampler)
         assert images.shape == (2, 3, 16, 16)
         assert images.isfinite().all()
         assert images.std() > 0
-        alone = sample(denoiser.rows(slice(1, 2)), sampler, [2])
+        alone = sample(denoiser.rows(slice(1, 2)), [2], None, sampler)
         torch.testing.assert_close(alone[0], images[1], rtol=1e-3, atol=1e-3)
 
 
@@ -223,16 +226,16 @@ def test_a_noisy_classifier_guides(tmp_path: Path) -> None:
     labels = torch.tensor([0, 3])
     guide = LikelihoodGuide(classifier, ClassTask(), labels, scale=5.0)
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([10, 700])
-    step = 1e-3 * guide(x, t)
+    step = 1e-3 * guide(State(x, t))
 
     def likelihood(x: Tensor) -> Tensor:
         return classifier(x, t).log_softmax(1).gather(1, labels[:, None])[:, 0]
 
     rise = likelihood(x + step) - likelihood(x)
-    predicted = (guide(x, t) / 5 * step).flatten(1).sum(1)
+    predicted = (guide(State(x, t)) / 5 * step).flatten(1).sum(1)
     torch.testing.assert_close(rise, predicted, rtol=0.05, atol=1e-6)
     assert not torch.equal(classifier(x, t), classifier(x, t + 50))
-    guided, free = (sample(denoiser, DDIM(2), [1, 2], guide=g) for g in (guide, None))
+    guided, free = (sample(denoiser, [1, 2], g, DDIM(2)) for g in (guide, None))
     assert not torch.equal(guided, free)
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ppap.denoisers.public import DENOISERS
 from ppap.diffusion.cascade import NoisedImages, Stage, eight_bit_images, sample_cascade
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import DDIM, DDPM
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
@@ -67,7 +68,7 @@ def test_each_image_depends_on_its_own_seed_alone(stages: list[Stage]) -> None:
     assert small.shape == (3, 3, 8, 8)
     assert large.shape == (3, 3, 16, 16)
     first = stages[0]
-    assert torch.equal(small, sample(first.denoiser, first.sampler, SEEDS))
+    assert torch.equal(small, sample(first.denoiser, SEEDS, None, first.sampler))
     other = [dataclasses.replace(stage, batch=2) for stage in stages]
     for whole, parts in zip((small, large), sample_cascade(other, SEEDS), strict=True):
         torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-3)
@@ -145,15 +146,15 @@ def test_one_caption_for_all_goes_through_the_fast_path(stages: list[Stage]) -> 
     tokens = torch.tensor([[1, 2, 6, 6]])
     denoiser = stages[0].denoiser.with_conditions(tokens=tokens, mask=tokens < 6)
     fast = FastPath(denoiser, 3, compile=False)
-    plain, other = (sample(denoiser, DDIM(5), SEEDS, fast=path) for path in (False, fast))
+    plain, other = (sample(denoiser, SEEDS, None, DDIM(5), fast=path) for path in (False, fast))
     torch.testing.assert_close(other, plain, rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(plain, sample(stages[0].denoiser, DDIM(5), SEEDS), atol=1e-2)
+    assert not torch.allclose(plain, sample(stages[0].denoiser, SEEDS, None, DDIM(5)), atol=1e-2)
 
 
 def test_sampling_wants_conditions_for_its_seeds_and_a_plain_path() -> None:
     labels = torch.tensor([0, 1, 0])
     denoiser = tiny_denoiser().with_conditions(y=labels)
     with pytest.raises(ValueError, match="2 seeds, but conditions for 3 images"):
-        sample(denoiser, DDIM(5), SEEDS[:2])
+        sample(denoiser, SEEDS[:2], None, DDIM(5))
     with pytest.raises(ValueError, match="fast=False"):
-        sample(denoiser, DDIM(5), SEEDS, fast=True)
+        sample(denoiser, SEEDS, None, DDIM(5), fast=True)

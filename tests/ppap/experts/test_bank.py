@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ppap.diffusion.guide import State
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Full, Head
@@ -95,10 +96,10 @@ def test_mixed_timesteps_are_the_same_samples_one_by_one(adapter: Adapter) -> No
 def test_the_gradient_of_a_mixed_batch_is_that_of_its_rows(adapter: Adapter) -> None:
     guide = scrambled(ExpertBank(tiny_predictor(), 5, adapter)).guide(torch.arange(7) % 5, 2.0)
     x = images(7)
-    together = guide(x, TIMESTEPS)
+    together = guide(State(x, TIMESTEPS))
     for i in range(7):
         row = slice(i, i + 1)
-        torch.testing.assert_close(together[row], guide.rows(row)(x[row], TIMESTEPS[row]))
+        torch.testing.assert_close(together[row], guide.rows(row)(State(x[row], TIMESTEPS[row])))
 
 
 def test_one_expert_is_the_single_model() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppap.compute import precision
 from ppap.compute.precision import PrecisionError
-from ppap.diffusion.samplers import DDIM
+from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.synthesis import synthesize
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter

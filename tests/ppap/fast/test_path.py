@@ -11,9 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.samplers import DDIM, DDPM, Sampler
+from ppap.diffusion.guide import State
 from ppap.diffusion.schedule import linear_schedule
+from ppap.diffusion.solver import Sampler, plain_step
 from ppap.experts.adapters import Adapter, Biases, Full, Lora, ppap_adapter
 from ppap.experts.bank import ExpertBank
 from ppap.fast import path as fastpath
@@ -52,7 +55,7 @@ def smooth_bank() -> ExpertBank:
 
 
 def sampled(fast: FastPath | None, denoiser: Denoiser, sampler: Sampler, guide: Guide) -> Tensor:
-    return sample(denoiser, sampler, range(COUNT), guide, batch=4, fast=fast)
+    return sample(denoiser, COUNT, guide, sampler, batch=4, fast=fast)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=repr)
@@ -62,7 +65,7 @@ def test_images_are_those_of_the_plain_path(make: Callable[[], Denoiser], sample
     plain = sampled(None, denoiser, sampler, guide)
     fast = sampled(FastPath(denoiser, 4, compile=False), denoiser, sampler, guide)
     torch.testing.assert_close(fast, plain, atol=1e-4, rtol=0)
-    unguided = sample(denoiser, sampler, range(COUNT), batch=4)
+    unguided = sample(denoiser, COUNT, None, sampler, batch=4)
     assert (plain - unguided).abs().max() > 0.1
 
 
@@ -89,11 +92,14 @@ def test_one_step_is_that_of_the_plain_path(kind: str) -> None:
     x_t = images(COUNT)
     for index in (9, 5, 4, 0):
         t = torch.full((COUNT,), int(schedule.timesteps[index]))
-        with torch.no_grad():
-            prediction = denoiser(x_t, t)
-        expected = sampler.step(schedule, index, x_t, prediction, guide(x_t, t), None)
-        found = fast.step(sampler, schedule, index, x_t, guide, None)
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        expected, found = (
+            step(sampler, schedule, index, State(x_t, t, denoiser), guide, None, None)
+            for step in (plain_step, fast.step)
+        )
+        for part in ("x", "x_0", "gradient"):
+            torch.testing.assert_close(
+                getattr(found, part), getattr(expected, part), atol=1e-4, rtol=1e-4
+            )
 
 
 def test_an_expert_that_trained_meanwhile_is_merged_again() -> None:
@@ -136,7 +142,7 @@ def test_switching_experts_compiles_nothing_and_other_processes_find_the_graphs(
 def test_a_batch_that_is_too_large_is_refused() -> None:
     denoiser = tiny_denoiser()
     with pytest.raises(ValueError, match="up to 4 images, got 6"):
-        sample(denoiser, DDIM(5), range(6), fast=FastPath(denoiser, 4, compile=False))
+        sample(denoiser, 6, None, DDIM(5), fast=FastPath(denoiser, 4, compile=False))
 
 
 class FakeStream:
@@ -197,8 +203,9 @@ def test_the_captured_step_is_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None
                     sampler, schedule, index, x_t, timesteps, terms, [TARGETS], noise
                 )
             expected = FastPath(denoiser, COUNT, compile=False).step(
-                sampler, schedule, index, x_t, guide, noise
+                sampler, schedule, index, State(x_t, timesteps, denoiser), guide, noise
             )
-            torch.testing.assert_close(found, expected)
+            for part in ("x", "x_0", "gradient"):
+                torch.testing.assert_close(getattr(found, part), getattr(expected, part))
     assert log.count("capture") == 2  # one graph per sampler, whatever the expert
     assert log.count("side") == log.count("capture") * (1 + 3 + 1) + 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ppap.diffusion.guide import State
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
@@ -23,23 +24,26 @@ def test_the_gradient_of_a_linear_classifier_by_hand() -> None:
     guide = LikelihoodGuide(lambda x, t: x.flatten(1) @ weight.T, ClassTask(), targets, 2.5)
     share = (x.flatten(1) @ weight.T).softmax(1)
     expected = 2.5 * (weight[targets] - share @ weight)
-    torch.testing.assert_close(guide(x, torch.zeros(4)).flatten(1), expected)
+    torch.testing.assert_close(guide(State(x, torch.zeros(4))).flatten(1), expected)
 
 
 def test_the_naive_guide_ignores_the_timestep() -> None:
     guide = naive_guide(tiny_predictor(), ClassTask(), torch.zeros(2).long())
     x = images(2)
-    assert torch.equal(guide(x, torch.tensor([0, 0])), guide(x, torch.tensor([900, 5])))
+    assert torch.equal(
+        guide(State(x, torch.tensor([0, 0]))), guide(State(x, torch.tensor([900, 5])))
+    )
 
 
 def test_guides_add_up() -> None:
     parts = [naive_guide(tiny_predictor(s), ClassTask(), torch.arange(4), s + 1.0) for s in (0, 1)]
     x, t = images(4), torch.zeros(4)
     both = SumOfGuides(tuple(parts))
-    assert len(both) == 4
-    torch.testing.assert_close(both(x, t), parts[0](x, t) + parts[1](x, t))
+    assert both.target_count == 4
+    state = State(x, t)
+    torch.testing.assert_close(both(state), parts[0](state) + parts[1](state))
     chosen = slice(1, 3)
-    torch.testing.assert_close(both.rows(chosen)(x[chosen], t[chosen]), both(x, t)[chosen])
+    torch.testing.assert_close(both.rows(chosen)(State(x[chosen], t[chosen])), both(state)[chosen])
 
 
 def test_class_depth_and_segmentation_guide_at_once_each_by_its_experts_and_scale() -> None:
@@ -67,8 +71,8 @@ def test_class_depth_and_segmentation_guide_at_once_each_by_its_experts_and_scal
     )
     assert isinstance(total, torch.Tensor)
     (expected,) = torch.autograd.grad(total, x_t)
-    torch.testing.assert_close(SumOfGuides(tuple(guides))(x, t), expected)
-    other = SumOfGuides(tuple(guides))(x, t + 900)
+    torch.testing.assert_close(SumOfGuides(tuple(guides))(State(x, t)), expected)
+    other = SumOfGuides(tuple(guides))(State(x, t + 900))
     assert not torch.allclose(other, expected)  # the experts of the other range
 
 
@@ -93,4 +97,4 @@ def test_guides_of_different_lengths_are_refused() -> None:
 def test_a_guide_works_where_gradients_are_off() -> None:
     guide = naive_guide(tiny_predictor(), ClassTask(), torch.zeros(2).long())
     with torch.no_grad():
-        assert guide(images(2), torch.zeros(2)).abs().sum() > 0
+        assert guide(State(images(2), torch.zeros(2))).abs().sum() > 0

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 
+from ppap.diffusion.guide import State
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.layers import DEEPLAB_LORA_LAYERS
 from ppap.experts.adapters.lora import Lora
@@ -68,6 +69,6 @@ def test_deeplab_is_a_predictor_whose_encoder_and_decoder_learn() -> None:
     assert "network.classifier.0.convs.1.0.lora_A" in adapted
     labels = torch.zeros(1, 40, 40, dtype=torch.int64)
     guide = bank.guide(labels, 1.0, SegmentationTask())
-    gradient = guide(torch.randn(1, 3, 40, 40), torch.tensor([10]))
+    gradient = guide(State(torch.randn(1, 3, 40, 40), torch.tensor([10])))
     assert gradient.shape == (1, 3, 40, 40)
     assert gradient.abs().sum() > 0

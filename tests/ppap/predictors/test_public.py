@@ -16,7 +16,8 @@ import torchvision
 import transformers
 from torch import Tensor, nn
 
-from ppap.diffusion.samplers import DDIM
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.guide import State
 from ppap.diffusion.schedule import linear_schedule
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.layers import (
@@ -695,14 +696,14 @@ def test_experts_of_every_kind_train_and_guide(model: str, tmp_path: Path) -> No
         targets = task.target(bank.predictor(in_range(pixels(SIDE, 3))))
     guide = bank.guide(targets, 1.0, task)
     timesteps = torch.tensor([3, 990, 10])
-    gradient = guide(x, timesteps)
+    gradient = guide(State(x, timesteps))
     assert gradient.isfinite().all()
     assert (gradient.flatten(1).abs().sum(1) > 0).all()
     one_by_one = [guide.rows(slice(i, i + 1))(x[i : i + 1], timesteps[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(gradient, torch.cat(one_by_one), rtol=1e-3, atol=1e-4)
     bank.save(tmp_path / "bank")
     again = ExpertBank.load(tmp_path / "bank", bank.predictor)
-    torch.testing.assert_close(again.guide(targets, 1.0, task)(x, timesteps), gradient)
+    torch.testing.assert_close(again.guide(targets, 1.0, task)(State(x, timesteps)), gradient)
 
 
 @pytest.mark.parametrize("model", ["vit", "segformer", "clip"])
@@ -712,8 +713,8 @@ def test_the_fast_path_draws_the_same_images(model: str, tmp_path: Path) -> None
         targets = task.target(bank.predictor(in_range(pixels(SIDE))))
     guide = bank.guide(targets, 1.0, task)
     fast = FastPath(tiny_denoiser(), 2, compile=False)
-    traced = sample(tiny_denoiser(), DDIM(3), [1, 2], guide, fast=fast)
-    plain = sample(tiny_denoiser(), DDIM(3), [1, 2], guide, fast=False)
+    traced = sample(tiny_denoiser(), [1, 2], guide, DDIM(3), fast=fast)
+    plain = sample(tiny_denoiser(), [1, 2], guide, DDIM(3), fast=False)
     torch.testing.assert_close(traced, plain, rtol=1e-4, atol=1e-4)
 
 
@@ -737,7 +738,7 @@ def test_half_precision_stays_close_and_takes_experts_in_float32(
         objective = Distillation(SimilarityTask())
         transfer(bank, linear_schedule(), pixels(SIDE, 4), objective, training)
     gradients = [
-        bank.guide(targets, 1.0, SimilarityTask())(x, timesteps) for bank in (single, half)
+        bank.guide(targets, 1.0, SimilarityTask())(State(x, timesteps)) for bank in (single, half)
     ]
     assert nn.functional.cosine_similarity(*(part.flatten(1) for part in gradients)).min() > 0.99
 
@@ -758,9 +759,9 @@ def test_any_function_guides(fast: bool) -> None:
     light = x.mean(dim=(1, 2, 3))
     slope = 2 * torch.sigmoid(2 * torch.stack([light[0], -light[1]])) * torch.tensor([-1, 1]) / 192
     expected = 4000 * slope[:, None, None, None].expand(2, 3, 8, 8)
-    torch.testing.assert_close(guide(x, torch.tensor([1, 2])), expected)
+    torch.testing.assert_close(guide(State(x, torch.tensor([1, 2]))), expected)
     path = FastPath(tiny_denoiser(), 2, compile=False) if fast else False
-    dark, bright = sample(tiny_denoiser(), DDIM(5), [1, 2], guide, fast=path).mean(dim=(1, 2, 3))
+    dark, bright = sample(tiny_denoiser(), [1, 2], guide, DDIM(5), fast=path).mean(dim=(1, 2, 3))
     assert dark < -0.2 < 0.2 < bright
 
 

@@ -1,0 +1,183 @@
+"""The one loop: from noise to images, a batch at a time, whatever the sampler and the guide."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppap.compute.progress import Progress, reporting
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.denoiser import Denoiser, module_device
+from ppap.diffusion.guide import Guide, State
+from ppap.diffusion.solver import Sampler, Stepper, plain_step
+from ppap.diffusion.streams import NoiseStreams
+
+__all__ = ["Step", "sample", "trajectory"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a trajectory, as its observer sees it.
+
+    Attributes:
+        seeds: of the batch, one per image.
+        number: of the step, from 0 at the noisiest timestep.
+        timestep: the original timestep that the step leaves.
+        x_t: (B, C, H, W) before the step.
+        x_0: (B, C, H, W), the image predicted at ``timestep``, which the step went towards.
+        gradient: (B, C, H, W), scaled, what guided the step; None if nothing did.
+        x: (B, C, H, W) after the step; the last one's is the image.
+    """
+
+    seeds: Sequence[int]
+    number: int
+    timestep: int
+    x_t: Tensor
+    x_0: Tensor
+    gradient: Tensor | None
+    x: Tensor
+
+
+@torch.no_grad()
+def trajectory(
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    guide: Guide | None = None,
+    sampler: Sampler | None = None,
+    *,
+    x_T: Tensor | None = None,  # noqa: N803
+    stepper: Stepper = plain_step,
+) -> Iterator[Step]:
+    """Sample one batch, yielding every step.
+
+    Args:
+        denoiser: what is sampled from; computation runs on its device.
+        seeds: one per image.
+        guide: its targets are for these images.
+        sampler: ``DDIM(25)`` by default.
+        x_T: (B, C, H, W), the noise to begin with; by default each seed's own. The noise of
+            later steps is the seed's in either case.
+        stepper: how steps are computed, :func:`ppap.diffusion.solver.plain_step` or one that
+            agrees with it up to rounding.
+
+    Yields:
+        The steps, noisiest first.
+    """
+    sampler = DDIM(25) if sampler is None else sampler
+    device = module_device(denoiser)
+    schedule = sampler.respace(denoiser.schedule)
+    streams = NoiseStreams(seeds, denoiser.shape, device)
+    x_t = streams.draw()
+    if x_T is not None:
+        x_t = x_T.to(x_t)
+    guides_keep: dict[object, Any] = {}
+    memory = None
+    for number, index in enumerate(reversed(range(len(schedule)))):
+        timestep = int(schedule.timesteps[index])
+        timesteps = torch.full((len(x_t),), timestep, device=device)
+        state = State(x_t, timesteps, denoiser, seeds=seeds, number=number, memory=guides_keep)
+        noise = streams.draw() if sampler.stochastic else None
+        update = stepper(sampler, schedule, index, state, guide, noise, memory)
+        yield Step(seeds, number, timestep, x_t, update.x_0, update.gradient, update.x)
+        x_t, memory = update.x, update.memory
+
+
+def sample(
+    denoiser: Denoiser,
+    seeds: int | Sequence[int],
+    guide: Guide | None = None,
+    sampler: Sampler | None = None,
+    *,
+    batch: int = 128,
+    x_T: Tensor | None = None,  # noqa: N803
+    progress: bool | Progress = False,
+    on_step: Callable[[Step], None] | None = None,
+    device: torch.device | str | None = None,
+    stepper: Stepper = plain_step,
+) -> Tensor:
+    """Generate one image per seed.
+
+    Args:
+        denoiser: what is sampled from.
+        seeds: one per image, each from 0 to 2^32 - 1; a number n stands for 0, 1, ..., n - 1.
+            An image depends on its own seed alone (and its target), up to rounding.
+        guide: steers the samples; its targets run parallel to ``seeds``, unless one stands
+            for all.
+        sampler: ``DDIM(25)`` by default.
+        batch: images per network call.
+        x_T: (N, C, H, W), the noise to begin with, instead of each seed's own.
+        progress: True shows a bar; a function is told how many images are finished.
+        on_step: called after every step of every batch with what happened in it.
+        device: where to compute; the denoiser is moved there and stays. By default it is
+            where the denoiser is.
+        stepper: how steps are computed, :func:`ppap.diffusion.solver.plain_step` or one that
+            agrees with it up to rounding.
+
+    Returns:
+        (N, C, H, W) float32 images in [-1, 1] on the CPU.
+
+    Raises:
+        TypeError: if ``seeds`` is neither a number nor a sequence of numbers.
+        ValueError: if the guide's targets, the denoiser's conditions or ``x_T`` are for
+            another number of images than there are seeds.
+    """
+    seeds = _seed_list(seeds)
+    _check_counts(denoiser, seeds, guide, x_T)
+    if device is not None:
+        denoiser.to(device)
+    images = []
+    with reporting(progress, len(seeds), "sample", "images") as done:
+        for start in range(0, len(seeds), batch):
+            rows = slice(start, start + batch)
+            steps = trajectory(
+                denoiser.rows(rows),
+                seeds[rows],
+                None if guide is None else guide.rows(rows),
+                sampler,
+                x_T=None if x_T is None else x_T[rows],
+                stepper=stepper,
+            )
+            last = deque(_observed(steps, on_step), maxlen=1).pop()
+            images.append(last.x.clamp(-1, 1).float().cpu())
+            done(len(last.x))
+    return torch.cat(images) if images else torch.empty(0, *denoiser.shape)
+
+
+def _observed(steps: Iterator[Step], on_step: Callable[[Step], None] | None) -> Iterator[Step]:
+    for step in steps:
+        if on_step is not None:
+            on_step(step)
+        yield step
+
+
+def _seed_list(seeds: int | Sequence[int]) -> Sequence[int]:
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        return range(seeds)
+    if not isinstance(seeds, Sequence):
+        raise TypeError(f"seeds are a number or a sequence of integers, got {seeds!r}")
+    return seeds
+
+
+def _check_counts(
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    guide: Guide | None,
+    x_T: Tensor | None,  # noqa: N803
+) -> None:
+    count = len(seeds)
+    if denoiser.condition_count not in (None, count):
+        raise ValueError(f"{count} seeds, but conditions for {denoiser.condition_count} images")
+    if guide is not None and guide.target_count not in (None, count):
+        raise ValueError(
+            f"{count} seeds need as many targets, or one for all; the guide has "
+            f"{guide.target_count}"
+        )
+    if x_T is not None and x_T.shape != (count, *denoiser.shape):
+        raise ValueError(
+            f"x_T must be {(count, *denoiser.shape)} for {count} seeds, got {tuple(x_T.shape)}"
+        )
