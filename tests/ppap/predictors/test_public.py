@@ -699,7 +699,9 @@ def test_experts_of_every_kind_train_and_guide(model: str, tmp_path: Path) -> No
     gradient = guide(State(x, timesteps))
     assert gradient.isfinite().all()
     assert (gradient.flatten(1).abs().sum(1) > 0).all()
-    one_by_one = [guide.rows(slice(i, i + 1))(x[i : i + 1], timesteps[i : i + 1]) for i in range(3)]
+    one_by_one = [
+        guide.rows(slice(i, i + 1))(State(x[i : i + 1], timesteps[i : i + 1])) for i in range(3)
+    ]
     torch.testing.assert_close(gradient, torch.cat(one_by_one), rtol=1e-3, atol=1e-4)
     bank.save(tmp_path / "bank")
     again = ExpertBank.load(tmp_path / "bank", bank.predictor)
