@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ablations.machine.cell import Cell
-from ablations.machine.leases import Claims
+from ablations.machine.leases import Leases
 from ablations.machine.pools import LocalPool, LostInputError, LostWorkerError, Pool
 from ablations.machine.progress import Progress
 from ablations.machine.store import Store
@@ -149,20 +149,20 @@ class _Run:
         self.running: dict[str, Cell] = {}
         self.attempts: dict[str, int] = defaultdict(int)
         self.suspects: set[str] = set()
-        self.claims = Claims(store)
+        self.leases = Leases(store)
         self._add(todo)
 
     def finish(self) -> Outcome:
         while self.ready or self.running:
             self._submit()
-            self.claims.refresh()
+            self.leases.renew()
             self.progress.tick()
             if not self.running:
-                time.sleep(WAIT_SECONDS)  # for another run, which has claimed all that is ready
+                time.sleep(WAIT_SECONDS)  # for another run, which has leased all that is ready
                 continue
             for cell, result in self.pool.wait():
                 del self.running[cell.key]
-                self.claims.release(cell.key)
+                self.leases.release(cell.key)
                 if isinstance(result, BaseException):
                     self._retry_or_fail(cell, result)
                 else:
@@ -195,12 +195,12 @@ class _Run:
         return cell.ALONE or cell.key in self.suspects
 
     def _start(self, cell: Cell) -> None:
-        """Begin a cell, unless another run has finished or claimed it."""
-        if not self.claims.take(cell.key):
+        """Begin a cell, unless another run has finished or leased it."""
+        if not self.leases.take(cell.key):
             return
         del self.ready[cell.key]
         if self.store.holds(cell.key):
-            self.claims.release(cell.key)
+            self.leases.release(cell.key)
             self._succeed(cell, computed=False)
             return
         self.running[cell.key] = cell

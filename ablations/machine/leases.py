@@ -1,7 +1,7 @@
-"""Claims: which run is computing which cell, so that two runs on one store share the work.
+"""Leases: which run is computing which cell, so that two runs on one store share the work.
 
-A claim is a small file beside the artifact's place, refreshed while its run is alive. Runs take
-turns at claiming in a local store; elsewhere two may claim the same cell in the same moment.
+A lease is a small file beside the artifact's place, renewed while its run is alive. Runs take
+turns at leasing in a local store; elsewhere two may lease the same cell in the same moment.
 Nothing but saved time depends on it: were both to compute it, the artifacts are equal.
 """
 
@@ -15,15 +15,15 @@ from contextlib import AbstractContextManager, nullcontext
 
 from filelock import FileLock
 
-from ablations.machine.store import CLAIM, Store
+from ablations.machine.store import LEASE, Store
 
-__all__ = ["Claims"]
+__all__ = ["Leases"]
 
-STALE_SECONDS, REFRESH_SECONDS = 60.0, 15.0
+STALE_SECONDS, RENEW_SECONDS = 60.0, 15.0
 
 
-class Claims:
-    """The claims of one run.
+class Leases:
+    """The leases of one run.
 
     Args:
         store: where the artifacts are going to be.
@@ -32,20 +32,20 @@ class Claims:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.held: set[str] = set()
-        self._refreshed = time.monotonic()
+        self._renewed = time.monotonic()
         self._me = {"host": socket.gethostname(), "pid": os.getpid()}
         self._turn: AbstractContextManager[object] = nullcontext()
         if store.local:
-            self._turn = FileLock(f"{store.root}/claims.lock")
+            self._turn = FileLock(f"{store.root}/leases.lock")
 
     def take(self, key: str) -> bool:
-        """Claim a cell; False if another living run has it."""
+        """Lease a cell; False if another living run has it."""
         path = self._path(key)
         content = json.dumps(self._me | {"time": time.time()}).encode()
         files = self.store.files
         files.makedirs(path.rpartition("/")[0], exist_ok=True)
         # Between looking and writing nobody else may do either: whoever found the same stale
-        # claim would replace the one that has just been written.
+        # lease would replace the one that has just been written.
         with self._turn:
             if self._is_alive(path):
                 return False
@@ -54,11 +54,11 @@ class Claims:
         self.held.add(key)
         return True
 
-    def refresh(self) -> None:
+    def renew(self) -> None:
         """Show that this run is alive; call it often."""
-        if time.monotonic() - self._refreshed < REFRESH_SECONDS:
+        if time.monotonic() - self._renewed < RENEW_SECONDS:
             return
-        self._refreshed = time.monotonic()
+        self._renewed = time.monotonic()
         content = json.dumps(self._me | {"time": time.time()}).encode()
         for key in self.held:
             with self.store.files.open(self._path(key), "wb") as file:
@@ -71,20 +71,20 @@ class Claims:
             self.store.remove(self._path(key))
 
     def _path(self, key: str) -> str:
-        return self.store.path(key) + CLAIM
+        return self.store.path(key) + LEASE
 
     def _is_alive(self, path: str) -> bool:
         try:
             with self.store.files.open(path, "rb") as file:
-                claim = json.loads(file.read())
+                lease = json.loads(file.read())
         except FileNotFoundError:
             return False
         except ValueError:  # being written, or its run was killed while it wrote
             return self._age(path) < STALE_SECONDS
-        if claim["host"] == self._me["host"] and not _runs(claim["pid"]):
+        if lease["host"] == self._me["host"] and not _runs(lease["pid"]):
             return False
         # A host whose clock is ahead must not be waited for until ours is there.
-        return bool(abs(time.time() - claim["time"]) < STALE_SECONDS)
+        return bool(abs(time.time() - lease["time"]) < STALE_SECONDS)
 
     def _age(self, path: str) -> float:
         try:

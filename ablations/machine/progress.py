@@ -1,7 +1,12 @@
-"""What a run shows while it runs: a bar over expected seconds, and the time left."""
+"""What a run shows while it runs: a bar over expected seconds, and the time left.
+
+In a terminal the bar is redrawn in place. Where nothing can be redrawn, in a log file or a pipe, a
+plain line is written now and then, and one at the end.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable
 from typing import Self
@@ -10,21 +15,32 @@ from tqdm import tqdm
 
 from ablations.machine.cell import Cell
 
-__all__ = ["Progress"]
+__all__ = ["LINE_SECONDS", "Progress"]
+
+LINE_SECONDS = 10.0
+"""Between two lines of a log, at least."""
 
 
 class Progress:
-    """A bar over expected seconds, whose pace is learned as cells finish."""
+    """A bar over expected seconds, whose pace is learned as cells finish.
+
+    Args:
+        cells: that are to be computed.
+        workers: how many at a time.
+        quiet: show nothing.
+    """
 
     def __init__(self, cells: Iterable[Cell], workers: int, quiet: bool) -> None:
         self.workers = workers
+        self.plain = not quiet and not sys.stderr.isatty()
+        self.began = self.told = time.monotonic()
         self.expected = {cell.key: cell.seconds() for cell in cells}
         self.started: dict[str, tuple[Cell, float]] = {}
         self.done_expected = self.done_spent = 0.0
         self.finished = 0
         self.bar = tqdm(
             total=round(sum(self.expected.values())),
-            disable=quiet,
+            disable=quiet or self.plain,
             bar_format="{percentage:3.0f}% |{bar:30}| {desc}",
             mininterval=0.5,
         )
@@ -34,6 +50,9 @@ class Progress:
 
     def __exit__(self, *exception: object) -> None:
         self.bar.close()
+        if self.plain:
+            minutes, seconds = divmod(round(time.monotonic() - self.began), 60)
+            self._write(f"{self._count()}, {minutes} min {seconds:02} s")
 
     def start(self, cell: Cell) -> None:
         self.started[cell.key] = cell, time.monotonic()
@@ -67,8 +86,15 @@ class Progress:
         done = self.done_expected + partial
         left = max(0.0, (sum(self.expected.values()) - done) * pace / self.workers)
         names = ", ".join(cell.label() for cell, _ in self.started.values())
+        text = f"{self._count()}, {left // 60:.0f} min {left % 60:02.0f} s left: {names}"
+        if self.plain and now - self.told >= LINE_SECONDS:
+            self.told = now
+            self._write(text)
         self.bar.n = min(round(done), self.bar.total)
-        self.bar.set_description_str(
-            f"{self.finished}/{len(self.expected)} cells, "
-            f"{left // 60:.0f} min {left % 60:02.0f} s left: {names}"
-        )
+        self.bar.set_description_str(text)
+
+    def _count(self) -> str:
+        return f"{self.finished}/{len(self.expected)} cells"
+
+    def _write(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)

@@ -30,7 +30,7 @@ __all__ = ["Artifact", "DamagedArtifactError", "Store", "Stored"]
 DIGEST_BYTES, LENGTH_BYTES = 32, 8
 MOST_META_BYTES = 2**26
 """A length beyond this is damage."""
-SUFFIX, SCRATCH, CLAIM = ".artifact", ".part", ".claim"
+SUFFIX, SCRATCH, LEASE = ".artifact", ".part", ".lease"
 
 
 class DamagedArtifactError(Exception):
@@ -173,7 +173,7 @@ class Store:
         now = datetime.now(UTC)
         for path, info in self.files.find(self.root, detail=True).items():
             name = path.rpartition("/")[2]
-            if name.endswith((SUFFIX, SCRATCH, CLAIM)):
+            if name.endswith((SUFFIX, SCRATCH, LEASE)):
                 key = name.removesuffix(SUFFIX) if name.endswith(SUFFIX) else ""
                 try:
                     age = (now - self.files.modified(path)).total_seconds()

@@ -13,7 +13,7 @@ import pytest
 
 from ablations.machine.cell import describe
 from ablations.machine.engine import Outcome, plan, run
-from ablations.machine.leases import Claims
+from ablations.machine.leases import Leases
 from ablations.machine.pools import LocalPool
 from ablations.machine.store import Store
 from tests.ablations.toy import Alone, Failing, Fragile, Number, Pid, Poisoner, Slow, Sum, Thief
@@ -49,7 +49,7 @@ def test_what_is_needed_is_computed_once(tmp_path: Path, workers: int) -> None:
     assert store.get(tree().key).meta["value"] == 8
     assert plan([tree()], store).todo == ()
     assert run([tree()], store, quiet=True).computed == 0
-    assert not list(tmp_path.rglob("*.claim"))
+    assert not list(tmp_path.rglob("*.lease"))
 
 
 def test_only_what_is_lost_is_computed_again(
@@ -193,21 +193,21 @@ def test_two_runs_share_a_store_and_the_work(tmp_path: Path) -> None:
     assert sorted(computed) == sorted({cell.key for cell in cells})
 
 
-def test_a_claim_ends_with_its_run(tmp_path: Path) -> None:
+def test_a_lease_ends_with_its_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    ours = Claims(store)
+    ours = Leases(store)
     assert ours.take("ab12")
-    assert not Claims(store).take("ab12")
+    assert not Leases(store).take("ab12")
     ours.release("ab12")
-    theirs = Claims(store)
+    theirs = Leases(store)
     theirs._me["pid"] = 2**22 + 1  # no process has it
     assert theirs.take("ab12")
-    assert Claims(store).take("ab12")
+    assert Leases(store).take("ab12")
 
 
-def test_of_many_runs_one_gets_a_claim_be_it_new_or_stale(tmp_path: Path) -> None:
+def test_of_many_runs_one_gets_a_lease_be_it_new_or_stale(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    dead = Claims(store)
+    dead = Leases(store)
     dead._me["pid"] = 2**22 + 1  # no process has it
     keys = [f"{n:04x}" for n in range(200)]
     assert all(dead.take(key) for key in keys[::2])
@@ -215,7 +215,7 @@ def test_of_many_runs_one_gets_a_claim_be_it_new_or_stale(tmp_path: Path) -> Non
     won: list[str] = []
 
     def one() -> None:
-        ours = Claims(store)
+        ours = Leases(store)
         for key in keys:
             together.wait()
             won.extend([key] * ours.take(key))
@@ -228,13 +228,13 @@ def test_of_many_runs_one_gets_a_claim_be_it_new_or_stale(tmp_path: Path) -> Non
     assert won == keys
 
 
-def test_a_claim_that_was_never_written_ends_by_its_age(tmp_path: Path) -> None:
-    path = Path(Store(tmp_path).path("ab12") + ".claim")
+def test_a_lease_that_was_never_written_ends_by_its_age(tmp_path: Path) -> None:
+    path = Path(Store(tmp_path).path("ab12") + ".lease")
     path.parent.mkdir()
     path.touch()
-    assert not Claims(Store(tmp_path)).take("ab12")
+    assert not Leases(Store(tmp_path)).take("ab12")
     os.utime(path, (0, 0))
-    assert Claims(Store(tmp_path)).take("ab12")
+    assert Leases(Store(tmp_path)).take("ab12")
 
 
 def test_provenance_is_stamped(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_file_that_goes_while_the_store_is_listed_is_left_out(
 ) -> None:
     store = Store(tmp_path)
     store.put(KEY, artifact())
-    going = Path(store.path(KEY) + ".claim")
+    going = Path(store.path(KEY) + ".lease")
     going.touch()
     real = store.files.modified
 
