@@ -221,7 +221,7 @@ def report(
     from reports.build import build, build_page, results_folders
 
     artifacts = [(result, store.get(result.key)) for result in finished]
-    records.append(folder, [*more, *(artifact.meta["record"] for _, artifact in artifacts)])
+    records.update(folder, [*more, *(artifact.meta["record"] for _, artifact in artifacts)])
     grids = {
         artifact.meta["record"]["array"]: artifact.arrays["grid"]
         for _, artifact in artifacts

@@ -1,7 +1,7 @@
 """Reading result records: JSON lines, checked at the door, as pandas frames.
 
-Records are append-only. Where several of one kind share a key, the last counts, so a cell run
-again supersedes its earlier result.
+Where several records say the same of the same row, the last counts, whatever their keys
+(:func:`ablations.machine.records.latest`): no table has a row twice.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablations.machine.records import GRIDS_FILE, RECORDS_FILE, latest
 from reports.grids import Grid, Strip, read_grids
 from reports.metrics import LEGACY, METRICS
 from reports.schema import RecordError, parse
@@ -29,8 +30,6 @@ __all__ = [
     "read_folder",
 ]
 
-RECORDS_FILE = "records.jsonl"
-GRIDS_FILE = "grids.npz"
 METHOD_ORDER = ("unguided", "naive", "single", "multi-experts", "ppap")
 NO_PREDICTOR = "none"
 REHEARSAL = "rehearsal"
@@ -168,7 +167,7 @@ def read_folder(folder: Path) -> Folder:
     path = folder / RECORDS_FILE
     if not path.is_file():
         raise RecordError(f"{folder} has no {RECORDS_FILE}", "run the sweep that fills it")
-    latest: dict[tuple[str, str], Record] = {}
+    found: list[Record] = []
     identity: tuple[str, str] | None = None
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
@@ -181,10 +180,10 @@ def read_folder(folder: Path) -> Folder:
                 f"{path}:{number}: a record of {'/'.join(whose)} among {'/'.join(identity)}",
                 "keep one setting and budget per folder",
             )
-        latest[record["kind"], record["key"]] = record
+        found.append(record)
     if identity is None:
         raise RecordError(f"{path} is empty", "run the sweep that fills it")
-    records = list(latest.values())
+    records = [dict(record) for record in latest(found)]
     pictures = sorted([*_of(records, "grid"), *_of(records, "strip")], key=_order)
     grids = read_grids(folder / GRIDS_FILE, pictures)
     names = dict.fromkeys(r["sweep"] for r in records if r["kind"] != "failure")
@@ -195,6 +194,17 @@ def read_folder(folder: Path) -> Folder:
         tuple(_records(name, identity, records, grids) for name in names),
         tuple(Failure(r["label"], r["reason"], tuple(r["needed_by"])) for r in failures),
     )
+
+
+def machine_name(hardware: Record) -> str:
+    """A machine in words; records of old do not know instructions and threads."""
+    parts = [f"{hardware['cpu']} ({hardware['cores']} cores)"]
+    if "instruction_set" in hardware:
+        parts.append(hardware["instruction_set"])
+        threads = hardware["threads"]
+        parts.append(f"{threads} thread{'s' * (threads != 1)} per worker")
+    parts.append(f"{hardware['memory_gib']:.0f} GiB")
+    return ", ".join(parts + [hardware["accelerator"]] * bool(hardware["accelerator"]))
 
 
 def method_rank(method: str) -> tuple[int, str]:
@@ -246,8 +256,8 @@ def _order(record: Record) -> tuple[Any, ...]:
 
 
 def _row(record: Record) -> dict[str, Any]:
-    provenance, machine = record["provenance"], record["provenance"]["hardware"]
-    parts = [f"{machine['cpu']} ({machine['cores']} cores)", f"{machine['memory_gib']:.0f} GiB"]
+    provenance = record["provenance"]
+    machines = [machine_name(seen) for seen in provenance.get("machines", [provenance["hardware"]])]
     measured = {}
     for metric in METRICS:
         for name in (metric, f"{metric}_low", f"{metric}_high"):
@@ -262,7 +272,7 @@ def _row(record: Record) -> dict[str, Any]:
         **measured,
         "commit": provenance["commit"],
         "dirty": provenance["dirty"],
-        "hardware": ", ".join(parts + [machine["accelerator"]] * bool(machine["accelerator"])),
+        "hardware": " and ".join(dict.fromkeys(machines)),
         "feature_extractor": provenance.get("feature_extractor"),
         "samples_per_fid": provenance.get("samples_per_fid"),
     }

@@ -55,8 +55,21 @@ def _row_fault(record: dict[str, Any]) -> str:
     return (
         _fault(record, present)
         or _fault(record["provenance"], wanted, "provenance.")
-        or _fault(record["provenance"]["hardware"], _HARDWARE, "provenance.hardware.")
+        or _machine_fault(record["provenance"]["hardware"], "provenance.hardware.")
+        or _machines_fault(record["provenance"].get("machines", []))
     )
+
+
+def _machines_fault(machines: Any) -> str:
+    if not isinstance(machines, list) or not all(map(_mapping, machines)):
+        return "provenance.machines is no list of machines"
+    return next(filter(None, (_machine_fault(m, "provenance.machines.") for m in machines)), "")
+
+
+def _machine_fault(machine: dict[str, Any], prefix: str) -> str:
+    # Records of old do not tell of instructions; those that do tell of threads too.
+    present = _INSTRUCTIONS if _INSTRUCTIONS.keys() & machine.keys() else {}
+    return _fault(machine, _HARDWARE | present, prefix)
 
 
 def _fault(record: dict[str, Any], fields: dict[str, Check], prefix: str = "") -> str:
@@ -176,3 +189,4 @@ _HARDWARE: dict[str, Check] = {
     "memory_gib": _number,
     "accelerator": lambda value: value is None or _text(value),
 }
+_INSTRUCTIONS: dict[str, Check] = {"instruction_set": _text, "threads": _whole, "limits": _mapping}

@@ -51,6 +51,10 @@ class Cell:
         """Expected time on one core, for the estimate of the time left."""
         return 1.0
 
+    def size(self) -> int:
+        """Expected bytes of its artifact, for the look at the disk before a run."""
+        return 2**13
+
     def compute(self, load: Load) -> Artifact:
         """Do the work.
 

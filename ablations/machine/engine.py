@@ -41,6 +41,11 @@ class Plan:
         """Expected time of all cells on one core."""
         return sum(cell.seconds() for cell in self.todo)
 
+    @property
+    def size(self) -> int:
+        """Expected bytes of all their artifacts."""
+        return sum(cell.size() for cell in self.todo)
+
 
 @dataclass(frozen=True)
 class Failure:

@@ -1,7 +1,9 @@
 """Records: results with their provenance, the one seam between the harness and the reports.
 
-A results folder holds ``records.jsonl``, one JSON object a line, append-only, and
-``grids.npz`` with the pictures that ``grid`` records name. No torch here.
+A results folder holds ``records.jsonl``, one JSON object a line, and ``grids.npz`` with the
+pictures that ``grid`` records name. A record replaces another that says the same of the same row,
+whatever their keys: code that has changed gives a result a new key, and a table no second row.
+No torch here until something is stamped.
 """
 
 from __future__ import annotations
@@ -22,14 +24,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["append", "read", "stamp", "write_grids"]
+from ablations.errors import UserError
+from ppap.compute.cpu import cpu_model, instruction_limits, instruction_set
+
+__all__ = ["RECORDS_FILE", "joined", "latest", "read", "stamp", "update", "write_grids"]
 
 if sys.platform != "win32":
     import fcntl
 
-RECORDS_FILE = "records.jsonl"
-PACKAGES = ("torch", "torchvision", "triton", "timm", "peft", "torch-fidelity", "numpy", "scipy")
+RECORDS_FILE, GRIDS_FILE = "records.jsonl", "grids.npz"
+PACKAGES = (
+    "accelerate", "diffusers", "numpy", "peft", "safetensors", "scipy", "timm", "torch",
+    "torch-fidelity", "torchvision", "transformers", "triton",
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
+WHOSE = ("setting", "budget", "sweep", "predictor")
+IDENTITY = {
+    "row": (*WHOSE, "method", "sampler", "axes"),
+    "tradeoff": (*WHOSE, "method", "scale", "seed"),
+    "noise_accuracy": (*WHOSE, "method", "seed"),
+    "grid": (*WHOSE, "array"),
+    "strip": (*WHOSE, "array"),
+    "sweep": WHOSE,
+}
+"""By kind, the fields that say what a record is about; a comparison is about its row."""
+Record = Mapping[str, Any]
 
 
 def stamp(wall_seconds: float) -> dict[str, Any]:
@@ -43,16 +62,60 @@ def stamp(wall_seconds: float) -> dict[str, Any]:
     }
 
 
+def joined(stamps: Iterable[Record]) -> dict[str, Any]:
+    """Provenance of what was computed from several parts: the oldest's, and how others differ.
+
+    Wall time is that of the parts together; ``machines`` are the differing ``hardware``.
+    """
+    stamps = sorted(stamps, key=lambda stamp: stamp["created"])
+    machines: list[Any] = []
+    for found in stamps:
+        machines += [found["hardware"]] * (found["hardware"] not in machines)
+    return {
+        **stamps[0],
+        "dirty": any(stamp["dirty"] for stamp in stamps),
+        "commits": sorted({stamp["commit"] for stamp in stamps}),
+        "wall_seconds": round(sum(stamp["wall_seconds"] for stamp in stamps), 1),
+        "machines": machines,
+    }
+
+
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records of a results folder by key; of several with one key, the last."""
-    return {record["key"]: record for record in _lines(folder / RECORDS_FILE)}
+    """The records of a results folder by key, without those that others have replaced.
+
+    Raises:
+        UserError: if a line is no record.
+    """
+    return {record["key"]: dict(record) for record in latest(_lines(folder / RECORDS_FILE))}
 
 
-def append(folder: Path, records: Iterable[Mapping[str, Any]]) -> int:
-    """Append the records that the folder does not hold yet; returns how many those were.
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The records without those that a later one replaces, each in the place of the first.
 
-    Two runs may append at the same time, and one may be killed while it does: the file is
+    A comparison whose row or reference row has been replaced by another is left out: it compares
+    what is no longer there.
+    """
+    records = list(records)
+    rows = {r["key"]: _identity(r) for r in records if r.get("kind") == "row"}
+    kept: dict[str, Record] = {}
+    for record in records:
+        if record.get("kind") == "comparison":
+            kept["comparison of " + rows.get(record["row"], record["row"])] = record
+        else:
+            kept[_identity(record)] = record
+    standing = {r["key"] for r in kept.values() if r.get("kind") == "row"} | {None}
+    gone = rows.keys() - standing
+    return [r for r in kept.values() if not gone & {r.get("row"), r.get("reference")}]
+
+
+def update(folder: Path, records: Iterable[Record]) -> int:
+    """Put records into a results folder; returns how many it did not hold yet.
+
+    Two runs may do so at the same time, and one may be killed while it does: the file is
     replaced as a whole, under a lock.
+
+    Raises:
+        UserError: if a line of the folder's is no record.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RECORDS_FILE
@@ -60,27 +123,43 @@ def append(folder: Path, records: Iterable[Mapping[str, Any]]) -> int:
         lines = _lines(path)
         known = {record["key"]: record for record in lines}
         fresh = [dict(record) for record in records if known.get(record["key"]) != record]
-        if fresh:
+        kept = latest([*lines, *fresh])
+        if kept != lines:
             scratch = path.with_name(f"{RECORDS_FILE}.part")
-            text = "".join(json.dumps(r, sort_keys=True) + "\n" for r in [*lines, *fresh])
             with scratch.open("w") as file:
-                file.write(text)
+                file.writelines(json.dumps(record, sort_keys=True) + "\n" for record in kept)
                 file.flush()
                 os.fsync(file.fileno())
             scratch.replace(path)
     return len(fresh)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """All records of a file, superseded ones too; a last line that was cut short is none."""
+def _identity(record: Record) -> str:
+    """What the record is about, as text; its key where its kind does not tell."""
+    kind = record.get("kind")
+    fields = IDENTITY.get(str(kind), ("key",))
+    return json.dumps([kind, *(record.get(field) for field in fields)], sort_keys=True)
+
+
+def _lines(path: Path) -> list[Record]:
+    """All records of a file; a last line that was cut short is none."""
     if not path.exists():
         return []
-    *whole, last = path.read_text().split("\n")
-    found = [json.loads(line) for line in whole]
-    if last:
-        with suppress(ValueError):
-            found.append(json.loads(last))
+    *whole, last = path.read_bytes().split(b"\n")
+    found = [_parse(line, f"{path}:{number}") for number, line in enumerate(whole, 1) if line]
+    with suppress(UserError):
+        found += [_parse(last, str(path))]
     return found
+
+
+def _parse(line: bytes, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError as error:  # of the syntax or of the encoding
+        raise UserError(f"{where} is not JSON ({error})", "mend or delete the line") from None
+    if not isinstance(record, dict) or not isinstance(record.get("key"), str):
+        raise UserError(f"{where} is no record: it has no key", "mend or delete the line")
+    return record
 
 
 @contextmanager
@@ -94,7 +173,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def write_grids(folder: Path, grids: Mapping[str, npt.NDArray[np.uint8]]) -> None:
     """Add sample grids to the folder's ``grids.npz``, by name."""
-    path = folder / "grids.npz"
+    path = folder / GRIDS_FILE
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         known = dict(np.load(path)) if path.exists() else {}
@@ -129,17 +208,19 @@ def _packages() -> dict[str, str]:
     return found
 
 
-@lru_cache
 def _hardware() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = named[0].partition(":")[2].strip() if named else cpu
+    """The machine, and how much of it this process uses: both decide how sums are rounded."""
+    import torch
+
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # Asked only where it is in use already: to be asked takes memory of an accelerator.
+    accelerated = torch.cuda.is_initialized()
     return {
-        "cpu": cpu,
+        "cpu": cpu_model(),
+        "instruction_set": instruction_set(),
+        "limits": instruction_limits(),
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "memory_gib": round(pages / 2**30, 1),
-        "accelerator": None,
+        "accelerator": torch.cuda.get_device_name() if accelerated else None,
     }

@@ -71,10 +71,11 @@ class Store:
     """Artifacts in a folder, local or anywhere that fsspec reaches, by key.
 
     Args:
-        root: a path or a URL such as ``s3://bucket/folder``; created if it does not exist.
+        root: a path, or a URL such as ``s3://bucket/folder``, which is created if it does not
+            exist; a folder of this machine is with its first artifact.
 
     Raises:
-        OSError: if it cannot be reached or created.
+        OSError: if it cannot be reached or created, or is no folder.
         ValueError: for a URL of an unknown protocol.
         ImportError: for a protocol whose package is not installed.
     """
@@ -83,7 +84,12 @@ class Store:
         self.files, self.root = fsspec.core.url_to_fs(str(root))
         # Absolute: a worker, on a cluster above all, may run in another folder.
         self.url = self.root if self.local else str(root)
-        self.files.makedirs(self.root, exist_ok=True)
+        if not self.local:
+            self.files.makedirs(self.root, exist_ok=True)
+            return
+        places = (Path(self.root), *Path(self.root).parents)
+        if not next(place for place in places if place.exists()).is_dir():
+            raise NotADirectoryError(f"{self.root} is no folder")
 
     @property
     def local(self) -> bool:
@@ -155,6 +161,14 @@ class Store:
             Path(scratch).replace(target)
         else:
             self.files.mv(scratch, target)
+
+    def probe(self) -> None:
+        """Write a small file and remove it; raises what the file system does if it cannot be."""
+        path = f"{self.root}/{uuid.uuid4().hex}{SCRATCH}"
+        self.files.makedirs(self.root, exist_ok=True)
+        with self.files.open(path, "wb") as file:
+            file.write(bytes(1))
+        self.files.rm_file(path)
 
     def remove(self, path: str) -> None:
         """Delete a file of the store, if it is still there."""

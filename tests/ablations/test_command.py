@@ -202,7 +202,7 @@ def test_gc_keeps_what_records_need_and_removes_the_rest_when_told(
     half = Path(store.path(Number(1).key) + ".abc.part")
     half.write_bytes(b"half")
     results = tmp_path / "results"
-    records.append(results / "any", [{"key": kept.key, "kind": "row"}])
+    records.update(results / "any", [{"key": kept.key, "kind": "row"}])
     command = ["gc", "--store", store.url, "--results", str(results), "--older-than", "0"]
     assert main(command) == 0
     said = capsys.readouterr().out
@@ -237,7 +237,7 @@ def test_artifacts_that_do_not_name_their_inputs_keep_them_all_the_same(tmp_path
         found = store.get(key)
         meta = {name: value for name, value in found.meta.items() if name != "inputs"}
         store.put(key, Artifact(meta, found.arrays))
-    records.append(tmp_path / "results", [{"key": cell.key, "kind": "row"}])
+    records.update(tmp_path / "results", [{"key": cell.key, "kind": "row"}])
     assert inspection.garbage(store, tmp_path / "results", 0) == []
 
 

@@ -28,7 +28,7 @@ def main() -> int:
     store = Store(options.store)
     outcome = run(targets, store, 2, quiet=True)
     done = [store.get(cell.key).meta for cell in targets if store.holds(cell.key)]
-    records.append(options.output, [meta["record"] for meta in done if "record" in meta])
+    records.update(options.output, [meta["record"] for meta in done if "record" in meta])
     return int(bool(outcome.failures))
 
 

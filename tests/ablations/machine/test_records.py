@@ -1,37 +1,141 @@
-"""Records are append-only, and know what they know."""
+"""A results folder holds each result once, and knows what it was seen on."""
 
 from __future__ import annotations
 
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
 
+from ablations.errors import UserError
 from ablations.machine import records
+from ppap.compute.cpu import cpu_model, instruction_set
+
+Record = dict[str, Any]
 
 
-def test_records_are_appended_once_and_the_last_of_a_key_counts(tmp_path: Path) -> None:
+def row(key: str, method: str = "ppap", **changes: Any) -> Record:
+    named = {"setting": "fashion", "budget": "default", "sweep": "methods", "predictor": "vit"}
+    facts = {"kind": "row", "key": key, "method": method, "sampler": "ddim25", "axes": {"rank": 4}}
+    return named | facts | changes
+
+
+def comparison(key: str, ours: str, reference: str) -> Record:
+    return row(key) | {"kind": "comparison", "row": ours, "reference": reference}
+
+
+def test_a_record_is_put_once_and_the_last_of_a_key_counts(tmp_path: Path) -> None:
     one, two = {"key": "a", "value": 1}, {"key": "b", "value": 2}
-    assert records.append(tmp_path, [one, two]) == 2
-    assert records.append(tmp_path, [one, two]) == 0
-    assert records.append(tmp_path, [{"key": "a", "value": 3}]) == 1
-    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 3
+    assert records.update(tmp_path, [one, two]) == 2
+    assert records.update(tmp_path, [one, two]) == 0
+    assert records.update(tmp_path, [{"key": "a", "value": 3}]) == 1
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 2
     assert records.read(tmp_path)["a"]["value"] == 3
+
+
+def test_a_row_replaces_the_same_row_under_another_key_where_that_stood(tmp_path: Path) -> None:
+    records.update(tmp_path, [row("old"), row("other", method="single")])
+    records.update(tmp_path, [row("new", fid=3.0)])
+    assert list(records.read(tmp_path)) == ["new", "other"]
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"setting": "scenes"},
+        {"budget": "default+samples=300"},
+        {"sweep": "rank"},
+        {"predictor": "resnet"},
+        {"method": "single"},
+        {"sampler": "250"},
+        {"axes": {"rank": 8}},
+        {"kind": "noise_accuracy"},
+    ],
+)
+def test_a_row_of_another_identity_stands_beside(change: Record, tmp_path: Path) -> None:
+    records.update(tmp_path, [row("a"), row("b", **change)])
+    assert set(records.read(tmp_path)) == {"a", "b"}
+
+
+def test_curves_points_and_pictures_are_replaced_by_their_own(tmp_path: Path) -> None:
+    def of_each(version: str) -> list[Record]:
+        return [
+            row(f"{version}-{kind}-{n}", kind=kind, seed=n, scale=float(n), array=f"a/{n}")
+            for kind in ("tradeoff", "noise_accuracy", "grid", "strip")
+            for n in (0, 1)
+        ]
+
+    records.update(tmp_path, of_each("old"))
+    records.update(tmp_path, of_each("new"))
+    assert set(records.read(tmp_path)) == {record["key"] for record in of_each("new")}
+
+
+def test_a_comparison_goes_with_its_rows(tmp_path: Path) -> None:
+    reference, other = row("r", method="single"), row("s", method="naive")
+    before = [row("p"), reference, other, comparison("pr", "p", "r"), comparison("sr", "s", "r")]
+    records.update(tmp_path, before)
+    records.update(tmp_path, [row("p2"), comparison("p2r", "p2", "r")])
+    assert set(records.read(tmp_path)) == {"p2", "r", "s", "p2r", "sr"}
+    records.update(tmp_path, [row("r2", method="single"), comparison("p2r2", "p2", "r2")])
+    assert set(records.read(tmp_path)) == {"p2", "r2", "s", "p2r2"}
 
 
 def test_a_line_that_was_cut_short_is_no_record(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text('{"key": "a", "value": 1}\n{"key": "b", "va')
     assert set(records.read(tmp_path)) == {"a"}
-    assert records.append(tmp_path, [{"key": "b", "value": 2}]) == 1
+    assert records.update(tmp_path, [{"key": "b", "value": 2}]) == 1
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["a", "b"]
 
 
-def test_two_writers_append_and_nothing_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['{"key": "b", "va', "\xff", "[1]", '{"kind": "row"}', "null"])
+def test_a_damaged_line_is_told_by_its_number_and_kept(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    damaged = f'{{"key": "a"}}\n{line}\n{{"key": "c"}}\n'.encode("latin-1")
+    path.write_bytes(damaged)
+    for use in (records.read, lambda folder: records.update(folder, [{"key": "d"}])):
+        with pytest.raises(UserError, match=r"records\.jsonl:2 .*; mend or delete the line"):
+            use(tmp_path)
+    assert path.read_bytes() == damaged
+
+
+def test_a_stamp_tells_the_machine_and_how_it_was_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MKL_ENABLE_INSTRUCTIONS", "AVX2")
+    stamp = records.stamp(1.23456)
+    assert stamp["wall_seconds"] == 1.235
+    hardware = stamp["hardware"]
+    assert hardware["cpu"] == cpu_model()
+    assert hardware["instruction_set"] == instruction_set()
+    assert hardware["limits"]["MKL_ENABLE_INSTRUCTIONS"] == "AVX2"
+    assert hardware["threads"] == torch.get_num_threads()
+    assert stamp["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_parts_from_two_machines_name_both() -> None:
+    def part(created: str, cpu: str, commit: str, dirty: bool) -> Record:
+        stamp = {"created": created, "commit": commit, "dirty": dirty, "wall_seconds": 1.5}
+        return stamp | {"hardware": {"cpu": cpu}}
+
+    found = records.joined(
+        [part("2", "one", "b", True), part("1", "two", "a", False), part("3", "one", "b", False)]
+    )
+    assert found["created"] == "1"
+    assert found["commit"] == "a"
+    assert found["commits"] == ["a", "b"]
+    assert found["dirty"]
+    assert found["wall_seconds"] == 4.5
+    assert found["machines"] == [{"cpu": "two"}, {"cpu": "one"}]
+
+
+def test_two_writers_write_and_nothing_is_lost(tmp_path: Path) -> None:
     def write(writer: int) -> None:
         for place in range(20):
-            records.append(tmp_path, [{"key": f"{writer}-{place}"}])
+            records.update(tmp_path, [{"key": f"{writer}-{place}"}])
 
     writers = [threading.Thread(target=write, args=(n,)) for n in (0, 1)]
     for writer in writers:
