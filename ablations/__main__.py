@@ -9,9 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ablations import inspection
+from ablations import inspection, preflight
 from ablations.errors import UserError
-from ablations.runs import EXIT_USER, GROUPS, RESULTS, Options, execute, open_store
+from ablations.runs import EXIT_USER, GROUPS, OUTPUT, RESULTS, Options, execute, open_store
 from ablations.settings.setting import BUDGETS
 from ablations.sweeps import HEADLINE, SWEEPS
 
@@ -19,13 +19,14 @@ EXIT_INTERRUPTED = 130
 EXAMPLES = """\
 examples:
   python -m ablations run headline                     the default run, 35 minutes on 2 cores
-  python -m ablations run all --budget smoke           every sweep, minutes
+  python -m ablations run --budget smoke               every sweep, minutes
   python -m ablations run rank --predictors vit        one sweep, one predictor
   python -m ablations run methods --budget full --engine ray --ray-address auto --store s3://b/p
   accelerate launch -m ablations run methods --engine accelerate
   python -m ablations run methods --setting imagenet256
   python -m ablations run methods --setting imagenet256 --rehearse
   python -m ablations run methods --dry-run            what would be computed, and how long
+  python -m ablations compare A B                      two results folders side by side
   python -m ablations show 3fa9                        where a result comes from
   python -m ablations gc                               what no record needs; --delete removes it
 """
@@ -44,7 +45,7 @@ RUN = {
     "accelerate: under accelerate launch or torchrun, banks are trained by all processes",
     "ray_address": "of the cluster (default: a Ray of its own on this machine)",
     "workers": "cells at a time (default: one per core)",
-    "output": "results folder (default: reports/results/SETTING-BUDGET)",
+    "output": "results folder (default: .ppap/results/SETTING-BUDGET)",
 }
 
 
@@ -59,6 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk that is full by now, a folder that has gone
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER
     except KeyboardInterrupt:
         print("interrupted; run again to continue where it stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -73,7 +77,23 @@ def _list(given: dict[str, Any]) -> int:
         print(f"{name}{' *' * sweep.headline}: {sweep.title}")
     print("* headline, the default run")
     for name, budget in BUDGETS.items():
-        print(f"--budget {name}: {budget}")
+        print(
+            f"--budget {name}: {budget.seeds} seed{'s' * (budget.seeds > 1)} x "
+            f"{budget.samples:,} samples per row; {budget.steps:,} training steps of "
+            f"{budget.batch} images, {budget.synthetic:,} of them synthetic; "
+            f"scales {', '.join(f'{scale:g}' for scale in budget.scales)}"
+        )
+    return 0
+
+
+def _compare(given: dict[str, Any]) -> int:
+    preflight.require_packages()
+    from reports.compare import compare
+
+    comparison = compare(given["first"], given["second"])
+    if given["csv"]:
+        given["csv"].write_text(comparison.csv(), encoding="utf-8")
+    print(comparison.markdown(), end="")
     return 0
 
 
@@ -140,6 +160,12 @@ def _parser() -> argparse.ArgumentParser:
         help="run a public setting on seeded weights of reduced size, to see all of it work",
     )
 
+    comparing = commands.add_parser("compare", help="two results folders side by side")
+    comparing.set_defaults(command=_compare)
+    comparing.add_argument("first", metavar="FOLDER", type=Path, help="of a run")
+    comparing.add_argument("second", metavar="FOLDER", type=Path, help="of another")
+    comparing.add_argument("--csv", metavar="FILE", type=Path, help="write all figures there too")
+
     listing = commands.add_parser("list", help="the sweeps and budgets there are")
     listing.set_defaults(command=_list)
 
@@ -147,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     showing.set_defaults(command=_show)
     showing.add_argument("key", metavar="KEY", help="of a record or artifact; a prefix will do")
     _add_options(showing, {"store": SHARED["store"]})
-    _add_results(showing, "records below it are known, even if their artifacts are gone")
+    _add_results(showing, "records below are known, even if their artifacts are gone")
 
     telling = commands.add_parser("status", help="how far sweeps are, and what is left")
     telling.set_defaults(command=_status)
@@ -157,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     cleaning = commands.add_parser("gc", help="what no record needs; says so before it removes")
     cleaning.set_defaults(command=_gc)
     _add_options(cleaning, {"store": SHARED["store"]})
-    _add_results(cleaning, "keep what records below it need")
+    _add_results(cleaning, "keep what records below need")
     cleaning.add_argument(
         "--older-than", type=float, default=60.0, metavar="MINUTES",
         help="keep what is younger: a run may be using it (default: 60)",
@@ -167,18 +193,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_results(parser: argparse.ArgumentParser, text: str) -> None:
-    shown = f"{text} (default: reports/results)"
-    parser.add_argument("--results", type=Path, default=RESULTS, help=shown)
+    parser.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        default=[OUTPUT, RESULTS],
+        metavar="FOLDER",
+        help=f"{text} (default: .ppap/results and reports/results)",
+    )
 
 
 def _add_sweeps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sweeps",
         nargs="*",
-        default=("headline",),
+        default=(),
         metavar="SWEEP",
         help=f"{', '.join(SWEEPS)}; {' or '.join(GROUPS)} "
-        f"(default: headline, which is {', '.join(HEADLINE)})",
+        f"(default: headline, which is {', '.join(HEADLINE)}; at the budget smoke all)",
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from ablations.sweeps import SWEEPS
 __all__ = ["garbage", "garbage_lines", "provenance_lines", "status_lines"]
 
 
-def provenance_lines(store: Store, results: Path, prefix: str) -> Iterator[str]:
+def provenance_lines(store: Store, results: Sequence[Path], prefix: str) -> Iterator[str]:
     """An artifact or record with everything that it was made from, as an indented tree.
 
     Args:
         store: where artifacts are looked for.
-        results: records of every folder below it are known, even if their artifacts are gone.
+        results: records of every folder below these are known, even if their artifacts are gone.
         prefix: of its key, long enough to be unique.
 
     Raises:
@@ -30,8 +31,9 @@ def provenance_lines(store: Store, results: Path, prefix: str) -> Iterator[str]:
     found = sorted({*store.find(prefix), *kept})
     if len(found) != 1:
         some = "no key" if not found else f"{len(found)} keys"
+        places = " and ".join(map(str, results))
         raise UserError(
-            f"{some} of {store.url} or the records below {results} begin with {prefix!r}",
+            f"{some} of {store.url} or the records below {places} begin with {prefix!r}",
             "give another" if not found else "give more of the key",
         )
     told: set[str] = set()
@@ -43,8 +45,12 @@ def provenance_lines(store: Store, results: Path, prefix: str) -> Iterator[str]:
         except (FileNotFoundError, DamagedArtifactError) as error:
             lost = "damaged" if isinstance(error, DamagedArtifactError) else "not in the store"
             record = kept.get(key)
-            yield f"{indent}{key}  {lost}" if record is None else f"{_of_record(record)}  {lost}"
-            stamp = (record or {}).get("provenance", {})
+            if record is None:
+                yield f"{indent}{key}  {lost}"
+                return
+            yield f"{_of_record(record)}  {lost}"
+            stamp = record.get("provenance", {})
+            yield from (f"  {line}" for line in _recorded(stamp))
             for needed in stamp.get("configuration", {}).get("artifacts", ()):
                 yield from tell(needed, depth + 1)
             return
@@ -66,7 +72,7 @@ def provenance_lines(store: Store, results: Path, prefix: str) -> Iterator[str]:
 def _of_record(record: Mapping[str, Any]) -> str:
     """The first line of what only a record tells of."""
     names = [str(record[name]) for name in ("kind", "method", "predictor") if name in record]
-    line = f"{record['key']}  {record['sweep']}: {' '.join(names)}"
+    line = f"{record['key']}  {record.get('sweep', 'no sweep')}: {' '.join(names)}"
     stamp = record.get("provenance")
     if stamp is None:
         return line
@@ -75,6 +81,17 @@ def _of_record(record: Mapping[str, Any]) -> str:
         f"{line}  {stamp['created']}  commit {stamp['commit']}{dirty}  "
         f"{stamp['wall_seconds']:.1f} s"
     )
+
+
+def _recorded(stamp: Mapping[str, Any]) -> Iterator[str]:
+    """What a record itself knows of where it comes from."""
+    for part in ("hardware", "packages"):
+        if part in stamp:
+            facts = (f"{name} {value}" for name, value in stamp[part].items() if value)
+            yield f"{part}: {', '.join(facts)}"
+    for name, value in stamp.get("configuration", {}).items():
+        if value and name != "artifacts":
+            yield f"{name}: {json.dumps(value, sort_keys=True)}"
 
 
 def status_lines(store: Store, options: Options) -> Iterator[str]:
@@ -101,12 +118,12 @@ def status_lines(store: Store, options: Options) -> Iterator[str]:
     yield f"{store.url}: {artifacts} artifacts, {size / 2**20:.1f} MiB"
 
 
-def garbage(store: Store, results: Path, older_than: float) -> list[tuple[str, int]]:
+def garbage(store: Store, results: Sequence[Path], older_than: float) -> list[tuple[str, int]]:
     """Files of the store that no record needs, with their sizes in bytes.
 
     Args:
         store: to be cleaned.
-        results: every results folder below it counts.
+        results: every results folder below these counts.
         older_than: seconds; what is younger may belong to a run in progress, and is kept.
 
     Raises:
@@ -114,7 +131,8 @@ def garbage(store: Store, results: Path, older_than: float) -> list[tuple[str, i
     """
     roots = [key for key, _ in _records(results)]
     if not roots:
-        raise UserError(f"no records below {results}", "name their folder with --results")
+        places = " or ".join(map(str, results))
+        raise UserError(f"no records below {places}", "name their folder with --results")
     needed = _closure(store, roots)
     return [
         (file.path, file.size)
@@ -131,10 +149,11 @@ def garbage_lines(found: list[tuple[str, int]]) -> Iterator[str]:
     yield f"{len(found)} files, {total / 2**20:.1f} MiB"
 
 
-def _records(results: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _records(results: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every record of every results folder, by key."""
-    for path in sorted(results.rglob(records.RECORDS_FILE)):
-        yield from records.read(path.parent).items()
+    for folder in results:
+        for path in sorted(folder.rglob(records.RECORDS_FILE)):
+            yield from records.read(path.parent).items()
 
 
 def _inputs(meta: Mapping[str, Any]) -> list[str]:

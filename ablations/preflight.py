@@ -20,7 +20,15 @@ from ablations.errors import UserError
 from ablations.machine.records import RECORDS_FILE
 from ablations.machine.store import Store
 
-__all__ = ["GROUP", "PACKAGES", "require_packages", "require_room", "require_writable"]
+__all__ = [
+    "GROUP",
+    "PACKAGES",
+    "RESULTS_BYTES",
+    "require_packages",
+    "require_room",
+    "require_same_results",
+    "require_writable",
+]
 
 GROUP = "harness"
 """The dependency group of pyproject.toml that holds :data:`PACKAGES`."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ablations import preflight
 from ablations.cells import launched
 from ablations.cells.results import Result
 from ablations.errors import UserError
@@ -18,14 +19,19 @@ from ablations.machine import engine, records
 from ablations.machine.pools import LocalPool, Pool, RayPool
 from ablations.machine.store import Store
 from ablations.settings.public import PUBLIC
-from ablations.settings.setting import BUDGETS, REHEARSAL, Budget, Setting, load_setting
+from ablations.settings.setting import BUDGETS, REHEARSAL, Setting, load_setting
 from ablations.sweeps import HEADLINE, SWEEPS, Lab
 
-__all__ = ["GROUPS", "RESULTS", "ROOT", "Options", "execute", "open_store", "report"]
+__all__ = ["GROUPS", "OUTPUT", "RESULTS", "ROOT", "Options", "execute", "open_store", "report"]
 
 GROUPS = {"headline": HEADLINE, "all": tuple(SWEEPS)}
 ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = ROOT / ".ppap" / "results"
+"""Where runs put their results: git ignores it."""
 RESULTS = ROOT / "reports" / "results"
+"""The committed ones, which ``python -m reports publish`` alone writes."""
+AMOUNTS = ("seeds", "samples", "steps", "synthetic")
+"""Of a budget, what an option can change."""
 EXIT_FAILED, EXIT_USER = 1, 2
 
 
@@ -37,7 +43,7 @@ class Options:
         UserError: for a sweep, setting, predictor or number that cannot be.
     """
 
-    sweeps: tuple[str, ...] = ("headline",)
+    sweeps: tuple[str, ...] = ()  # headline; all at the budget smoke
     setting: str = "fashion"
     budget: str | None = None  # the setting's
     predictors: tuple[str, ...] | None = None  # the setting's
@@ -49,7 +55,7 @@ class Options:
     ray_address: str | None = None  # a Ray of its own on this machine
     workers: int | None = None  # one per core
     store: str | None = None  # $PPAP_STORE, or .ppap/store
-    output: Path | None = None  # reports/results/<setting>-<budget>
+    output: Path | None = None  # .ppap/results/<setting>-<budget>
     dry_run: bool = False
     rehearse: bool = False
     names: tuple[str, ...] = field(init=False)
@@ -62,7 +68,8 @@ class Options:
             )
         if self.rehearse and not self.setting.endswith(REHEARSAL):
             object.__setattr__(self, "setting", self.setting + REHEARSAL)
-        words = [name for word in self.sweeps for name in self._sweeps_of(word)]
+        chosen = self.sweeps or (("all",) if self.budget == "smoke" else ("headline",))
+        words = [name for word in chosen for name in self._sweeps_of(word)]
         for kind, name, known in (
             *(("sweep", word, (*SWEEPS, *GROUPS)) for word in words),
             ("budget", self.budget or "default", tuple(BUDGETS)),
@@ -70,7 +77,7 @@ class Options:
         ):
             if name not in known:
                 raise UserError(f"unknown {kind} {name!r}", f"choose from {', '.join(known)}")
-        for name in ("seeds", "samples", "steps", "synthetic", "workers"):
+        for name in (*AMOUNTS, "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} must be at least 1, got {value}", "raise it")
@@ -94,23 +101,19 @@ class Options:
         return [task for task in needs if task not in load_setting(self.setting).tasks]
 
     def lab(self) -> Lab:
-        """What the sweeps are built with."""
+        """What the sweeps are built with; a budget that an option changes has a name of its own."""
         setting = load_setting(self.setting)
-        changes: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in ("seeds", "samples", "steps", "synthetic")
-            if getattr(self, name) is not None
-        }
         chosen = self.budget or setting.budget
-        budget: Budget = replace(BUDGETS[chosen], **changes)
-        changed = budget != BUDGETS[chosen]
-        name = f"{chosen}-custom" if changed else chosen
-        return Lab(setting, budget, name, self._predictors(setting))
+        budget = BUDGETS[chosen]
+        given = {name: getattr(self, name) for name in AMOUNTS if getattr(self, name) is not None}
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v != getattr(budget, k)}
+        name = "".join([chosen, *(f"+{option}={value}" for option, value in changes.items())])
+        return Lab(setting, replace(budget, **changes), name, self._predictors(setting))
 
     def folder(self, lab: Lab) -> Path:
         """Where records and reports are put."""
         name = lab.setting.name.removesuffix(REHEARSAL)
-        return self.output or RESULTS / f"{name}-{lab.budget_name}"
+        return self.output or OUTPUT / f"{name}-{lab.budget_name}"
 
     def _predictors(self, setting: Setting) -> tuple[str, ...]:
         chosen = self.predictors or setting.predictors
@@ -140,22 +143,27 @@ def open_store(url: str | None) -> Store:
 
 
 def execute(options: Options) -> int:
-    """Compute the sweeps, append their records, build the reports; the exit status."""
+    """Compute the sweeps, write their records, build the reports; the exit status."""
     began = time.monotonic()
+    if not options.dry_run:
+        preflight.require_packages()
     lab = options.lab()
     by_sweep = {name: list(SWEEPS[name].build(lab)) for name in options.names}
     targets = [result for results in by_sweep.values() for result in results]
-    store = open_store(options.store)
+    store, folder = open_store(options.store), options.folder(lab)
     todo = engine.plan(targets, store)
     workers = options.workers or os.cpu_count() or 1
     print(
         f"{', '.join(options.names)} on {lab.setting.name}, budget {lab.budget_name}: "
         f"{len(todo.todo)} cells to compute, {todo.cached} cached, "
-        f"about {todo.seconds / workers / 60:.0f} min"
+        f"about {todo.seconds / workers / 60:.0f} min; results go to {folder}",
+        flush=True,
     )
     if options.dry_run:
         _tell_plan(by_sweep, todo, store)
         return 0
+    if options.engine != "accelerate" or launched.is_main_process():
+        _look_ahead(lab, todo, store, folder)
     if options.engine == "accelerate":
         outcome = launched.run(targets, store)
         if not launched.is_main_process():
@@ -163,13 +171,21 @@ def execute(options: Options) -> int:
     else:
         outcome = engine.run(targets, store, pool=_pool(options, store) if todo.todo else None)
     finished = [result for result in targets if store.holds(result.key)]
-    folder = options.folder(lab)
     sweeps = [SWEEPS[name].record(lab) for name in options.names]
-    failures = _failure_records(outcome, lab, folder, store)
+    failures = _failure_records(outcome, lab, folder, {cell.label() for cell in finished})
     report([*sweeps, *failures], finished, store, folder)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     print(f"{outcome.computed} cells computed in {minutes:.0f} min {seconds:02.0f} s; see {folder}")
     return _tell_failures(outcome)
+
+
+def _look_ahead(lab: Lab, todo: engine.Plan, store: Store, folder: Path) -> None:
+    """What the end of the run will need; see :mod:`ablations.preflight`."""
+    preflight.require_same_results(folder, lab.setting.name, lab.budget_name)
+    needed = [(folder, preflight.RESULTS_BYTES)]
+    needed += [(Path(store.root), todo.size)] * store.local
+    preflight.require_room(needed)
+    preflight.require_writable(store if todo.todo else None, folder)
 
 
 def _pool(options: Options, store: Store) -> Pool:
@@ -188,9 +204,12 @@ def _tell_plan(by_sweep: dict[str, list[Result]], todo: engine.Plan, store: Stor
 
 
 def _failure_records(
-    outcome: engine.Outcome, lab: Lab, folder: Path, store: Store
+    outcome: engine.Outcome, lab: Lab, folder: Path, finished: set[str]
 ) -> list[dict[str, Any]]:
-    """One record per failed cell; and of each that failed earlier and has succeeded since."""
+    """One record per failed cell; and of each earlier failure whose results are there by now.
+
+    Results are told by their labels: code that has changed gives a cell another key.
+    """
     common = {"kind": "failure", "setting": lab.setting.name, "budget": lab.budget_name}
     found = []
     for failure in outcome.failures:
@@ -208,8 +227,8 @@ def _failure_records(
         )
     now = {record["key"] for record in found}
     for key, record in records.read(folder).items():
-        mended = record["kind"] == "failure" and not record["resolved"] and key not in now
-        if mended and store.holds(key.removeprefix("failure-")):
+        earlier = record["kind"] == "failure" and not record["resolved"] and key not in now
+        if earlier and finished.issuperset(record["needed_by"]):
             found.append(record | {"resolved": True})
     return found
 
@@ -217,23 +236,21 @@ def _failure_records(
 def report(
     more: Iterable[dict[str, Any]], finished: list[Result], store: Store, folder: Path
 ) -> None:
-    """Append the records and pictures of finished results, and build their folder's reports."""
-    from reports.build import build, build_page, results_folders
+    """Write the records and pictures of finished results, and build their folder's reports."""
+    from reports.build import build
 
     artifacts = [(result, store.get(result.key)) for result in finished]
-    records.update(folder, [*more, *(artifact.meta["record"] for _, artifact in artifacts)])
     grids = {
         artifact.meta["record"]["array"]: artifact.arrays["grid"]
         for _, artifact in artifacts
         if "grid" in artifact.arrays
     }
-    if grids:
+    if grids:  # before the records that name them
         records.write_grids(folder, grids)
+    records.update(folder, [*more, *(artifact.meta["record"] for _, artifact in artifacts)])
     if artifacts:
         for path in build(folder):
             print(f"wrote {path}")
-        if folder.parent == RESULTS:
-            print(f"wrote {build_page(results_folders())}")
 
 
 def _tell_failures(outcome: engine.Outcome) -> int:

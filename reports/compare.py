@@ -1,23 +1,28 @@
-"""Two sets of records, row by row: what changed, and whether intervals still overlap."""
+"""Two runs' tables side by side: which figures moved by more than chance, which choices flipped."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from reports.metrics import METRICS
-from reports.records import RECORDS_FILE, Folder, read_folder
+from reports.records import NO_PREDICTOR, RECORDS_FILE, Folder, read_folder
 
-__all__ = ["Change", "Comparison", "compare"]
+__all__ = ["Comparison", "Figure", "Scale", "compare"]
+
+MARK = "**"
+"""Around a figure that is outside the other's interval, and a scale that flipped."""
 
 
 @dataclass(frozen=True)
-class Change:
-    """A figure that both sides have, and that differs.
+class Figure:
+    """A figure that both runs have.
 
     Attributes:
         sweep: of the row.
@@ -28,7 +33,8 @@ class Change:
         metric: as in the records.
         first: its value in the first, with its interval; NaN for bounds that are not recorded.
         second: likewise.
-        change: second minus first.
+        first_outside: whether the first is outside the second's interval.
+        second_outside: whether the second is outside the first's.
         intervals_apart: whether the intervals are known and do not overlap.
     """
 
@@ -44,8 +50,70 @@ class Change:
     second: float
     second_low: float
     second_high: float
-    change: float
+    first_outside: bool
+    second_outside: bool
     intervals_apart: bool
+
+    @property
+    def change(self) -> float:
+        """Second minus first."""
+        return self.second - self.first
+
+    @property
+    def compared(self) -> bool:
+        """Whether either has an interval for the other to be in."""
+        bounds = (self.first_low, self.second_low)
+        return not all(map(math.isnan, bounds))
+
+    @property
+    def outside(self) -> bool:
+        """Whether either is outside the other's interval."""
+        return self.first_outside or self.second_outside
+
+    @property
+    def row(self) -> tuple[str, str, str, str]:
+        """What tells its row within the sweep."""
+        return (self.predictor, self.method, self.sampler, self.axes)
+
+    def text(self) -> str:
+        """Both values; those outside the other's interval in bold."""
+        spec = METRICS[self.metric].spec
+        shown = [format(value, spec) for value in (self.first, self.second)]
+        if self.first == self.second:
+            return shown[0]
+        outside = (self.first_outside, self.second_outside)
+        marked = [f"{MARK * out}{t}{MARK * out}" for t, out in zip(shown, outside, strict=True)]
+        return " → ".join(marked)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The guidance scale of a row in both runs.
+
+    Attributes:
+        sweep: of the row.
+        row: what tells it, as :attr:`Figure.row`.
+        first: in the first run.
+        second: in the second.
+        selected: whether it was chosen on the selection seeds, in either.
+    """
+
+    sweep: str
+    row: tuple[str, str, str, str]
+    first: float
+    second: float
+    selected: bool
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the two runs have different ones."""
+        return self.first != self.second
+
+    def text(self) -> str:
+        """One scale, or both in bold."""
+        if self.flipped:
+            return f"{MARK}{self.first:g} → {self.second:g}{MARK}"
+        return f"{self.first:g}"
 
 
 @dataclass(frozen=True)
@@ -54,50 +122,87 @@ class Comparison:
 
     Attributes:
         names: of the two.
+        machines: what each was seen on.
         shared: how many rows are in both.
-        equal: how many of their figures are equal.
-        changes: the others.
+        figures: that both have.
+        scales: of the rows that have one in both.
         alone: titles of the rows that only the first, only the second has.
         warnings: why figures may differ without a cause in the method.
     """
 
     names: tuple[str, str]
+    machines: tuple[str, str]
     shared: int
-    equal: int
-    changes: tuple[Change, ...]
+    figures: tuple[Figure, ...]
+    scales: tuple[Scale, ...]
     alone: tuple[tuple[str, ...], tuple[str, ...]]
     warnings: tuple[str, ...]
 
+    @property
+    def summary(self) -> str:
+        """One line: how much was compared, and how much of it moved."""
+        if not self.shared:
+            return "No row is in both."
+        compared = [figure for figure in self.figures if figure.compared]
+        selected = [scale for scale in self.scales if scale.selected]
+        return (
+            f"{self.shared} rows in both: {len(compared)} figures with intervals compared, "
+            f"{sum(f.outside for f in compared)} outside the other's interval "
+            f"({sum(f.intervals_apart for f in compared)} with intervals apart); "
+            f"{len(selected)} selected guidance scales compared, "
+            f"{sum(scale.flipped for scale in selected)} flipped; "
+            f"{sum(figure.change == 0 for figure in self.figures)} of all {len(self.figures)} "
+            "figures are equal."
+        )
+
     def markdown(self) -> str:
-        """A heading, a warning where one is due, and a table of the changes."""
+        """A heading, what each was seen on, a table for each sweep, and the summary."""
         parts = [f"# {self.names[0]} → {self.names[1]}"]
+        seen = zip(("First", "Second"), self.machines, strict=True)
+        parts.append("\n".join(f"- {which} seen on {where or 'nothing'}" for which, where in seen))
         if self.warnings:
             parts.append(f"Careful: {'; '.join(self.warnings)}.")
-        if self.changes:
-            frame = pd.DataFrame(map(_line, self.changes))
-            align = ["left"] * 4 + ["right"] * 3 + ["left"]
-            parts.append(str(frame.to_markdown(index=False, disable_numparse=True, colalign=align)))
-            parts.append(f"{self.shared} rows in both; {self.equal} of their figures are equal.")
-        elif self.shared:
-            parts.append(f"{self.shared} rows in both, all with equal figures.")
-        else:
-            parts.append("No row is in both.")
+        parts += list(self._tables())
         for name, titles in zip(self.names, self.alone, strict=True):
             if titles:
                 parts.append(f"Only in {name}: {'; '.join(titles)}.")
-        return "\n\n".join(parts) + "\n"
+        return "\n\n".join([*parts, self.summary]) + "\n"
+
+    def _tables(self) -> Iterator[str]:
+        """Both values of every figure that has an interval; of all, where a sweep has none."""
+        if any(figure.outside for figure in self.figures) or any(s.flipped for s in self.scales):
+            yield "Bold: outside the interval of the other run; of scales, flipped."
+        for sweep in dict.fromkeys(figure.sweep for figure in self.figures):
+            every = [figure for figure in self.figures if figure.sweep == sweep]
+            own = [figure for figure in every if figure.compared] or every
+            metrics = [name for name in METRICS if any(f.metric == name for f in own)]
+            found = {(f.row, f.metric): f.text() for f in own}
+            scales = {scale.row: scale.text() for scale in self.scales if scale.sweep == sweep}
+            lines = []
+            for row in dict.fromkeys(figure.row for figure in own):
+                predictor, method, sampler, _ = row
+                title = ", ".join(filter(None, (method, sampler)))
+                named = {"predictor": predictor, "method": title}
+                shown = {METRICS[m].title: found.get((row, m), "") for m in metrics}
+                line = named | shown | ({"scale": scales.get(row, "")} if scales else {})
+                lines.append({name: text.replace("|", "\\|") for name, text in line.items()})
+            frame = pd.DataFrame(lines)
+            align = ["left"] * 2 + ["right"] * (len(frame.columns) - 2)
+            table = frame.to_markdown(index=False, disable_numparse=True, colalign=align)
+            yield f"## {sweep}\n\n{table}"
 
     def csv(self) -> str:
-        """The changes, six significant digits, empty where nothing is recorded."""
-        frame = pd.DataFrame(map(asdict, self.changes), columns=list(Change.__annotations__))
+        """All figures, six significant digits, empty where nothing is recorded."""
+        lines = [asdict(figure) | {"change": figure.change} for figure in self.figures]
+        columns = [*Figure.__annotations__, "change"]
+        frame = pd.DataFrame(lines, columns=columns)
         return str(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def compare(first: Path, second: Path) -> Comparison:
     """Match the rows of two results folders (or their ``records.jsonl``).
 
-    Rows are matched by sweep, predictor, method, sampler and axes; of several that agree in all
-    of them, the one recorded last counts.
+    Rows are matched by sweep, predictor, method, sampler and axes.
 
     Raises:
         RecordError: if either cannot be read.
@@ -107,75 +212,75 @@ def compare(first: Path, second: Path) -> Comparison:
     ]
     ours, theirs = (_rows(folder) for folder in folders)
     shared = [name for name in ours if name in theirs]
-    changes, equal = [], 0
-    for name in shared:
-        for metric in METRICS:
-            a, b = ours[name][metric], theirs[name][metric]
-            if math.isnan(a) or math.isnan(b):
-                continue
-            if a == b:
-                equal += 1
-            else:
-                changes.append(_change(name, metric, ours[name], theirs[name]))
+    pairs = [(name, ours[name], theirs[name]) for name in shared]
     return Comparison(
         (str(first), str(second)),
+        (" / ".join(folders[0].machines), " / ".join(folders[1].machines)),
         len(shared),
-        equal,
-        tuple(changes),
+        tuple(figure for pair in pairs for figure in _figures(*pair)),
+        tuple(scale for pair in pairs for scale in _scales(*pair)),
         (
             tuple(_title(name) for name in ours if name not in theirs),
             tuple(_title(name) for name in theirs if name not in ours),
         ),
-        tuple(_warnings(folders, [(ours[name], theirs[name]) for name in shared])),
+        tuple(_warnings(folders, pairs)),
     )
 
 
 def _rows(folder: Folder) -> dict[str, pd.Series]:
+    """By name, in the order of the tables; each knows its record."""
     found: dict[str, pd.Series] = {}
     for records in folder.sweeps:
-        for _, row in records.rows.set_index("key", drop=False).loc[list(records.raw)].iterrows():
+        for _, row in records.rows.iterrows():
             name = [records.sweep, row["predictor"], row["method"], row["sampler"] or ""]
+            row["selected"] = row["predictor"] != NO_PREDICTOR and _is_selected(
+                records.raw[row["key"]]
+            )
             found[json.dumps([*name, row["axes"]], sort_keys=True)] = row
     return found
 
 
-def _change(name: str, metric: str, ours: pd.Series, theirs: pd.Series) -> Change:
+def _is_selected(record: dict[str, Any]) -> bool:
+    """Whether a row's scale is another cell's: the choice on the selection seeds."""
+    configuration = record["provenance"].get("configuration", {})
+    samples = configuration.get("samples") or {}
+    steerings = samples.get("steerings") or [samples]
+    return any(isinstance(steering.get("scale"), dict) for steering in steerings)
+
+
+def _figures(name: str, ours: pd.Series, theirs: pd.Series) -> Iterator[Figure]:
     sweep, predictor, method, sampler, axes = json.loads(name)
-    first, second = ([row[metric + end] for end in ("", "_low", "_high")] for row in (ours, theirs))
-    apart = bool(first[1] > second[2] or second[1] > first[2])  # never where a bound is NaN
     where = (sweep, predictor, method, sampler, json.dumps(axes, sort_keys=True))
-    return Change(*where, metric, *first, *second, second[0] - first[0], apart)
+    for metric in METRICS:
+        a, a_low, a_high = (float(ours[metric + end]) for end in ("", "_low", "_high"))
+        b, b_low, b_high = (float(theirs[metric + end]) for end in ("", "_low", "_high"))
+        if math.isnan(a) or math.isnan(b):
+            continue
+        # No comparison is true where a bound is NaN.
+        outside = (a < b_low or a > b_high, b < a_low or b > a_high)
+        apart = a_low > b_high or b_low > a_high
+        yield Figure(*where, metric, a, a_low, a_high, b, b_low, b_high, *outside, apart)
 
 
-def _warnings(folders: list[Folder], pairs: list[tuple[pd.Series, pd.Series]]) -> list[str]:
+def _scales(name: str, ours: pd.Series, theirs: pd.Series) -> Iterator[Scale]:
+    sweep, predictor, method, sampler, axes = json.loads(name)
+    row = (predictor, method, sampler, json.dumps(axes, sort_keys=True))
+    if not (pd.isna(ours["scale"]) or pd.isna(theirs["scale"])):
+        selected = ours["selected"] or theirs["selected"]
+        yield Scale(sweep, row, float(ours["scale"]), float(theirs["scale"]), selected)
+
+
+def _warnings(
+    folders: list[Folder], pairs: list[tuple[str, pd.Series, pd.Series]]
+) -> Iterator[str]:
     a, b = folders
-    found = [
-        f"{field}s differ: {getattr(a, field)} and {getattr(b, field)}"
-        for field in ("setting", "budget")
-        if getattr(a, field) != getattr(b, field)
-    ]
+    for field in ("setting", "budget"):
+        if getattr(a, field) != getattr(b, field):
+            yield f"{field}s differ: {getattr(a, field)} and {getattr(b, field)}"
     for field, what in (("samples_per_fid", "sample counts"), ("feature_extractor", "extractors")):
-        values = [(ours[field], theirs[field]) for ours, theirs in pairs]
+        values = [(ours[field], theirs[field]) for _, ours, theirs in pairs]
         if any(x != y and not (pd.isna(x) or pd.isna(y)) for x, y in values):
-            found.append(f"{what} of FID differ: do not compare FIDs")
-    return found
-
-
-def _line(change: Change) -> dict[str, str]:
-    about = METRICS[change.metric]
-    method = f"{change.method}, {change.sampler}" if change.sampler else change.method
-    sign = "+" if change.change > 0 else "-"
-    line = {
-        "sweep": change.sweep,
-        "predictor": change.predictor,
-        "method": method,
-        "metric": about.title,
-        "first": format(change.first, about.spec),
-        "second": format(change.second, about.spec),
-        "change": sign + format(abs(change.change), about.spec),
-        "": "intervals apart" if change.intervals_apart else "",
-    }
-    return {name: text.replace("|", "\\|") for name, text in line.items()}
+            yield f"{what} of FID differ: do not compare FIDs"
 
 
 def _title(name: str) -> str:

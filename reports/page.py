@@ -82,6 +82,8 @@ def _folder(report: Report) -> str:
     ]
     title = f"Setting {escape(folder.setting)}, budget {escape(folder.budget)}"
     parts = [f'<h2 id="{_anchor(folder)}">{title}</h2>']
+    if folder.machines:
+        parts.append(f'<p class="where">Seen on {escape("; ".join(folder.machines))}.</p>')
     parts.append(f'<ul class="sweeps">{"".join(links)}</ul>')
     if folder.failures:
         lines = [

@@ -156,6 +156,14 @@ class Folder:
     sweeps: tuple[Records, ...]
     failures: tuple[Failure, ...]
 
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """Every machine that a row was seen on, in words, with its version of torch."""
+        stamps = [r["provenance"] for records in self.sweeps for r in records.raw.values()]
+        seen = [(m, s) for s in stamps for m in s.get("machines", [s["hardware"]])]
+        told = [f"{machine_name(m)}, torch {s['packages'].get('torch')}" for m, s in seen]
+        return tuple(dict.fromkeys(told))
+
 
 def read_folder(folder: Path) -> Folder:
     """Read ``records.jsonl`` and, where pictures are recorded, ``grids.npz``.
