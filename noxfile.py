@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-from itertools import takewhile
 from pathlib import Path
 
 import nox
@@ -96,12 +95,10 @@ def types(session: nox.Session) -> None:
 def ablations(session: nox.Session) -> None:
     """Run sweeps and build their reports: nox -s ablations -- SWEEP... OPTION...
 
-    Without a sweep, the headline ones; at the budget smoke, which takes minutes, all.
+    Without a sweep, the headline ones; at the budget smoke, which takes minutes, all. Results
+    go to .ppap/results, which git ignores.
     """
-    sweeps = list(takewhile(lambda word: not word.startswith("-"), session.posargs))
-    options = session.posargs[len(sweeps) :]
-    default = "all" if "smoke" in options else "headline"
-    run_shared(session, "ablations", "run", *(sweeps or [default]), *options)
+    run_shared(session, "ablations", "run", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -27,11 +27,12 @@ RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "index.html"
 KERNELS = "kernels"
 """Beside the folders of sweeps."""
-TRIALS = ("-smoke", "-custom")
 
 
 def build(folder: Path) -> list[Path]:
     """Write everything the folder's records allow: tables, figures, and the page that shows them.
+
+    A page that would be too large goes without the samples.
 
     Args:
         folder: holds ``records.jsonl`` and, where grids are recorded, ``grids.npz``.
@@ -58,7 +59,7 @@ def build_all(folders: Sequence[Path], target: Path) -> list[Path]:
 
     Raises:
         RecordError: if any records are missing or malformed, and nothing is written then; or if
-            a page would be too large.
+            the page would be too large, and all but the page is written then.
     """
     reports = [Report.read(folder) for folder in folders]
     written = [path for report in reports for path in _write(report)]
@@ -70,17 +71,15 @@ def build_page(folders: Sequence[Path], target: Path = PAGE) -> Path:
     """One page of several folders; those of the default budget are shown first.
 
     Args:
-        folders: of results; trials, whose names end in ``-smoke`` or ``-custom``, are left out
-            where there are others.
+        folders: of results.
         target: the page.
 
     Raises:
         RecordError: if records are malformed, or the page would be too large.
     """
-    worth = [path for path in folders if not path.name.endswith(TRIALS)] or list(folders)
-    worth.sort(key=lambda path: (not path.name.endswith("-default"), path.name))
-    kernels = worth[0].parent / KERNELS
-    target.write_bytes(_page([Report.read(folder) for folder in worth], sheets(kernels)))
+    ordered = sorted(folders, key=lambda path: (not path.name.endswith("-default"), path.name))
+    kernels = ordered[0].parent / KERNELS
+    target.write_bytes(_page([Report.read(folder) for folder in ordered], sheets(kernels)))
     return target
 
 
@@ -112,10 +111,15 @@ def results_folders(root: Path = RESULTS) -> list[Path]:
 
 
 def _write(report: Report) -> list[Path]:
-    outputs = _outputs(report) | {"index.html": _page([report])}
+    """Tables and figures first: a page that cannot be made costs none of them."""
+    outputs = _outputs(report)
     for name, content in outputs.items():
         (report.folder.path / name).write_bytes(content)
-    return [report.folder.path / name for name in outputs]
+    content = page([report]).encode()
+    if len(content) > MAX_BYTES:
+        content = page([report], samples=False).encode()
+    (report.folder.path / "index.html").write_bytes(content)
+    return [report.folder.path / name for name in (*outputs, "index.html")]
 
 
 def _page(reports: Sequence[Report], tables: Sequence[Sheet] = ()) -> bytes:

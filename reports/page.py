@@ -31,12 +31,13 @@ INTRODUCTION = (
 )
 
 
-def page(reports: Sequence[Report], tables: Sequence[Sheet] = ()) -> str:
+def page(reports: Sequence[Report], tables: Sequence[Sheet] = (), samples: bool = True) -> str:
     """HTML of everything that the folders hold; nothing in it is fetched from elsewhere.
 
     Args:
         reports: in the order shown.
         tables: of speed and of kernels, after them.
+        samples: whether sample images are shown, which are most of a page's bytes.
     """
     folders = [report.folder for report in reports]
     links = [
@@ -56,7 +57,7 @@ def page(reports: Sequence[Report], tables: Sequence[Sheet] = ()) -> str:
             "</header>\n<main>",
             "<h1>Plug-and-play diffusion guidance: ablations</h1>",
             f"<p>{INTRODUCTION}</p>",
-            *(_folder(report) for report in reports),
+            *(_folder(report, samples) for report in reports),
             *map(_sheet, tables),
             _published(),
             "</main>",
@@ -74,7 +75,7 @@ def _anchor(folder: Folder, sweep: str = "") -> str:
     return escape(f"{folder.setting}-{folder.budget}" + f"-{sweep}" * bool(sweep), quote=True)
 
 
-def _folder(report: Report) -> str:
+def _folder(report: Report, samples: bool) -> str:
     folder = report.folder
     links = [
         f'<li><a href="#{_anchor(folder, records.sweep)}">{escape(records.info.title)}</a></li>'
@@ -94,10 +95,10 @@ def _folder(report: Report) -> str:
         ]
         parts.append(f'<div class="failures"><p>Failed:</p><ul>{"".join(lines)}</ul></div>')
     sweeps = zip(folder.sweeps, report.drawings, strict=True)
-    return "\n".join([*parts, *(_sweep(folder, *sweep) for sweep in sweeps)])
+    return "\n".join([*parts, *(_sweep(folder, *sweep, samples) for sweep in sweeps)])
 
 
-def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing]) -> str:
+def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing], samples: bool) -> str:
     parts = [
         f'<section id="{_anchor(folder, records.sweep)}">',
         f"<h3>{escape(records.info.title)}</h3>",
@@ -113,8 +114,11 @@ def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing]) -> str
         ]
     # Samples are shown larger, below.
     parts += [_figure(drawing) for drawing in drawings if not drawing.name.endswith("-samples")]
-    if records.grids:
+    if records.grids and samples:
         parts.append(_grids(records.grids))
+    elif records.grids:
+        name = escape(f"{records.sweep}-samples.png")
+        parts.append(f'<p class="hint">Samples are too many for this page: see {name}.</p>')
     return "\n".join([*parts, "</section>"])
 
 

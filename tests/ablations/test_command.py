@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from ablations.cells.results import Result, Row
 from ablations.machine import records
 from ablations.machine.engine import run
 from ablations.machine.store import Artifact, Store
-from ablations.runs import RESULTS
+from ablations.runs import OUTPUT, RESULTS, ROOT, Options
 from ablations.settings import data
-from ablations.sweeps import SWEEPS, Lab
+from ablations.sweeps import HEADLINE, SWEEPS, Lab
 from ablations.sweeps.headline import methods
+from ppap.compute.cpu import instruction_set
 from tests.ablations.settings.test_data import write
 from tests.ablations.toy import Number, Sum
 
@@ -80,7 +82,7 @@ def test_the_sweep_runs_whole_and_a_second_time_computes_nothing(
     kinds = {record["kind"] for record in found}
     assert kinds == {"sweep", "row", "comparison", "grid", "tradeoff", "noise_accuracy"}
     row = next(r for r in found if r["kind"] == "row" and r["method"] == "ppap")
-    assert row["budget"] == "smoke-custom"
+    assert row["budget"] == "smoke+steps=5+synthetic=20"
     by_key = {record["key"]: record for record in found}
     compared = [record for record in found if record["kind"] == "comparison"]
     assert len(compared) == 6
@@ -99,6 +101,15 @@ def test_the_sweep_runs_whole_and_a_second_time_computes_nothing(
     assert main(status) == 0
     assert "complete" in capsys.readouterr().out
 
+    assert main(["compare", str(results), str(results)]) == 0
+    summary = capsys.readouterr().out.splitlines()[-1]
+    assert summary.startswith("10 rows in both: ")
+    assert ", 0 outside the other's interval (" in summary
+    assert " selected guidance scales compared, 0 flipped" in summary
+    hardware = row["provenance"]["hardware"]
+    assert hardware["threads"] == 1
+    assert hardware["instruction_set"] == instruction_set()
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -116,6 +127,7 @@ def test_the_sweep_runs_whole_and_a_second_time_computes_nothing(
         (["run", "methods", "--store", "carrier-pigeon://x"], "--store"),
         (["run", "methods", "--store", "memory://x"], "--store"),
         (["run", "methods", "--colour"], "--help"),
+        (["compare", "nowhere", "nowhere"], "nowhere has no records.jsonl"),
         (["fly"], "--help"),
         ([], "--help"),
     ],
@@ -138,6 +150,39 @@ def test_help_names_every_sweep_and_option(capsys: pytest.CaptureFixture[str]) -
     said = " ".join(capsys.readouterr().out.replace("-\n", "-").split())
     for word in (*SWEEPS, "--engine", "--store", "--dry-run", "headline"):
         assert word.replace("-", "") in said.replace("-", "").replace(" ", "")
+
+
+def test_the_list_is_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert "methods *: " in listed
+    assert "--budget default: 3 seeds x 100 samples per row; 400 training steps of 64" in listed
+    assert "(" not in listed.partition("--budget ")[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "fashion-default"),
+        ({"samples": 100}, "fashion-default"),
+        ({"samples": 300}, "fashion-default+samples=300"),
+        ({"budget": "smoke", "steps": 20, "seeds": 2}, "fashion-smoke+seeds=2+steps=20"),
+    ],
+)
+def test_a_run_has_a_folder_of_its_own_that_git_ignores(changes: dict[str, Any], name: str) -> None:
+    options = Options(**changes)
+    lab = options.lab()
+    assert options.folder(lab) == OUTPUT / name
+    assert lab.budget_name == name.removeprefix("fashion-")
+    assert ".ppap/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert OUTPUT.is_relative_to(ROOT / ".ppap")
+    assert Options(**changes, output=Path("here")).folder(lab) == Path("here")
+
+
+def test_without_a_sweep_smoke_is_of_all_and_the_default_of_the_headline() -> None:
+    assert Options().names == HEADLINE
+    assert set(HEADLINE) < set(Options(budget="smoke").names)
+    assert Options(budget="smoke", sweeps=("rank",)).names == ("rank",)
 
 
 def test_a_missing_data_set_is_told_and_what_needs_none_is_kept(
@@ -190,7 +235,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "cells to compute" in out
     assert "methods: 0 of " in out
     assert not (tmp_path / "results").exists()
-    assert not list((tmp_path / "store").rglob("*.artifact"))
+    assert not (tmp_path / "store").exists()
 
 
 def test_gc_keeps_what_records_need_and_removes_the_rest_when_told(
@@ -238,7 +283,7 @@ def test_artifacts_that_do_not_name_their_inputs_keep_them_all_the_same(tmp_path
         meta = {name: value for name, value in found.meta.items() if name != "inputs"}
         store.put(key, Artifact(meta, found.arrays))
     records.update(tmp_path / "results", [{"key": cell.key, "kind": "row"}])
-    assert inspection.garbage(store, tmp_path / "results", 0) == []
+    assert inspection.garbage(store, [tmp_path / "results"], 0) == []
 
 
 def test_show_tells_of_a_record_whose_artifacts_are_elsewhere(
@@ -248,11 +293,14 @@ def test_show_tells_of_a_record_whose_artifacts_are_elsewhere(
         key for key, r in records.read(RESULTS / "fashion-full").items() if r["kind"] == "row"
     )
     assert main(["show", key, "--store", str(tmp_path)]) == 0
-    first, *inputs = capsys.readouterr().out.splitlines()
+    first, *more = capsys.readouterr().out.splitlines()
     assert key in first
     assert "commit" in first
-    assert inputs
-    assert all(line.startswith("  ") and "not in the store" in line for line in inputs)
+    assert all(line.startswith("  ") for line in more)
+    assert "  hardware: cpu AMD EPYC, cores 2, memory_gib 23.5" in more
+    assert any(line.startswith("  packages: ") and "torch 2." in line for line in more)
+    assert any(line.startswith('  samples: {"count": 500') for line in more)
+    assert sum("not in the store" in line for line in more) == 3  # one sample set per seed
 
 
 def test_show_tells_of_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
-from reports.build import build, results_folders
+from reports.build import build, build_all, results_folders
 from reports.records import RecordError, Records
 from tests.reports.conftest import PROVENANCE, grid, noise_accuracy, row, tradeoff, write_folder
 
@@ -172,3 +172,22 @@ def test_wrong_grids_are_refused(tmp_path: Path, arrays: Any, problem: str) -> N
         np.savez(folder / "grids.npz", **arrays)
     with pytest.raises(RecordError, match=problem):
         Records.read(folder)
+
+
+def test_a_page_that_would_be_too_large_goes_without_samples_and_costs_no_table(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(folder)
+    whole = (folder / "index.html").read_text()
+    monkeypatch.setattr("reports.build.MAX_BYTES", len(whole) - 1)
+    assert build(folder)[-1] == folder / "index.html"
+    short = (folder / "index.html").read_text()
+    assert len(short) < len(whole)
+    assert "samples of ppap" in whole
+    assert "samples of ppap" not in short
+    assert "see methods-samples.png" in short
+    monkeypatch.setattr("reports.build.MAX_BYTES", 1)
+    (folder / "methods.csv").unlink()
+    with pytest.raises(RecordError, match="the page has"):
+        build_all([folder], folder / "all.html")
+    assert (folder / "methods.csv").exists()

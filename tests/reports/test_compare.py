@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,22 +16,60 @@ from tests.reports.conftest import PROVENANCE, row, sweep, write_folder
 def test_equal_folders_have_no_differences(tmp_path: Path) -> None:
     first = write_folder(tmp_path / "a", sweep())
     second = write_folder(tmp_path / "b", list(reversed(sweep())))
-    assert "9 rows in both, all with equal figures" in compare(first, second).markdown()
+    found = compare(first, second)
+    assert found.summary == (
+        "9 rows in both: 18 figures with intervals compared, 0 outside the other's interval "
+        "(0 with intervals apart); 0 selected guidance scales compared, 0 flipped; "
+        "81 of all 81 figures are equal."
+    )
+    assert "**" not in found.markdown()
 
 
-def test_a_change_is_told_and_whether_intervals_are_apart(tmp_path: Path) -> None:
-    old = row("ppap", "vit")
-    near = row("ppap", "vit", accuracy=old["accuracy"] + 0.001)
-    far = row("ppap", "vit", fid=9.0, fid_low=8.5, fid_high=9.5)
+def test_a_change_is_marked_where_it_is_outside_the_others_interval(tmp_path: Path) -> None:
+    old = row("ppap", "vit")  # FID 15.125 [14.375, 15.625]
     first = write_folder(tmp_path / "a", [old])
-    text = compare(first, write_folder(tmp_path / "b", [near])).markdown()
-    (line,) = [line for line in text.splitlines() if "accuracy" in line]
-    assert "+0.001" in line
-    assert "apart" not in line
-    text = compare(first, write_folder(tmp_path / "c", [far])).markdown()
-    (line,) = [line for line in text.splitlines() if "FID" in line]
-    assert "-6.125" in line
-    assert "intervals apart" in line
+
+    def cell(name: str, **changes: float) -> str:
+        second = write_folder(tmp_path / name, [row("ppap", "vit", **changes)])
+        found = compare(first, second)
+        (figure,) = [figure for figure in found.figures if figure.metric == "fid"]
+        assert figure.text() in found.markdown()
+        count = f"{int('**' in figure.text())} outside the other's interval"
+        assert count in found.summary
+        assert figure.intervals_apart == (name == "far")
+        return figure.text()
+
+    assert cell("near", fid=15.0) == "15.12 → 15.00"
+    assert cell("ours out", fid=15.5, fid_low=15.25) == "**15.12** → 15.50"
+    assert cell("theirs out", fid=16.0, fid_low=15.0, fid_high=17.0) == "15.12 → **16.00**"
+    assert cell("far", fid=9.0, fid_low=8.5, fid_high=9.5) == "**15.12** → **9.000**"
+
+
+def chosen(scale: float, method: str = "ppap") -> dict[str, Any]:
+    """A row whose scale another cell has chosen."""
+    made_from = {"samples": {"kind": "Samples", "scale": {"cell": "0123"}}}
+    return row(method, "vit", scale=scale, provenance=PROVENANCE | {"configuration": made_from})
+
+
+def test_a_selected_scale_that_flipped_is_marked_and_counted(tmp_path: Path) -> None:
+    fixed = row("single", "vit", scale=16.0)
+    first = write_folder(tmp_path / "a", [chosen(16.0), chosen(8.0, "naive"), fixed])
+    second = write_folder(tmp_path / "b", [chosen(32.0), chosen(8.0, "naive"), fixed])
+    found = compare(first, second)
+    assert "2 selected guidance scales compared, 1 flipped" in found.summary
+    assert "**16 → 32**" in found.markdown()
+
+
+def test_the_machines_of_both_are_told(tmp_path: Path) -> None:
+    hardware = PROVENANCE["hardware"] | {
+        "instruction_set": "AVX2, oneDNN AVX2", "threads": 1, "limits": {}
+    }  # fmt: skip
+    newer = row("ppap", "vit", provenance=PROVENANCE | {"hardware": hardware})
+    first = write_folder(tmp_path / "a", [row("ppap", "vit")])
+    text = compare(first, write_folder(tmp_path / "b", [newer])).markdown()
+    assert "First seen on Example CPU (2 cores), 8 GiB, torch 2.0" in text
+    told = "Second seen on Example CPU (2 cores), AVX2, oneDNN AVX2, 1 thread per worker, 8 GiB"
+    assert told in text
 
 
 def test_what_only_one_has_is_listed(tmp_path: Path) -> None:
@@ -66,8 +105,8 @@ def test_the_csv_has_the_same_changes_with_their_intervals(tmp_path: Path) -> No
     target = tmp_path / "changes.csv"
     assert main(["compare", str(first), str(second), "--csv", str(target)]) == 0
     with target.open() as file:
-        (line,) = csv.DictReader(file)
-    assert (line["metric"], line["method"], line["intervals_apart"]) == ("fid", "ppap", "True")
+        (line,) = [line for line in csv.DictReader(file) if line["metric"] == "fid"]
+    assert (line["method"], line["intervals_apart"]) == ("ppap", "True")
     names = ("first", "first_low", "first_high", "second", "second_low", "second_high", "change")
     found = [float(line[name]) for name in names]
     assert found == [15.125, 14.375, 15.625, 9.0, 8.5, 9.5, -6.125]
@@ -87,7 +126,8 @@ def test_a_row_recorded_under_another_key_counts_once(tmp_path: Path) -> None:
     second = write_folder(tmp_path / "b", [row("ppap", "vit")])
     found = compare(first, second)
     assert found.shared == 1
-    assert [(change.metric, change.first) for change in found.changes] == [("fid", 20.0)]
+    changed = [figure for figure in found.figures if figure.change]
+    assert [(figure.metric, figure.first) for figure in changed] == [("fid", 20.0)]
 
 
 def test_a_bar_in_a_name_leaves_the_table_whole(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""Only an explicit command writes among the committed results, and no row is there twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ablations.machine import records
+from reports.__main__ import main
+from reports.build import RESULTS, results_folders
+from reports.publish import publish
+from reports.records import RecordError, read_folder
+from reports.tables import csv_table
+from tests.reports.conftest import failure, grid, row, sweep, write_folder
+
+
+def test_a_run_is_merged_and_its_rows_replace_those_of_other_keys(tmp_path: Path) -> None:
+    root = tmp_path / "results"
+    kept, old = row("naive", "vit"), row("ppap", "vit")
+    write_folder(root / "fashion-test", [kept, old, grid("naive", "vit")])
+    new = row("ppap", "vit", fid=9.0) | {"key": "of changed code"}
+    run = write_folder(tmp_path / "run", [new, grid("ppap", "vit")])
+    assert publish(run, root) == root / "fashion-test"
+    (found,) = read_folder(root / "fashion-test").sweeps
+    assert dict(zip(found.rows["method"], found.rows["key"], strict=True)) == {
+        "naive": kept["key"],
+        "ppap": "of changed code",
+    }
+    assert {drawn.method for drawn in found.grids} == {"naive", "ppap"}
+    with np.load(root / "fashion-test" / "grids.npz") as grids:
+        assert set(grids) == {"naive/vit", "ppap/vit"}
+    before = (root / "fashion-test" / "records.jsonl").read_bytes()
+    assert publish(run, root) == publish(root / "fashion-test", root)
+    assert (root / "fashion-test" / "records.jsonl").read_bytes() == before
+
+
+def test_the_command_builds_what_it_published(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "published"
+    assert main(["publish", str(folder), "--into", str(root)]) == 0
+    written = capsys.readouterr().out.splitlines()
+    assert str(root / "fashion-test" / "methods.csv") in written
+    assert written[-1] == str(root / "index.html")
+    assert not (folder / "methods.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ([row("ppap", "vit", budget="rehearsal")], "rehearsal"),
+        ([row("ppap", "vit"), failure("Row ppap")], "lacks what Row ppap"),
+        ([{"kind": "row"}], "row: sweep is missing"),
+        ([], "is empty"),
+    ],
+)
+def test_what_is_no_result_is_not_published(
+    lines: list[dict[str, object]], problem: str, tmp_path: Path
+) -> None:
+    run = write_folder(tmp_path / "run", lines)
+    with pytest.raises(RecordError, match=problem):
+        publish(run, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_damaged_target_is_left_as_it_is(tmp_path: Path) -> None:
+    run = write_folder(tmp_path / "run", sweep())
+    target = tmp_path / "results" / "fashion-test"
+    target.mkdir(parents=True)
+    (target / "records.jsonl").write_text("damaged\n")
+    with pytest.raises(RecordError, match=r"records\.jsonl:1: not JSON"):
+        publish(run, tmp_path / "results")
+    assert [path.name for path in target.iterdir()] == ["records.jsonl"]
+
+
+@pytest.mark.parametrize("folder", results_folders(), ids=lambda folder: folder.name)
+def test_no_committed_table_has_a_row_twice_and_each_is_that_of_its_records(
+    folder: Path,
+) -> None:
+    found = read_folder(folder)
+    assert folder == RESULTS / f"{found.setting}-{found.budget}"
+    for kept in found.sweeps:
+        rows = kept.rows
+        axes = [json.dumps(value, sort_keys=True) for value in rows["axes"]]
+        names = list(zip(rows["predictor"], rows["method"], rows["sampler"], axes, strict=True))
+        assert len(set(names)) == len(names)
+        table = (folder / f"{kept.sweep}.csv").read_text(encoding="utf-8")
+        assert table == csv_table(kept)
+        with (folder / f"{kept.sweep}.csv").open(encoding="utf-8") as file:
+            assert len(list(csv.DictReader(file))) == len(names)
+    lines = (folder / records.RECORDS_FILE).read_text().splitlines()
+    assert len(records.read(folder)) == len(lines), "no record that another replaces"
