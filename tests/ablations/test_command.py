@@ -297,7 +297,7 @@ def test_show_tells_of_a_record_whose_artifacts_are_elsewhere(
     assert key in first
     assert "commit" in first
     assert all(line.startswith("  ") for line in more)
-    assert "  hardware: cpu AMD EPYC, cores 2, memory_gib 23.5" in more
+    assert "  hardware: cores 2, cpu AMD EPYC, memory_gib 23.5" in more
     assert any(line.startswith("  packages: ") and "torch 2." in line for line in more)
     assert any(line.startswith('  samples: {"count": 500') for line in more)
     assert sum("not in the store" in line for line in more) == 3  # one sample set per seed
