@@ -4,18 +4,22 @@ Needs no GPU. Every shipped configuration is compiled ahead of time for each of 
 registers, spills, shared memory, occupancy and tensor-core instructions are read off the machine
 code. Times are predictions by the roofline, never measurements: the larger of bytes over
 bandwidth and operations over tensor-core rate.
+
+Compilations run on all cores and are kept, so that a second audit takes seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppap_kernels.cubin import GPUS, Gpu, Resources, compile_for, occupancy
+from ppap_kernels.compilation import cache_file, compile_all
+from ppap_kernels.cubin import GPUS, Gpu, Resources, occupancy
 from ppap_kernels.workloads import DTYPES, Case, cases
 
 __all__ = ["main", "problems", "resource_table", "roofline", "rows", "traffic_table"]
@@ -112,9 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=list(DTYPES))
     parser.add_argument("--ranks", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--json", type=Path, help="write the tables there, too")
+    parser.add_argument("--workers", type=int, default=_cores(), help="processes that compile")
+    parser.add_argument("--cache", type=Path, default=cache_file(), help="results of earlier ones")
     options = parser.parse_args(arguments)
     audited = list(cases(tuple(options.dtypes), tuple(options.ranks)))
-    compiled = [(case, gpu, compile_for(case.source, gpu.arch)) for case in audited for gpu in GPUS]
+    pairs = [(case, gpu) for case in audited for gpu in GPUS]
+    jobs = [(case.source, gpu.arch) for case, gpu in pairs]
+    resources = compile_all(jobs, options.workers, options.cache)
+    compiled = [(*pair, found) for pair, found in zip(pairs, resources, strict=True)]
     print("## Compiled kernels\n\nConfigurations: shipped defaults, not tuned on any GPU.\n")
     print(resource_table(compiled))
     print("\n## Traffic and predicted times\n\nRoofline predictions, not measurements.\n")
@@ -126,6 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for problem in found:
         print(f"error: {problem}", file=sys.stderr)
     return 1 if found else 0
+
+
+def _cores() -> int:
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def _tiles(case: Case) -> str:

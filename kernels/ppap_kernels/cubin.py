@@ -1,12 +1,14 @@
-"""Compile a Triton kernel for a GPU that is not there, and read what it needs off the cubin."""
+"""Compile Triton kernels for a GPU that is not there, and read what they need off the cubins."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -86,32 +88,20 @@ class Resources:
     tensor_core: str
 
 
-def compile_for(source: Source, arch: int) -> Resources:
-    """Compile for compute capability arch / 10 and read the cubin. Triton caches the compilation.
+def compile_for(sources: Sequence[Source], arch: int) -> list[Resources]:
+    """Compile for compute capability arch / 10 and read the cubins. Triton caches compilations.
 
     Raises:
         RuntimeError: under TRITON_INTERPRET, where kernels are not compiled.
     """
     if triton.knobs.runtime.interpret:
         raise RuntimeError("kernels cannot be compiled under TRITON_INTERPRET=1")
-    names = source.kernel.arg_names
-    signature = {name: _type(source, name) for name in names}
-    divisible = [["tt.divisibility", 16]]
-    aligned = {
-        (i,): divisible
-        for i, name in enumerate(names)
-        if signature[name] not in ("constexpr", "fp32") and name not in source.unaligned
-    }
-    constants = {name: source.constants[name] for name in names if name in source.constants}
-    compiled = triton.compile(
-        ASTSource(source.kernel, signature, constants, aligned),
-        target=GPUTarget("cuda", arch, 32),
-        # Said outright, since Triton's default is going to change.
-        options={"enable_fp_fusion": True, **dict(source.options)},
-    )
-    registers, spills, instruction = _read(compiled.asm["cubin"])
-    metadata = compiled.metadata
-    return Resources(registers, spills, metadata.shared, metadata.num_warps, instruction)
+    compiled = [_compile(source, arch) for source in sources]
+    read = _read([one.asm["cubin"] for one in compiled])
+    return [
+        Resources(registers, spills, one.metadata.shared, one.metadata.num_warps, instruction)
+        for one, (registers, spills, instruction) in zip(compiled, read, strict=True)
+    ]
 
 
 def occupancy(resources: Resources, gpu: Gpu) -> float:
@@ -124,6 +114,24 @@ def occupancy(resources: Resources, gpu: Gpu) -> float:
     return blocks * resources.warps / 64
 
 
+def _compile(source: Source, arch: int) -> Any:
+    names = source.kernel.arg_names
+    signature = {name: _type(source, name) for name in names}
+    divisible = [["tt.divisibility", 16]]
+    aligned = {
+        (i,): divisible
+        for i, name in enumerate(names)
+        if signature[name] not in ("constexpr", "fp32") and name not in source.unaligned
+    }
+    constants = {name: source.constants[name] for name in names if name in source.constants}
+    return triton.compile(
+        ASTSource(source.kernel, signature, constants, aligned),
+        target=GPUTarget("cuda", arch, 32),
+        # Said outright, since Triton's default is going to change.
+        options={"enable_fp_fusion": True, **dict(source.options)},
+    )
+
+
 def _type(source: Source, name: str) -> str:
     if name in source.constants:
         return "constexpr"
@@ -132,17 +140,40 @@ def _type(source: Source, name: str) -> str:
     return "fp32" if name in source.floats else "i32"
 
 
-def _read(cubin: bytes) -> tuple[int, int, str]:
-    """Registers, bytes of local memory and tensor-core instruction of a cubin."""
-    tool = triton.knobs.nvidia.cuobjdump.path
+def _read(cubins: Sequence[bytes]) -> list[tuple[int, int, str]]:
+    """Registers, bytes of local memory and tensor-core instruction of each, for one architecture.
+
+    The disassembler takes longer to start than to read a kernel: it sees all of them at once.
+    """
+    found, codes, arch = [], [], ""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.cubin")
-        path.write_bytes(cubin)
-        command = [tool, "-res-usage", "-sass", str(path)]
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
-    # The resource line goes to stdout or stderr, depending on the release.
-    text = run.stdout + run.stderr
+        for number, cubin in enumerate(cubins):
+            path = Path(folder, f"{number}.cubin")
+            path.write_bytes(cubin)
+            found.append(_usage(_output(folder, "cuobjdump", "-res-usage", path.name)))
+            _output(folder, "cuobjdump", "-xtext", "all", path.name)
+            (code,) = Path(folder).glob(f"{number}-*.bin")
+            arch = code.name.split(".sm_")[1].split(".")[0]
+            codes.append(code.read_bytes())
+        Path(folder, "all.bin").write_bytes(b"".join(codes))
+        text = _output(folder, "nvdisasm", "-b", f"SM{arch}", "all.bin") if codes else ""
+    starts = [0, *accumulate(map(len, codes))]
+    instructions = [""] * len(codes)
+    for line in re.finditer(r"/\*([0-9a-f]{4,})\*/(.*)", text):
+        number = bisect_right(starts, int(line[1], 16)) - 1
+        instruction = TENSOR_CORE.search(line[2])
+        if instruction and not instructions[number]:
+            instructions[number] = instruction[1]
+    return [(*usage, name) for usage, name in zip(found, instructions, strict=True)]
+
+
+def _usage(text: str) -> tuple[int, int]:
     usage = {field: int(value) for field, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
-    instruction = TENSOR_CORE.search(text)
-    found = instruction.group(1) if instruction else ""
-    return usage["REG"], usage["STACK"] + usage["LOCAL"], found
+    return usage["REG"], usage["STACK"] + usage["LOCAL"]
+
+
+def _output(folder: str, tool: str, *arguments: str) -> str:
+    """What one of the toolkit's programs that come with Triton says, to stdout or stderr."""
+    command = [getattr(triton.knobs.nvidia, tool).path, *arguments]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return run.stdout + run.stderr

@@ -35,7 +35,8 @@ COMMITTED = {
 
 @pytest.mark.parametrize("gpu", GPUS, ids=[gpu.name for gpu in GPUS])
 def test_no_configuration_spills_or_misses_the_tensor_cores(gpu: Gpu) -> None:
-    compiled = [(case, compile_for(case.source, gpu.arch)) for case in CASES]
+    found = compile_for([case.source for case in CASES], gpu.arch)
+    compiled = list(zip(CASES, found, strict=True))
     assert [problem for case, resources in compiled for problem in problems(case, resources)] == []
     assert all(0 < occupancy(resources, gpu) <= 1 for _, resources in compiled)
 
