@@ -1,0 +1,134 @@
+"""Images in a folder: shards of bytes that are written once, and read a few at a time.
+
+A folder holds ``images.json``, which says what the images are, and one NPY file
+``00000000-00001024.npy`` for each run of images, named by the first place and the one beyond the
+last. A shard is written beside its place and renamed, so one that is there is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ppap.files.checkpoints import CheckpointError
+
+__all__ = ["ImageShards", "claim_folder", "shard_bounds", "write_shard"]
+
+MANIFEST = "images.json"
+Bytes = npt.NDArray[np.uint8]
+
+
+def shard_bounds(count: int, size: int) -> list[tuple[int, int]]:
+    """First place, and the one beyond the last, of every shard of ``count`` images."""
+    return [(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Make the folder, or see that it holds the same images.
+
+    Args:
+        folder: of the shards.
+        manifest: what the images are; written to the folder if it is new.
+
+    Raises:
+        CheckpointError: if the folder holds other images, or anything else.
+    """
+    path = folder / MANIFEST
+    wanted = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
+    if not path.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise CheckpointError(f"{folder} has files but no {MANIFEST}; name an empty folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / f"{MANIFEST}.part"
+        scratch.write_text(json.dumps(wanted, indent=2) + "\n")
+        scratch.replace(path)
+        return
+    try:
+        found = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); name another folder") from error
+    other = [key for key in wanted | found if wanted.get(key) != found.get(key)]
+    if other:
+        said = "; ".join(f"{key} {found.get(key)!r}, not {wanted.get(key)!r}" for key in other)
+        raise CheckpointError(f"{folder} holds other images ({said}); name another folder")
+
+
+def write_shard(folder: Path, bounds: tuple[int, int], images: Tensor) -> None:
+    """Write the (B, C, H, W) uint8 images of one shard: beside its place, then renamed."""
+    path = folder / _name(bounds)
+    scratch = path.with_suffix(".npy.part")
+    with scratch.open("wb") as file:
+        np.save(file, images.numpy())
+    scratch.replace(path)
+
+
+class ImageShards:
+    """The images of a folder, (N, C, H, W) uint8; only what is asked for is read.
+
+    Args:
+        folder: of the shards.
+        count: N; further images that the folder may hold are left out.
+        shape: (C, H, W) of one image.
+        size: images per shard, but for the last.
+    """
+
+    def __init__(self, folder: Path, count: int, shape: tuple[int, int, int], size: int) -> None:
+        self.folder = folder
+        self.shape = torch.Size((count, *shape))
+        self.size = size
+        self._maps: dict[int, Bytes] = {}
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Bounds of the shards that are not written yet."""
+        every = shard_bounds(len(self), self.size)
+        return [bounds for bounds in every if not (self.folder / _name(bounds)).is_file()]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, chosen: slice | Tensor) -> Tensor:
+        """(B, C, H, W) of a slice of the images or of (B,) int64 places from 0 to N - 1.
+
+        Raises:
+            IndexError: for a place outside.
+            CheckpointError: for a shard that is missing or damaged.
+        """
+        if isinstance(chosen, slice):
+            places = np.arange(*chosen.indices(len(self)))
+        else:
+            places = chosen.cpu().numpy()
+        if places.size and not 0 <= places.min() <= places.max() < len(self):
+            raise IndexError(f"places run from 0 to {len(self) - 1}, got {places.tolist()}")
+        found = np.empty((len(places), *self.shape[1:]), np.uint8)
+        shards = places // self.size
+        for number in np.unique(shards):
+            rows = shards == number
+            found[rows] = self._map(int(number))[places[rows] % self.size]
+        return torch.from_numpy(found)
+
+    def _map(self, number: int) -> Bytes:
+        if number not in self._maps:
+            bounds = shard_bounds(len(self), self.size)[number]
+            path = self.folder / _name(bounds)
+            try:
+                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{path} is missing or damaged; synthesize again") from error
+            if mapped.dtype != np.uint8 or mapped.shape != (bounds[1] - bounds[0], *self.shape[1:]):
+                raise CheckpointError(
+                    f"{path} holds {mapped.dtype} of shape {mapped.shape}; "
+                    "delete it and synthesize again"
+                )
+            self._maps[number] = mapped
+        return self._maps[number]
+
+
+def _name(bounds: tuple[int, int]) -> str:
+    return f"{bounds[0]:08d}-{bounds[1]:08d}.npy"
