@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from ppap.denoisers.unet import EncoderUNetModel, UNetModel, timestep_embedding
+from ppap.denoisers.blocks import timestep_embedding
+from ppap.denoisers.classifier import EncoderUNetModel
+from ppap.denoisers.unet import UNetModel
 
 SMALL: dict[str, Any] = {
     "image_size": 16,
