@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.protocol import Task
 
-__all__ = ["Function", "MixedPrecision", "Predictor", "SelectOutput"]
+__all__ = ["Function", "Predictor"]
 
 
 class Predictor(nn.Module):
@@ -76,27 +76,6 @@ class Predictor(nn.Module):
         return self.network(self.prepare(images))
 
 
-class SelectOutput(nn.Module):
-    """A network of whose several outputs one is the prediction.
-
-    E.g. ``SelectOutput(deeplabv3_resnet50(...), "out")`` or
-    ``SelectOutput(DPTForDepthEstimation(...), "predicted_depth")``.
-
-    Args:
-        network: returns a mapping, or an object with attributes.
-        output: key or name of the one that is taken.
-    """
-
-    def __init__(self, network: nn.Module, output: str) -> None:
-        super().__init__()
-        self.network = network
-        self.output = output
-
-    def forward(self, images: Tensor) -> Any:
-        found = self.network(images)
-        return found[self.output] if isinstance(found, Mapping) else getattr(found, self.output)
-
-
 class Function(nn.Module):
     """A function of normalised images as a network; it has no weights that could be adapted."""
 
@@ -106,27 +85,3 @@ class Function(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         return self.function(images)
-
-
-class MixedPrecision(nn.Module):
-    """A network that computes under autocast, with weights, prediction and gradient in float32.
-
-    Weights stay as they are, so that experts trained in float32 fit, and the small updates that
-    are merged into them are not rounded away.
-
-    Args:
-        network: its prediction is one tensor.
-        dtype: ``torch.bfloat16``, or ``torch.float16``, in which small gradients vanish: its
-            least positive number is 6e-8.
-    """
-
-    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.network = network
-        self.dtype = dtype
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The prediction for (B, C, H, W) images, in their dtype."""
-        with torch.autocast(images.device.type, self.dtype):
-            prediction = self.network(images)
-        return torch.as_tensor(prediction).to(images.dtype)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
-from ppap.predictors.predictor import MixedPrecision, Predictor
+from ppap.predictors.captions import text_targets
+from ppap.predictors.predictor import Predictor
+from ppap.predictors.timm_models import load_timm
 from ppap.predictors.torchvision_models import load_torchvision
-from ppap.predictors.transformers_models import load_transformers, text_targets
+from ppap.predictors.transformers_models import load_transformers
+from ppap.predictors.wrappers import MixedPrecision
 
 __all__ = ["load_predictor", "text_targets"]
 
@@ -35,7 +36,7 @@ def load_predictor(
             folder; None fetches what is published.
         size: input size; None takes the weights' own.
         dtype: ``torch.bfloat16`` or ``torch.float16`` computes under autocast, see
-            :class:`ppap.predictors.predictor.MixedPrecision`.
+            :class:`ppap.predictors.wrappers.MixedPrecision`.
         options: further arguments of timm's or torchvision's architecture, e.g. ``num_classes``.
 
     Returns:
@@ -51,7 +52,7 @@ def load_predictor(
     """
     kind, _, rest = name.partition("/")
     if kind == "timm" and rest:
-        predictor = _load_timm(rest, weights, size, **options)
+        predictor = load_timm(rest, weights, size, **options)
     elif kind == "torchvision" and rest:
         predictor = load_torchvision(rest, weights, size, **options)
     elif kind == "transformers" and rest:
@@ -70,35 +71,3 @@ def load_predictor(
     if dtype != torch.float32:
         predictor.network = MixedPrecision(predictor.network, dtype)
     return predictor.eval()
-
-
-def _load_timm(
-    name: str, weights: str | Path | None, size: tuple[int, int] | None, **options: Any
-) -> Predictor:
-    import timm
-    from timm.data.config import resolve_model_data_config
-
-    architecture = name.partition(".")[0]
-    if not timm.is_model(architecture):
-        close = get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.4)
-        raise ValueError(
-            f"unknown predictor: timm has no {architecture!r}; its nearest names are "
-            f"{', '.join(close) or 'none'}, all are in timm.list_models()"
-        )
-    try:
-        network = timm.create_model(name, pretrained=weights is None, **options)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(
-            f"timm cannot make {name} with its weights ({one_line(error)}); give a local file, "
-            f"or a name of timm.list_pretrained()"
-        ) from error
-    if weights is not None:
-        check_and_load(network, load_state(weights), Path(weights).name)
-    settings = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
-    return Predictor(
-        network.eval(),
-        settings["mean"],
-        settings["std"],
-        size or tuple(settings["input_size"][1:]),
-        f"timm/{name}",
-    )

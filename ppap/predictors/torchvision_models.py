@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
-from ppap.predictors.predictor import Predictor, SelectOutput
+from ppap.predictors.predictor import Predictor
+from ppap.predictors.wrappers import SelectOutput
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.segmentation import SegmentationTask
 

@@ -1,7 +1,7 @@
 """Targets of guidance: from other images, from files and from masks.
 
 All functions give one target per image, (N,) or (N, H, W); ``torch.stack`` and ``repeat`` do
-the rest. Captions become targets in :func:`ppap.predictors.transformers_models.text_targets`.
+the rest. Captions become targets in :func:`ppap.predictors.captions.text_targets`.
 """
 
 from __future__ import annotations

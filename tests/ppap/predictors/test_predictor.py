@@ -14,7 +14,8 @@ from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.layers import DEEPLAB_LORA_LAYERS
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.bank import ExpertBank
-from ppap.predictors.predictor import Predictor, SelectOutput
+from ppap.predictors.predictor import Predictor
+from ppap.predictors.wrappers import SelectOutput
 from ppap.tasks.segmentation import SegmentationTask
 
 

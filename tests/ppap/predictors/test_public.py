@@ -36,8 +36,9 @@ from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
 from ppap.files.checkpoints import CheckpointError, save_weights
 from ppap.guidance.guides import naive_guide
-from ppap.predictors.predictor import MixedPrecision, Predictor
+from ppap.predictors.predictor import Predictor
 from ppap.predictors.public import load_predictor, text_targets
+from ppap.predictors.wrappers import MixedPrecision
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from ppap.tasks.protocol import Task
@@ -683,7 +684,8 @@ def test_experts_of_every_kind_train_and_guide(model: str, tmp_path: Path) -> No
         bank, task = banked(model, tmp_path), MODELS[model][1]
     before = {key: value.clone() for key, value in bank.state_dict().items()}
     training = Training(steps=2, batch=2, learning_rate=1e-3)
-    losses = transfer(bank, linear_schedule(), pixels(SIDE, 4), Distillation(task), training)
+    assert bank.task == task  # which its loader knew
+    losses = transfer(bank, linear_schedule(), pixels(SIDE, 4), training=training)
     assert all(loss > 0 for loss in losses)
     moved = [
         key

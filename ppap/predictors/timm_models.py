@@ -1,0 +1,62 @@
+"""Classifiers of timm, by name, with the weights it publishes."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
+from ppap.predictors.predictor import Predictor
+
+__all__ = ["load_timm"]
+
+
+def load_timm(
+    name: str,
+    weights: str | Path | None = None,
+    size: tuple[int, int] | None = None,
+    **options: Any,
+) -> Predictor:
+    """A classifier of timm with the normalisation and input size of its weights.
+
+    Args:
+        name: of the architecture and maybe its weights, e.g. ``"resnet50.tv2_in1k"``.
+        weights: a local file in timm's format; None fetches what is published.
+        size: input size; None takes the weights' own.
+        options: further arguments of ``timm.create_model``, e.g. ``num_classes``.
+
+    Returns:
+        The predictor in evaluation mode: logits (B, K).
+
+    Raises:
+        ValueError: for a name that timm does not know.
+        CheckpointError: for weights that cannot be fetched, are damaged or of another network.
+    """
+    import timm
+    from timm.data.config import resolve_model_data_config
+
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        close = get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.4)
+        raise ValueError(
+            f"unknown predictor: timm has no {architecture!r}; its nearest names are "
+            f"{', '.join(close) or 'none'}, all are in timm.list_models()"
+        )
+    try:
+        network = timm.create_model(name, pretrained=weights is None, **options)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"timm cannot make {name} with its weights ({one_line(error)}); give a local file, "
+            f"or a name of timm.list_pretrained()"
+        ) from error
+    if weights is not None:
+        check_and_load(network, load_state(weights), Path(weights).name)
+    settings = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    return Predictor(
+        network.eval(),
+        settings["mean"],
+        settings["std"],
+        size or tuple(settings["input_size"][1:]),
+        f"timm/{name}",
+    )

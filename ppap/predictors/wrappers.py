@@ -1,0 +1,56 @@
+"""Networks around networks: one output of several, and mixed precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MixedPrecision", "SelectOutput"]
+
+
+class SelectOutput(nn.Module):
+    """A network of whose several outputs one is the prediction.
+
+    E.g. ``SelectOutput(deeplabv3_resnet50(...), "out")`` or
+    ``SelectOutput(DPTForDepthEstimation(...), "predicted_depth")``.
+
+    Args:
+        network: returns a mapping, or an object with attributes.
+        output: key or name of the one that is taken.
+    """
+
+    def __init__(self, network: nn.Module, output: str) -> None:
+        super().__init__()
+        self.network = network
+        self.output = output
+
+    def forward(self, images: Tensor) -> Any:
+        found = self.network(images)
+        return found[self.output] if isinstance(found, Mapping) else getattr(found, self.output)
+
+
+class MixedPrecision(nn.Module):
+    """A network that computes under autocast, with weights, prediction and gradient in float32.
+
+    Weights stay as they are, so that experts trained in float32 fit, and the small updates that
+    are merged into them are not rounded away.
+
+    Args:
+        network: its prediction is one tensor.
+        dtype: ``torch.bfloat16``, or ``torch.float16``, in which small gradients vanish: its
+            least positive number is 6e-8.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The prediction for (B, C, H, W) images, in their dtype."""
+        with torch.autocast(images.device.type, self.dtype):
+            prediction = self.network(images)
+        return torch.as_tensor(prediction).to(images.dtype)
