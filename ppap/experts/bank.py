@@ -14,7 +14,8 @@ from ppap.experts.absorb import absorbed
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.bank_files import BankDescription, load_expert, save_expert
 from ppap.experts.expert import Expert
-from ppap.experts.grouped import GroupedNetwork, UngroupableError
+from ppap.experts.grouped import GroupedNetwork
+from ppap.experts.grouped_layers import UngroupableError
 from ppap.experts.merging import WrittenWeights
 from ppap.experts.routing import NoiseRanges
 from ppap.files.checkpoints import CheckpointError, fingerprint

@@ -22,7 +22,8 @@ from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases, Full, Norms
 from ppap.experts.adapters.peft import Method, Peft
 from ppap.experts.bank import ExpertBank
-from ppap.experts.released import load_released, released_state, save_peft, save_released
+from ppap.experts.peft_folders import save_peft
+from ppap.experts.released import load_released, released_state, save_released
 from ppap.files.checkpoints import CheckpointError
 from ppap.predictors.predictor import Predictor
 from tests.ppap.networks import images, tiny_predictor
