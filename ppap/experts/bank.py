@@ -19,9 +19,10 @@ from ppap.experts.grouped_layers import UngroupableError
 from ppap.experts.merging import WrittenWeights
 from ppap.experts.routing import NoiseRanges
 from ppap.files.checkpoints import CheckpointError, fingerprint
-from ppap.guidance.guides import LikelihoodGuide
+from ppap.guidance.guides import LikelihoodGuide, Targets
+from ppap.guidance.scale import Scale
 from ppap.predictors.predictor import Predictor
-from ppap.tasks.protocol import Task
+from ppap.tasks.protocol import GuidanceTask, Task
 
 __all__ = ["ExpertBank", "NoiseRanges"]
 
@@ -253,13 +254,15 @@ class ExpertBank(nn.Module):
         self.absorbed = True
         self._grouped = self._group()
 
-    def guide(self, targets: Any, scale: float = 1.0, task: Task | None = None) -> LikelihoodGuide:
+    def guide(
+        self, targets: Targets, scale: Scale = 1.0, task: GuidanceTask | None = None
+    ) -> LikelihoodGuide:
         """A guide towards targets of the bank's task.
 
         Args:
-            targets: one for every sample, such as a class index; or (N, ...) one for each, as
-                a tensor or a list.
-            scale: guidance scale.
+            targets: (N, ...) one for each sample, as a tensor or a list; a class index, or a
+                single row (1, ...), stands for every sample.
+            scale: guidance scale: a number, one per sample, or a function of the noise level.
             task: what predictions mean, if it is not the bank's own.
         """
         return LikelihoodGuide(self.eval(), self.task if task is None else task, targets, scale)

@@ -11,14 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppap.denoisers.public import (
-    CLASSIFIERS,
-    DENOISERS,
-    GlideFlags,
-    UNetFlags,
-    load_denoiser,
-    load_noisy_classifier,
-)
+from ppap.denoisers.catalogue import CLASSIFIERS, DENOISERS
+from ppap.denoisers.flags import GlideFlags, UNetFlags
+from ppap.denoisers.public import load_denoiser, load_noisy_classifier
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.guide import State
