@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+from typing import Any, overload
+
 from torch import Tensor
 
-from ppap.compute.progress import Progress
+from ppap.compute.progress import Progress, reporting
+from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.sampling import sample
 from ppap.diffusion.solver import Sampler, Stepper, plain_step
+from ppap.files.checkpoints import fingerprint
 from ppap.files.images import to_uint8
+from ppap.files.shards import ImageShards, claim_folder, write_shard
 
 __all__ = ["synthesize"]
+
+
+@overload
+def synthesize(
+    denoiser: Denoiser,
+    count: int,
+    sampler: Sampler | None = ...,
+    first_seed: int = ...,
+    batch: int = ...,
+    progress: bool | Progress = ...,
+    stepper: Stepper = ...,
+    folder: None = ...,
+    shard: int = ...,
+) -> Tensor: ...
+
+
+@overload
+def synthesize(
+    denoiser: Denoiser,
+    count: int,
+    sampler: Sampler | None = ...,
+    first_seed: int = ...,
+    batch: int = ...,
+    progress: bool | Progress = ...,
+    stepper: Stepper = ...,
+    folder: str | Path | None = ...,
+    shard: int = ...,
+) -> Tensor | ImageShards: ...
 
 
 def synthesize(
@@ -21,23 +56,76 @@ def synthesize(
     batch: int = 128,
     progress: bool | Progress = False,
     stepper: Stepper = plain_step,
-) -> Tensor:
+    folder: str | Path | None = None,
+    shard: int = 1024,
+) -> Tensor | ImageShards:
     """Draw unguided images, kept as bytes as a data set would be.
+
+    With a folder, images are written there by the shard, and what is there already is not drawn
+    again: an interrupted synthesis goes on where it was, to the same images, and a larger one
+    takes over the shards of a smaller one.
 
     Args:
         denoiser: the unconditional diffusion model.
         count: number of images; the paper's scale is 500 000.
         sampler: DDIM-25 by default, as in the paper.
-        first_seed: image i has seed ``first_seed + i``, so shards join without overlap.
+        first_seed: image i has seed ``first_seed + i``, so parts join without overlap.
         batch: images per network call.
         progress: True shows a bar; a function is told how many images are finished.
         stepper: computes the steps, as for :func:`ppap.diffusion.sampling.sample`.
+        folder: for images that do not fit into memory; new, or that of the same images.
+        shard: images per file of the folder.
 
     Returns:
-        (count, C, H, W) uint8.
+        (count, C, H, W) uint8: a tensor or, with a folder, an image set of which only what is
+        asked for is read (:class:`ppap.files.shards.ImageShards`). Either is what
+        :func:`ppap.experts.transfer.transfer` takes.
+
+    Raises:
+        ValueError: for a shard without images.
+        CheckpointError: if the folder holds images of another denoiser, sampler, seed or shard
+            size, or anything else.
     """
-    seeds = range(first_seed, first_seed + count)
-    images = sample(
-        denoiser, seeds, sampler=sampler, batch=batch, progress=progress, stepper=stepper
-    )
-    return to_uint8(images)
+    if shard < 1:
+        raise ValueError(f"a shard holds at least one image, got {shard}")
+    sampler = DDIM(25) if sampler is None else sampler
+
+    def draw(start: int, stop: int, progress: bool | Progress) -> Tensor:
+        seeds = range(first_seed + start, first_seed + stop)
+        images = sample(
+            denoiser, seeds, sampler=sampler, batch=batch, progress=progress, stepper=stepper
+        )
+        return to_uint8(images)
+
+    if folder is None:
+        return draw(0, count, progress)
+    folder = Path(folder)
+    claim_folder(folder, _manifest(denoiser, sampler, first_seed, shard))
+    found = ImageShards(folder, count, denoiser.shape, shard)
+    missing = found.missing()
+    done = count - sum(stop - start for start, stop in missing)
+    with reporting(progress, count, "synthesis", "images", done) as report:
+        for start, stop in missing:
+            finished = 0
+
+            def advance(done: int, total: int, /, **facts: float) -> None:
+                nonlocal finished
+                report(done - finished, **facts)
+                finished = done
+
+            write_shard(folder, (start, stop), draw(start, stop, advance))
+    return found
+
+
+def _manifest(denoiser: Denoiser, sampler: Sampler, first_seed: int, shard: int) -> dict[str, Any]:
+    """What decides a folder's images, rounding aside."""
+    levels = denoiser.schedule.alphas_cumprod
+    return {
+        "format": 1,
+        "shape": denoiser.shape,
+        "weights": fingerprint(dict(denoiser.named_parameters()) | dict(denoiser.named_buffers())),
+        "schedule": hashlib.sha256(levels.tobytes()).hexdigest()[:16],
+        "sampler": {"kind": type(sampler).__name__, **vars(sampler)},
+        "first_seed": first_seed,
+        "shard": shard,
+    }

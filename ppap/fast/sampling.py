@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ppap.diffusion.guide import Guide
 from ppap.diffusion.sampling import Step
 from ppap.diffusion.solver import Sampler, plain_step
 from ppap.fast.path import FastPath
+from ppap.files.shards import ImageShards
 
 __all__ = ["fast_path", "sample", "synthesize"]
 
@@ -84,11 +86,15 @@ def synthesize(
     batch: int = 128,
     progress: bool | Progress = False,
     fast: FastPath | bool | None = None,
-) -> Tensor:
+    folder: str | Path | None = None,
+    shard: int = 1024,
+) -> Tensor | ImageShards:
     """:func:`ppap.diffusion.synthesis.synthesize`, with ``fast`` as for :func:`sample`."""
     path = fast_path(denoiser, min(batch, count), fast)
     stepper = plain_step if path is None else path.step
-    return synthesis.synthesize(denoiser, count, sampler, first_seed, batch, progress, stepper)
+    return synthesis.synthesize(
+        denoiser, count, sampler, first_seed, batch, progress, stepper, folder, shard
+    )
 
 
 def fast_path(denoiser: Denoiser, batch: int, fast: FastPath | bool | None) -> FastPath | None:

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from ppap.compute import precision
 from ppap.compute.precision import PrecisionError
-from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.schedule import linear_schedule
-from ppap.diffusion.synthesis import synthesize
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.parts import Full
 from ppap.experts.bank import ExpertBank
@@ -21,7 +19,7 @@ from ppap.experts.training import Training
 from ppap.experts.transfer import transfer
 from ppap.files.images import from_uint8, to_uint8
 from ppap.tasks.classes import ClassTask
-from tests.ppap.networks import images, tiny_denoiser, tiny_predictor
+from tests.ppap.networks import images, tiny_predictor
 
 SHORT = Training(steps=10, batch=8, learning_rate=1e-2)
 SCHEDULE = linear_schedule()
@@ -181,13 +179,6 @@ def test_without_native_bfloat16_training_is_refused_or_chooses_float32_and_says
     )
     (line,) = caplog.messages
     assert "no native bfloat16: computing in float32" in line
-
-
-def test_synthesis_in_shards_is_synthesis_at_once() -> None:
-    whole = synthesize(tiny_denoiser(), 6, DDIM(5), first_seed=10)
-    parts = [synthesize(tiny_denoiser(), 3, DDIM(5), first_seed=s, batch=2) for s in (10, 13)]
-    assert whole.dtype == torch.uint8
-    assert (whole.int() - torch.cat(parts).int()).abs().max() <= 1
 
 
 def test_bytes_round_trip() -> None:

@@ -1,0 +1,138 @@
+"""Synthesis: images of the unguided model, at once, in parts, or into a folder that can wait."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.schedule import cosine_schedule, linear_schedule
+from ppap.diffusion.synthesis import synthesize
+from ppap.experts.adapters.adapter import ppap_adapter
+from ppap.experts.bank import ExpertBank
+from ppap.experts.training import Training
+from ppap.experts.transfer import transfer
+from ppap.files.checkpoints import CheckpointError
+from ppap.files.shards import ImageShards
+from tests.ppap.networks import SHAPE, tiny_denoiser, tiny_predictor
+
+SHARDED: dict[str, Any] = {"sampler": DDIM(5), "first_seed": 10, "batch": 2, "shard": 4}
+
+
+def in_folder(folder: Path, count: int = 10, **options: Any) -> ImageShards:
+    found = synthesize(tiny_denoiser(), count, folder=folder, **SHARDED | options)
+    assert isinstance(found, ImageShards)
+    return found
+
+
+def test_synthesis_in_parts_is_synthesis_at_once() -> None:
+    whole = synthesize(tiny_denoiser(), 6, DDIM(5), first_seed=10)
+    parts = [synthesize(tiny_denoiser(), 3, DDIM(5), first_seed=s, batch=2) for s in (10, 13)]
+    assert whole.dtype == torch.uint8
+    assert (whole.int() - torch.cat(parts).int()).abs().max() <= 1
+
+
+def test_a_folder_holds_what_would_be_in_memory(tmp_path: Path) -> None:
+    found = in_folder(tmp_path / "synthetic")
+    whole = synthesize(tiny_denoiser(), 10, DDIM(5), 10, batch=2)
+    assert found.shape == (10, *SHAPE)
+    assert torch.equal(found[:], whole)
+    names = sorted(path.name for path in (tmp_path / "synthetic").iterdir())
+    assert names == [
+        "00000000-00000004.npy",
+        "00000004-00000008.npy",
+        "00000008-00000010.npy",
+        "images.json",
+    ]
+
+
+def test_an_interrupted_synthesis_goes_on_to_the_same_images(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int, /, **facts: float) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        in_folder(tmp_path / "cut", progress=interrupt)
+    shard = tmp_path / "cut" / "00000000-00000004.npy"
+    assert sorted(path.name for path in (tmp_path / "cut").glob("*.npy")) == [shard.name]
+    before = shard.stat().st_mtime_ns
+
+    calls = 0
+
+    def count_calls(done: int, total: int, /, **facts: float) -> None:
+        nonlocal calls
+        calls += 1
+        assert total == 10
+        assert done == 4 + 2 * calls  # what was there is not drawn again
+
+    resumed = in_folder(tmp_path / "cut", progress=count_calls)
+    assert calls == 3
+    assert shard.stat().st_mtime_ns == before
+    assert torch.equal(resumed[:], in_folder(tmp_path / "uncut")[:])
+
+
+def test_a_larger_synthesis_takes_over_the_shards_of_a_smaller(tmp_path: Path) -> None:
+    in_folder(tmp_path / "grown", 6)
+    assert torch.equal(in_folder(tmp_path / "grown")[:], in_folder(tmp_path / "at-once")[:])
+    assert torch.equal(in_folder(tmp_path / "grown", 6)[:], in_folder(tmp_path / "at-once")[:6])
+
+
+def other_schedule(denoiser: Denoiser) -> Denoiser:
+    return Denoiser(denoiser.network, cosine_schedule(), SHAPE)
+
+
+def other_weights(denoiser: Denoiser) -> Denoiser:
+    return Denoiser(torch.nn.Conv2d(3, 3, 1), linear_schedule(), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "said"),
+    [
+        (other_schedule, {}, "schedule"),
+        (other_weights, {}, "weights"),
+        (None, {"sampler": replace(SHARDED["sampler"], eta=1.0)}, "sampler"),
+        (None, {"first_seed": 0}, "first_seed 10, not 0"),
+        (None, {"shard": 5}, "shard 4, not 5"),
+    ],
+)
+def test_a_folder_of_other_images_is_refused(
+    tmp_path: Path, change: Any, options: dict[str, Any], said: str
+) -> None:
+    in_folder(tmp_path, 2)
+    written = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    denoiser = change(tiny_denoiser()) if change else tiny_denoiser()
+    with pytest.raises(CheckpointError, match=said):
+        synthesize(denoiser, 2, folder=tmp_path, **SHARDED | options)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == written
+
+
+def test_the_manifest_says_what_decides_the_images(tmp_path: Path) -> None:
+    in_folder(tmp_path, 2)
+    manifest = json.loads((tmp_path / "images.json").read_text())
+    assert manifest["shape"] == list(SHAPE)
+    assert manifest["sampler"] == {"kind": "DDIM", "steps": 5, "eta": 0.0, "clip": True}
+    assert (manifest["first_seed"], manifest["shard"]) == (10, 4)
+
+
+def test_experts_train_on_a_folder_as_on_a_tensor(tmp_path: Path) -> None:
+    training = Training(steps=6, batch=8, learning_rate=1e-2)
+
+    def state(images: Tensor | ImageShards) -> Tensor:
+        bank = ExpertBank(tiny_predictor(), 2, ppap_adapter(2))
+        transfer(bank, tiny_denoiser(), images, training=training)
+        return torch.cat([parameter.flatten() for parameter in bank.experts.parameters()])
+
+    stored = in_folder(tmp_path)
+    assert torch.equal(state(stored), state(stored[:]))
+
+
+def test_a_shard_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one image"):
+        in_folder(tmp_path, shard=0)
