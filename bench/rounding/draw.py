@@ -69,7 +69,7 @@ def draw(condition: Condition, samples: int, steps: int, work: Path) -> dict[str
         if guidance.predictor is not None:
             guide = bank_of(guidance.predictor, steps, work).guide(targets, guidance.scale)
         images = ppap.sample(
-            denoiser, ppap.DDIM(25), seeds.tolist(), guide, batch=condition.batch, fast=fast
+            denoiser, seeds.tolist(), guide, ppap.DDIM(25), batch=condition.batch, fast=fast
         )
         found[str(guidance)] = images.flip(0) if condition.reverse else images
     return found
