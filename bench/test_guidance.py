@@ -14,6 +14,7 @@ from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.solver import Stepper, plain_step
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
+from ppap.fast.views import view_of
 from ppap.guidance.guides import naive_guide
 from ppap.tasks.tasks import ClassTask
 
@@ -100,11 +101,8 @@ def test_synthesis(measure: Measure, way: str) -> None:
 def test_switch(measure: Measure, way: str) -> None:
     """From one expert to the next; the reference has no switch, it merges at each of 5 calls."""
     bank = bank_of("resnet")
-    guide, x_t = bank.guide(TARGETS, SCALE), noisy()
-    fast = FastPath(denoiser(), BATCH, compile=False)
-    terms = fast._terms(guide, 0)
-    assert terms is not None
-    view = terms[0][0].view
+    view = view_of(bank)
+    assert view is not None
     experts = ReferenceExperts(bank)
     turn = [0]
 
@@ -112,7 +110,7 @@ def test_switch(measure: Measure, way: str) -> None:
         turn[0] += 1
         number = turn[0] % EXPERTS
         if way == "fast path":
-            view.switch(200 * number)
+            view.switch(200 * number, thorough=False)
         elif way == "plain":
             bank.effective(number)
         else:
@@ -120,7 +118,6 @@ def test_switch(measure: Measure, way: str) -> None:
             for _ in range(EXPERTS):
                 bank.adapter.effective(base, experts.own[number])
 
-    del x_t
     measure("expert switch, five calls under one expert, resnet", way, switch, rounds=25)
 
 

@@ -30,6 +30,9 @@ class Traced(nn.Module):
         arguments: examples.
         frozen: whether the first argument, a list of weights, becomes the module's own; the
             call then leaves it out.
+
+    Attributes:
+        half_precision: whether anything in it is computed in half precision.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Traced(nn.Module):
         graph.graph.eliminate_dead_code()
         graph.recompile()
         self.graph = graph
+        self.half_precision = any(_is_half(node.meta.get("val")) for node in graph.graph.nodes)
         self.weights = len(arguments[0]) if frozen else 0
         self.own = len(own)
         for number, tensor in enumerate(own):
@@ -60,6 +64,10 @@ class Traced(nn.Module):
         inputs = tree_leaves(arguments)
         found: list[Tensor] = self.graph(*own[: self.weights], *inputs, *own[self.weights :])
         return found
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
 
 
 def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:

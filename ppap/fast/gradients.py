@@ -2,60 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ppap.compute.tracing import Traced
-from ppap.fast.views import View
-from ppap.guidance.guides import LikelihoodGuide
+from ppap.diffusion.guide import Guide
+from ppap.fast.agreement import agree, logger
+from ppap.fast.views import View, view_of
+from ppap.guidance.guides import LikelihoodGuide, NoiseAwareModel, SumOfGuides
 from ppap.tasks.protocol import GuidanceTask
 
-__all__ = ["Gradient", "total_gradient"]
+__all__ = ["Gradient", "Gradients", "Term"]
 
 Compiled = Callable[..., Any]
+Compiler = Callable[[Traced, tuple[Any, ...]], Compiled]
 
 
-@dataclass
 class Gradient:
-    """The gradient in x_t of the log-likelihood under one model and task, per batch size."""
+    """The gradient in x_t of the log-likelihood under one model and task.
 
-    view: View
-    task: GuidanceTask
-    compiler: Callable[..., Compiled]
-    compiled: dict[tuple[object, ...], Compiled] = field(default_factory=dict)
+    Args:
+        view: the model as a function of its weights.
+        model: the model itself, which the graph is compared with.
+        task: what its predictions mean.
+        compiler: of graphs.
+    """
+
+    def __init__(
+        self, view: View, model: NoiseAwareModel, task: GuidanceTask, compiler: Compiler
+    ) -> None:
+        self.view = view
+        self.model = model
+        self.task = task
+        self._compiler = compiler
+        self._compiled: dict[tuple[object, ...], Compiled | None] = {}
+
+    def prepare(self, x_t: Tensor, timesteps: Tensor, targets: Tensor) -> bool:
+        """Compile for inputs of these shapes; False if the model must be run as it is.
+
+        That is so if it cannot be traced, or if the graph's result is another than its own.
+        """
+        key = self._key(x_t, targets)
+        if key not in self._compiled:
+            self._compiled[key] = self._graph(x_t, timesteps, targets)
+        return self._compiled[key] is not None
 
     def __call__(self, x_t: Tensor, timesteps: Tensor, targets: Tensor) -> Tensor:
-        weights = self.view.weights()
-        key = x_t.shape, x_t.dtype, x_t.device, targets.shape, targets.dtype
-        if key not in self.compiled:
-
-            def run(weights: list[Tensor], x: Tensor, t: Tensor, targets: Tensor) -> list[Tensor]:
-                with torch.enable_grad():
-                    x = x.detach().requires_grad_()
-                    likelihood = self.task.log_likelihood(self.view.run(weights, x, t), targets)
-                    (gradient,) = torch.autograd.grad(likelihood.sum(), x)
-                return [gradient]
-
-            arguments = (weights, x_t, timesteps, targets)
-            self.compiled[key] = self.compiler(Traced(run, arguments, frozen=False), arguments)
-        (gradient,) = self.compiled[key](weights, x_t, timesteps, targets)
+        """(B, C, H, W) for inputs that were prepared for."""
+        graph = self._compiled[self._key(x_t, targets)]
+        assert graph is not None
+        (gradient,) = graph(self.view.weights(), x_t, timesteps, targets)
         assert isinstance(gradient, Tensor)
         return gradient
 
+    def _key(self, x_t: Tensor, targets: Tensor) -> tuple[object, ...]:
+        shapes = x_t.shape, x_t.dtype, x_t.device, targets.shape, targets.dtype
+        return self.view.generation, *shapes
 
-def total_gradient(
-    terms: list[tuple[Gradient, LikelihoodGuide]],
-    targets: list[Tensor],
-    x_t: Tensor,
-    timesteps: Tensor,
+    def _graph(self, x_t: Tensor, timesteps: Tensor, targets: Tensor) -> Compiled | None:
+        def run(weights: list[Tensor], x: Tensor, t: Tensor, targets: Tensor) -> list[Tensor]:
+            def model(x: Tensor, t: Tensor) -> Any:
+                return self.view.run(weights, x, t)
+
+            return [likelihood_gradient(model, self.task, x, t, targets)]
+
+        arguments = (self.view.weights(), x_t, timesteps, targets)
+        try:
+            traced = Traced(run, arguments, frozen=False)
+            compiled = self._compiler(traced, arguments)
+            (found,) = compiled(*arguments)
+        except Exception as error:  # noqa: BLE001 whatever a model does that no graph can hold
+            logger.warning("%s is run as it is: %s", _name(self.model), error)
+            return None
+        expected = likelihood_gradient(self.model, self.task, x_t, timesteps, targets)
+        if not agree(found, expected, traced.half_precision):
+            logger.warning(
+                "%s is run as it is: its graph gives another gradient", _name(self.model)
+            )
+            return None
+        return compiled
+
+
+Term = tuple[Gradient, LikelihoodGuide]
+
+
+class Gradients:
+    """The compiled gradients that guides have asked for so far, by model and task."""
+
+    def __init__(self, compiler: Compiler) -> None:
+        self._compiler = compiler
+        self._known: dict[tuple[Hashable, Hashable], Gradient | None] = {}
+
+    def terms(self, guide: Guide, timestep: int, thorough: bool = True) -> list[Term] | None:
+        """What a guide sums, switched to a timestep; None if only the guide itself knows."""
+        parts = guide.parts if type(guide) is SumOfGuides else (guide,)
+        terms = []
+        for part in parts:
+            if type(part) is not LikelihoodGuide:
+                return None
+            gradient = self._of(part)
+            if gradient is None:
+                return None
+            gradient.view.switch(timestep, thorough)
+            terms.append((gradient, part))
+        return terms
+
+    def _of(self, guide: LikelihoodGuide) -> Gradient | None:
+        key = cast(tuple[Hashable, Hashable], (guide.model, guide.task))
+        try:
+            hash(key)
+        except TypeError:
+            return None
+        if key not in self._known:
+            view = view_of(guide.model)
+            self._known[key] = (
+                None if view is None else Gradient(view, guide.model, guide.task, self._compiler)
+            )
+        return self._known[key]
+
+
+def likelihood_gradient(
+    model: NoiseAwareModel, task: GuidanceTask, x_t: Tensor, timesteps: Tensor, targets: Tensor
 ) -> Tensor:
-    """The scaled gradients' sum; their scales are numbers."""
-    parts = []
-    for (gradient, guide), aim in zip(terms, targets, strict=True):
-        assert isinstance(guide.scale, int | float)
-        parts.append(guide.scale * gradient(x_t, timesteps, aim))
-    return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+    """Gradient in x_t: (B, C, H, W) of log p(target | model(x_t, t)), not scaled."""
+    with torch.enable_grad():
+        x = x_t.detach().requires_grad_()
+        likelihood = task.log_likelihood(model(x, timesteps), targets)
+        (gradient,) = torch.autograd.grad(likelihood.sum(), x)
+    return gradient
+
+
+def _name(model: NoiseAwareModel) -> str:
+    return type(model).__name__

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["CapturedFunction"]
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
+from ppap.diffusion.denoiser import Prediction
+from ppap.diffusion.schedule import Schedule
+from ppap.diffusion.solver import Sampler, Update
+from ppap.fast.gradients import Term
+from ppap.fast.update import fused_update, image_ahead, step_coefficients
+
+__all__ = ["CapturedFunction", "StepGraphs", "can_capture"]
 
 WARM_UPS = 3
 
@@ -32,3 +40,81 @@ class CapturedFunction:
             static.copy_(value)
         self.graph.replay()
         return self.output.clone()
+
+
+class StepGraphs:
+    """Steps by their graphs: denoiser and gradient on a stream each, then the update.
+
+    Args:
+        predict: the denoiser, compiled.
+    """
+
+    def __init__(self, predict: Callable[[Tensor, Tensor], Prediction]) -> None:
+        self._predict = predict
+        self._captured: dict[tuple[object, ...], CapturedFunction] = {}
+
+    def clear(self) -> None:
+        """Forget all graphs, for the denoiser is another."""
+        self._captured.clear()
+
+    def __call__(
+        self,
+        sampler: Sampler,
+        schedule: Schedule,
+        index: int,
+        x_t: Tensor,
+        timesteps: Tensor,
+        terms: Sequence[Term],
+        targets: Sequence[Tensor],
+        noise: Tensor | None,
+    ) -> Update:
+        """The step that :func:`can_capture` said can be one graph.
+
+        Args:
+            sampler: DDIM or DDPM.
+            schedule: the respaced schedule.
+            index: position in it.
+            x_t: (B, C, H, W).
+            timesteps: (B,).
+            terms: what guides, prepared; their scales are numbers.
+            targets: (B, ...) of each term.
+            noise: (B, C, H, W) standard normal, for samplers that need it.
+        """
+        coefficients = step_coefficients(sampler, schedule, index, len(x_t), x_t.device)
+        assert coefficients is not None
+        inputs = [x_t, timesteps, *targets, *coefficients.values()]
+        inputs += [] if noise is None else [noise]
+        key = (
+            repr(sampler), noise is None, x_t.shape, x_t.dtype,
+            tuple((term, term.view.generation, guide.scale) for term, guide in terms),
+            tuple((target.shape, target.dtype) for target in targets),
+        )  # fmt: skip
+        if key not in self._captured:
+            names, side = list(coefficients), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+            def step(x: Tensor, t: Tensor, *rest: Tensor) -> Tensor:
+                aims, rest = rest[: len(targets)], rest[len(targets) :]
+                found = dict(zip(names, rest, strict=False))
+                fresh = rest[len(names)] if len(rest) > len(names) else None
+                here = torch.cuda.current_stream()
+                side.wait_stream(here)
+                gradient = None
+                with torch.cuda.stream(side):
+                    for (term, guide), aim in zip(terms, aims, strict=True):
+                        part = guide.scale * term(x, t, aim)  # type: ignore[operator]
+                        gradient = part if gradient is None else gradient + part
+                prediction = self._predict(x, t)
+                here.wait_stream(side)
+                after = fused_update(sampler, found, x, prediction, gradient, fresh)
+                image = image_ahead(sampler, found["signal"], x, prediction, gradient)
+                return torch.stack([after, image] if gradient is None else [after, image, gradient])
+
+            self._captured[key] = CapturedFunction(step, inputs)
+        after, image, *gradients = self._captured[key](inputs)
+        return Update(after, image, gradients[0] if gradients else None)
+
+
+def can_capture(sampler: Sampler, terms: Sequence[Term]) -> bool:
+    """Whether a step on a GPU is one graph: DDIM or DDPM, guided at scales that are numbers."""
+    numbers = all(isinstance(guide.scale, int | float) for _, guide in terms)
+    return numbers and type(sampler) in (DDIM, DDPM)

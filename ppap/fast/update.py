@@ -22,15 +22,18 @@ __all__ = ["fused_step", "fused_update", "image_ahead", "step_coefficients"]
 def step_coefficients(
     sampler: Sampler, schedule: Schedule, index: int, batch: int, device: torch.device
 ) -> dict[str, Tensor] | None:
-    """What the fused update multiplies by, (B,) float32 each; None for an unknown sampler."""
+    """What the fused update multiplies by, (B,) float32 each; None if it is another's.
+
+    Classes derived from DDIM or DDPM may have overridden the step, and count as others.
+    """
     level, before = schedule.alphas_cumprod[index], schedule.alphas_cumprod_prev[index]
     found: dict[str, float]
-    if isinstance(sampler, DDIM):
+    if type(sampler) is DDIM:
         # Differences from 1 in float32, as in the plain step.
         one, a, b = np.float32(1), np.float32(level), np.float32(before)
         sigma = sampler.eta * np.sqrt((one - b) / (one - a)) * np.sqrt(one - a / b)
         found = {"signal": level, "signal_prev": before, "sigma": float(sigma)}
-    elif isinstance(sampler, DDPM):
+    elif type(sampler) is DDPM:
         beta = schedule.betas[index]
         variance, log_variance = step_variance(schedule, index, sampler.fixed_variance)
         found = {
@@ -69,13 +72,13 @@ def fused_update(
         noise: (B, C, H, W) standard normal.
     """
     c = coefficients
-    if isinstance(sampler, DDIM):
+    if type(sampler) is DDIM:
         fresh = noise if sampler.eta > 0 else None
         return guided_ddim_step(
             x_t, prediction.epsilon, c["signal"], c["signal_prev"], c["sigma"],
             gradient, fresh, sampler.clip,
         )  # fmt: skip
-    assert isinstance(sampler, DDPM)
+    assert type(sampler) is DDPM
     assert noise is not None
     variance: Tensor | None = c["variance"]
     log_variance = c["log_variance"]

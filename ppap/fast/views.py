@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ppap.compute.changes import Watch
 from ppap.compute.folding import FoldedNetwork
 from ppap.compute.tracing import laid_out, state_of
 from ppap.experts.bank import ExpertBank
@@ -16,28 +18,43 @@ from ppap.predictors.predictor import Function, Predictor
 
 __all__ = ["BankView", "PredictorView", "View", "view_of"]
 
-Weights = dict[str, Tensor]
-
 
 class View:
     """A noise-aware model as a function of static weights.
 
     Args:
         model: called as (x_t, timesteps).
+
+    Attributes:
+        generation: rises when graphs that were traced through this view no longer fit.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._static: Weights = {}
+        self.generation = 0
+        self._static: dict[str, Tensor] = {}
+        self._watch = Watch()
+        self._stale = True
 
-    def effective(self) -> Weights:
+    def watched(self) -> Iterable[Tensor]:
+        """Whatever the static weights are computed from."""
+        return state_of(self.model).values()
+
+    def effective(self) -> dict[str, Tensor]:
         """Parameters and buffers that the model runs with now."""
         return state_of(self.model)
 
-    def switch(self, timestep: int) -> None:
-        """Make the static weights those of a timestep."""
-        if not self._static:
+    def switch(self, timestep: int, thorough: bool = True) -> None:
+        """Make the static weights those that the model has now, at a timestep.
+
+        Args:
+            timestep: original timestep of the whole batch.
+            thorough: as of :meth:`ppap.compute.changes.Watch.changed`.
+        """
+        del timestep
+        if self._watch.changed(self.watched, thorough) or self._stale:
             self._write(self.effective())
+            self._stale = False
 
     def weights(self) -> list[Tensor]:
         """The static weights, in the order that :meth:`run` expects."""
@@ -48,13 +65,18 @@ class View:
         state = dict(zip(self._static, weights, strict=True))
         return functional_call(self.model, state, (x_t, timesteps))
 
-    def _write(self, values: Weights) -> None:
+    def _write(self, values: dict[str, Tensor]) -> None:
         """Into the static buffers, in place, so that whoever holds them sees the new values."""
+        if {name: _kind(value) for name, value in values.items()} != {
+            name: _kind(value) for name, value in self._static.items()
+        }:
+            self.generation += 1
+            self._static = {
+                name: laid_out(value.detach().clone()) for name, value in values.items()
+            }
+            return
         for name, value in values.items():
-            if name not in self._static:
-                self._static[name] = laid_out(value.detach().clone())
-            else:
-                self._static[name].copy_(value)
+            self._static[name].copy_(value)
 
 
 class PredictorView(View):
@@ -65,8 +87,23 @@ class PredictorView(View):
         self.predictor = predictor
         self.normalised = normalised
         self.folded = FoldedNetwork(predictor.network)
+        self._around = Watch()
+        self._network = predictor.network
 
-    def effective(self) -> Weights:
+    def switch(self, timestep: int, thorough: bool = True) -> None:
+        predictor = self.predictor
+        if predictor.network is not self._network:
+            self._network, self.folded = predictor.network, FoldedNetwork(predictor.network)
+            self._static, self._stale = {}, True
+        # What images are normalised by is a constant of the graphs.
+        if self._around.changed(lambda: (predictor.mean, predictor.std), thorough):
+            self.generation += 1
+        super().switch(timestep, thorough)
+
+    def watched(self) -> Iterable[Tensor]:
+        return state_of(self.predictor.network).values()
+
+    def effective(self) -> dict[str, Tensor]:
         return self.folded.weights(state_of(self.predictor.network))
 
     def run(self, weights: list[Tensor], x_t: Tensor, timesteps: Tensor) -> Any:
@@ -82,26 +119,41 @@ class BankView(PredictorView):
     def __init__(self, bank: ExpertBank) -> None:
         super().__init__(bank.predictor, bank.normalised)
         self.bank = bank
-        self._now: tuple[int, ...] = ()
+        self._expert = -1
 
-    def switch(self, timestep: int) -> None:
+    def switch(self, timestep: int, thorough: bool = True) -> None:
         number = int(self.bank.ranges.expert_of(torch.tensor([timestep])))
-        expert = self.bank.expert(number)
-        tensors = (*expert.parameters(), *expert.buffers())
-        now = (number, *(tensor._version for tensor in tensors))  # it may have trained meanwhile
-        if now != self._now:
-            buffers = dict(self.bank.predictor.network.named_buffers())
-            self._write(self.folded.weights(buffers | self.bank.merged(number)))
-            self._now = now
+        if number != self._expert:
+            self._expert = number
+            self._stale = True
+        super().switch(timestep, thorough)
+
+    def watched(self) -> Iterable[Tensor]:
+        experts = self.bank.experts
+        return *super().watched(), *experts.parameters(), *experts.buffers()
+
+    def effective(self) -> dict[str, Tensor]:
+        buffers = dict(self.predictor.network.named_buffers())
+        return self.folded.weights(buffers | self.bank.merged(self._expert))
 
 
 def view_of(model: Any) -> View | None:
-    """How a guide's model is compiled; None if it is nothing that has weights."""
-    if isinstance(model, ExpertBank):
+    """How a guide's model is compiled; None if only it knows what it computes.
+
+    That is so of plain functions, which may do something else at every call, and of classes
+    derived from the library's own, which may have overridden anything.
+    """
+    if type(model) is ExpertBank:
         return BankView(model)
-    if isinstance(model, IgnoreTimestep):
+    if type(model) is IgnoreTimestep:
         predictor = model.predictor
-        # What a plain function does from call to call cannot be known: it is not traced.
-        known = isinstance(predictor, Predictor) and not isinstance(predictor.network, Function)
-        return PredictorView(cast(Predictor, predictor)) if known else None
-    return View(model) if isinstance(model, nn.Module) else None
+        if type(predictor) is Predictor and not isinstance(predictor.network, Function):
+            return PredictorView(predictor)
+        return None
+    if isinstance(model, ExpertBank) or not isinstance(model, nn.Module):
+        return None
+    return View(model)
+
+
+def _kind(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.shape, tensor.dtype, tensor.device

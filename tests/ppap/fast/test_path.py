@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,8 +17,6 @@ from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.solver import Sampler, plain_step
 from ppap.experts.adapters import Adapter, Biases, Full, Lora, ppap_adapter
 from ppap.experts.bank import ExpertBank
-from ppap.fast import path as fastpath
-from ppap.fast.graphs import CapturedFunction
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
 from ppap.guidance.guides import Guide, LikelihoodGuide, SumOfGuides, naive_guide
@@ -143,69 +139,3 @@ def test_a_batch_that_is_too_large_is_refused() -> None:
     denoiser = tiny_denoiser()
     with pytest.raises(ValueError, match="up to 4 images, got 6"):
         sample(denoiser, 6, None, DDIM(5), fast=FastPath(denoiser, 4, compile=False))
-
-
-class FakeStream:
-    def __init__(self, log: list[str]) -> None:
-        self.log = log
-
-    def wait_stream(self, other: FakeStream) -> None:
-        assert other is not self
-        self.log.append("wait")
-
-
-def test_the_captured_step_is_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs on a GPU, with streams and graphs that merely run their work at replay."""
-    log: list[str] = []
-    main = FakeStream(log)
-    recorded: list[Callable[[], object]] = []
-
-    @contextmanager
-    def stream(_: FakeStream) -> Iterator[None]:
-        log.append("side")
-        yield
-
-    class Graph:
-        def replay(self) -> None:
-            recorded[-1]()
-
-    class Captured(CapturedFunction):
-        """Runs the function again where a graph would replay its kernels."""
-
-        def __init__(self, function: Callable[..., Tensor], inputs: list[Tensor]) -> None:
-            super().__init__(function, inputs)
-            recorded.append(lambda: self.output.copy_(function(*self.inputs)))
-
-    @contextmanager
-    def capture(_: Any) -> Iterator[None]:
-        log.append("capture")
-        yield
-
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: FakeStream(log))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: main)
-    monkeypatch.setattr(torch.cuda, "stream", stream)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(fastpath, "CapturedFunction", Captured)
-    guide = smooth_bank().guide(TARGETS, 5.0)
-    for sampler in (DDIM(10), DDPM(12)):
-        denoiser = learned_denoiser()
-        fast = FastPath(denoiser, COUNT, compile=False)
-        schedule = denoiser.schedule.respace(sampler.spacing)
-        noise = images(COUNT, 5) if sampler.stochastic else None
-        for index in (9, 2, 0):
-            x_t = images(COUNT, index)
-            timesteps = torch.full((COUNT,), int(schedule.timesteps[index]))
-            terms = fast._terms(guide, int(timesteps[0]))
-            assert terms is not None
-            with torch.no_grad():
-                found = fast._graphed(
-                    sampler, schedule, index, x_t, timesteps, terms, [TARGETS], noise
-                )
-            expected = FastPath(denoiser, COUNT, compile=False).step(
-                sampler, schedule, index, State(x_t, timesteps, denoiser), guide, noise
-            )
-            for part in ("x", "x_0", "gradient"):
-                torch.testing.assert_close(getattr(found, part), getattr(expected, part))
-    assert log.count("capture") == 2  # one graph per sampler, whatever the expert
-    assert log.count("side") == log.count("capture") * (1 + 3 + 1) + 6

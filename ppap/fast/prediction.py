@@ -1,0 +1,86 @@
+"""The denoiser's prediction as a traced graph in which its weights are constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from ppap.compute.changes import Watch
+from ppap.compute.tracing import Traced, laid_out, state_of
+from ppap.diffusion.denoiser import Denoiser, Prediction
+from ppap.fast.agreement import agree, logger
+
+__all__ = ["CompiledDenoiser"]
+
+Compiler = Callable[..., Callable[..., Any]]
+
+
+class CompiledDenoiser:
+    """(x_t, timesteps) -> prediction, at fixed shapes.
+
+    Args:
+        denoiser: what is compiled; run as it is if it cannot be, or if its graph gives another
+            result.
+        compiler: of graphs, called with ``freezing=True``.
+    """
+
+    def __init__(self, denoiser: Denoiser, compiler: Compiler) -> None:
+        self.denoiser = denoiser
+        self._compiler = compiler
+        self._watch = Watch()
+        self._graphs: dict[tuple[object, ...], Callable[..., Any]] = {}
+
+    def refresh(self, thorough: bool = True) -> bool:
+        """Forget the graphs if the denoiser's weights are others than before; whether they are.
+
+        Args:
+            thorough: as of :meth:`ppap.compute.changes.Watch.changed`.
+        """
+        changed = self._watch.changed(lambda: state_of(self.denoiser).values(), thorough)
+        if changed:
+            self._graphs.clear()
+        return changed
+
+    def __call__(self, x_t: Tensor, timesteps: Tensor) -> Prediction:
+        """As the denoiser's own, for (B, C, H, W) images and (B,) timesteps."""
+        key = x_t.shape, x_t.dtype, x_t.device
+        if key not in self._graphs:
+            self._graphs[key] = self._graph(x_t, timesteps)
+        return Prediction(*self._graphs[key](x_t, timesteps))
+
+    def _plain(self, x_t: Tensor, timesteps: Tensor) -> list[Tensor]:
+        return _parts(self.denoiser(x_t, timesteps))
+
+    def _graph(self, x_t: Tensor, timesteps: Tensor) -> Callable[..., Any]:
+        state = state_of(self.denoiser)
+        names = list(state)
+        weights = [laid_out(value.detach().to(x_t.device)) for value in state.values()]
+
+        def run(weights: list[Tensor], x: Tensor, t: Tensor) -> list[Tensor]:
+            state = dict(zip(names, weights, strict=True))
+            return _parts(functional_call(self.denoiser, state, (x, t)))
+
+        try:
+            traced = Traced(run, (weights, x_t, timesteps), frozen=True)
+            compiled = self._compiler(traced, (x_t, timesteps), freezing=True)
+            found = compiled(x_t, timesteps)
+        except Exception as error:  # noqa: BLE001 whatever a network does that no graph can hold
+            logger.warning("the denoiser is run as it is: %s", error)
+            return self._plain
+        with torch.no_grad():
+            expected = self._plain(x_t, timesteps)
+        if not all(
+            agree(a, b, traced.half_precision) for a, b in zip(found, expected, strict=True)
+        ):
+            logger.warning("the denoiser is run as it is: its graph gives another result")
+            return self._plain
+        return compiled
+
+
+def _parts(prediction: Prediction) -> list[Tensor]:
+    fraction = prediction.variance_fraction
+    return [prediction.epsilon] if fraction is None else [prediction.epsilon, fraction]

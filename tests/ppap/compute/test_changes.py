@@ -1,0 +1,99 @@
+"""Every way in which weights change is noticed, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from ppap.compute.changes import Watch
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+
+
+def watched(module: nn.Module) -> Callable[[], list[torch.Tensor]]:
+    return lambda: [*module.parameters(), *module.buffers()]
+
+
+@torch.no_grad()
+def written(module: nn.Module) -> None:
+    module[2].weight[0, 0] += 1e-4
+
+
+@torch.no_grad()
+def optimised(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.SGD(module.parameters(), 1e-3).step()
+
+
+def replaced(module: nn.Module) -> None:
+    module[0].weight = nn.Parameter(module[0].weight.detach() + 1)
+
+
+def reloaded(module: nn.Module) -> None:
+    module.load_state_dict({name: value + 1 for name, value in module.state_dict().items()})
+
+
+def assigned(module: nn.Module) -> None:
+    state = {name: value + 1 for name, value in module.state_dict().items()}
+    module.load_state_dict(state, assign=True)
+
+
+def converted(module: nn.Module) -> None:
+    module.double()
+
+
+WRITES = (written, optimised, replaced, reloaded, assigned, converted)
+
+
+@pytest.mark.parametrize("change", WRITES, ids=lambda change: change.__name__)
+def test_a_change_is_noticed_once(change: Callable[[nn.Module], None]) -> None:
+    module, watch = network(), Watch()
+    assert watch.changed(watched(module))
+    assert not watch.changed(watched(module))
+    change(module)
+    assert watch.changed(watched(module))
+    assert not watch.changed(watched(module))
+
+
+@pytest.mark.parametrize("change", [written, optimised, reloaded, converted])
+def test_a_glance_notices_what_is_written_to_the_tensors(
+    change: Callable[[nn.Module], None],
+) -> None:
+    module, watch = network(), Watch()
+    assert watch.changed(watched(module), thorough=False)
+    assert not watch.changed(watched(module), thorough=False)
+    change(module)
+    assert watch.changed(watched(module), thorough=False)
+
+
+def test_writes_through_data_are_noticed_by_a_thorough_look() -> None:
+    module, watch = network(), Watch()
+    watch.changed(watched(module))
+    module[0].weight.data.mul_(0.999)
+    assert watch.changed(watched(module))
+    module[1].num_batches_tracked.data.add_(1)
+    assert watch.changed(watched(module))
+    assert not watch.changed(watched(module))
+
+
+def test_weights_that_are_no_numbers_do_not_change_by_themselves() -> None:
+    module, watch = network(), Watch()
+    module[0].weight.data.fill_(float("nan"))
+    watch.changed(watched(module))
+    assert not watch.changed(watched(module))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.complex64])
+def test_values_of_any_type_are_summed(dtype: torch.dtype) -> None:
+    values, watch = torch.ones(5, dtype=dtype), Watch()
+    assert watch.changed(lambda: [values])
+    assert not watch.changed(lambda: [values])
+    values.data[3] = 4
+    assert watch.changed(lambda: [values])
