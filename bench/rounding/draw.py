@@ -48,7 +48,7 @@ def bank_of(predictor: str, steps: int, work: Path) -> ppap.ExpertBank:
     bank = ppap.ExpertBank(setting.predictor(predictor), EXPERTS, ppap.ppap_adapter(4, 2.0))
     images = ppap.synthesize(denoiser, SYNTHETIC, first_seed=SYNTHETIC_SEED, batch=64)
     training = ppap.Training(steps=steps, batch=64, learning_rate=1e-2)
-    ppap.transfer(bank, images, denoiser.schedule, ppap.Distillation(ppap.ClassTask()), training)
+    ppap.transfer(bank, denoiser, images, training=training)
     folder.mkdir(parents=True, exist_ok=True)
     bank.save(folder)
     return bank.eval()
