@@ -42,12 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         program += [condition.name, *numbers]
         subprocess.run(program, env=condition.environment(), cwd=ROOT, check=True)
 
-    # The first trains the banks and the first of the fast path compiles; the rest find both.
-    ahead = [condition for condition in CONDITIONS if condition.name in ("reference", "fast path")]
-    for condition in ahead:
-        run(condition)
+    def run_all(conditions: Sequence[Condition]) -> None:
+        for condition in conditions:
+            run(condition)
+
+    # The first trains the banks, and the first of the fast path compiles what the others load.
+    first, *others = CONDITIONS
+    run(first)
+    chains = [[condition for condition in others if condition.fast]]
+    chains += [[condition] for condition in others if not condition.fast]
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(run, (condition for condition in CONDITIONS if condition not in ahead)))
+        list(pool.map(run_all, chains))
 
     drawn: dict[str, dict[str, Any]] = {}
     about: dict[str, dict[str, Any]] = {}
