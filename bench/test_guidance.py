@@ -37,7 +37,7 @@ def stepper(way: str, predictor: str) -> Callable[[Tensor], Tensor]:
     timesteps = torch.full((BATCH,), int(schedule.timesteps[INDEX]))
 
     def run(stepper: Stepper, x_t: Tensor) -> Tensor:
-        state = State(x_t, timesteps, denoiser())
+        state = State(x_t, timesteps, denoiser(), number=INDEX)
         return stepper(SAMPLER, schedule, INDEX, state, guide, None, None).x
 
     return partial(run, fast.step if way == "fast path" else plain_step)

@@ -716,9 +716,10 @@ def test_the_fast_path_draws_the_same_images(model: str, tmp_path: Path) -> None
     with torch.no_grad():
         targets = task.target(bank.predictor(in_range(pixels(SIDE))))
     guide = bank.guide(targets, 1.0, task)
-    fast = FastPath(tiny_denoiser(), 2, compile=False)
-    traced = sample(tiny_denoiser(), [1, 2], guide, DDIM(3), fast=fast)
-    plain = sample(tiny_denoiser(), [1, 2], guide, DDIM(3), fast=False)
+    denoiser = tiny_denoiser()
+    fast = FastPath(denoiser, 2, compile=False)
+    traced = sample(denoiser, [1, 2], guide, DDIM(3), fast=fast)
+    plain = sample(denoiser, [1, 2], guide, DDIM(3), fast=False)
     torch.testing.assert_close(traced, plain, rtol=1e-4, atol=1e-4)
 
 
@@ -764,8 +765,9 @@ def test_any_function_guides(fast: bool) -> None:
     slope = 2 * torch.sigmoid(2 * torch.stack([light[0], -light[1]])) * torch.tensor([-1, 1]) / 192
     expected = 4000 * slope[:, None, None, None].expand(2, 3, 8, 8)
     torch.testing.assert_close(guide(State(x, torch.tensor([1, 2]))), expected)
-    path = FastPath(tiny_denoiser(), 2, compile=False) if fast else False
-    dark, bright = sample(tiny_denoiser(), [1, 2], guide, DDIM(5), fast=path).mean(dim=(1, 2, 3))
+    denoiser = tiny_denoiser()
+    path = FastPath(denoiser, 2, compile=False) if fast else False
+    dark, bright = sample(denoiser, [1, 2], guide, DDIM(5), fast=path).mean(dim=(1, 2, 3))
     assert dark < -0.2 < 0.2 < bright
 
 
