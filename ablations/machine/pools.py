@@ -31,6 +31,8 @@ __all__ = [
 POLL_SECONDS, SUBMISSIONS = 0.5, 2
 THREADS = 1
 """Per worker. One thread each on all cores beats all cores on one cell at these sizes."""
+PRELOAD = ["ablations.sweeps"]
+"""What one clean process imports, once, torch with it; workers are its forks."""
 Ended = list[tuple[Cell, float | BaseException]]
 
 
@@ -256,9 +258,8 @@ def _compute_for_ray(cell: Cell, url: str, threads: int) -> float:
 def _executor(workers: int, threads: int) -> ProcessPoolExecutor:
     context: multiprocessing.context.BaseContext
     if "forkserver" in multiprocessing.get_all_start_methods():
-        # One clean process imports torch, once; workers are its forks and start at no cost.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ablations.sweeps"])
+        context.set_forkserver_preload(PRELOAD)
     else:
         context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, context, _prepare_worker, (threads, dict(os.environ)))
