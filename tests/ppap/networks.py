@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.schedule import linear_schedule
+from ppap.experts.bank import ExpertBank
 from ppap.predictors.predictor import Predictor
 
 CLASSES = 5
@@ -80,3 +81,12 @@ def tiny_denoiser(steps: int = 1000) -> Denoiser:
 def images(count: int, seed: int = 0) -> Tensor:
     """(count, 3, 8, 8) normal images."""
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+def scrambled(bank: ExpertBank) -> ExpertBank:
+    """The bank with every trainable tensor moved by its own random amount."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in bank.experts.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+    return bank.eval()

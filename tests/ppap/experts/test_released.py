@@ -1,4 +1,4 @@
-"""Released checkpoints and PEFT folders, against layers written out here and against peft."""
+"""Released checkpoints, against layers written out here."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import gzip
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
-import peft
 import pytest
 import timm
 import torch
@@ -18,20 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
-from ppap.experts.adapters.lora import Lora
-from ppap.experts.adapters.parts import Biases, Full, Norms
-from ppap.experts.adapters.peft import Method, Peft
+from ppap.experts.adapters.parts import Full, Norms
+from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
-from ppap.experts.peft_folders import save_peft
 from ppap.experts.released import load_released, released_state, save_released
 from ppap.files.checkpoints import CheckpointError
 from ppap.predictors.predictor import Predictor
 from tests.ppap.networks import images, tiny_predictor
 
-from .test_grouped import bank_of
-from .test_peft_adapters import Network
+from .adapters.test_peft import Network
 
 KEYS = Path(__file__).parents[1] / "keys"
+
+
 RANK, ALPHA, EXPERTS = 2, 1.0, 3
 
 
@@ -212,50 +209,3 @@ def test_what_the_released_format_cannot_hold_is_refused(
         bank.absorb_statistics()
     with pytest.raises(ValueError, match="released format"):
         save_released(bank, tmp_path)
-
-
-ADAPTERS = {
-    "paper, convolutions": (tiny_predictor, ppap_adapter(RANK, ALPHA)),
-    "paper, attention": (transformer, ppap_adapter(RANK, ALPHA)),
-    "unscaled": (transformer, Adapter((Lora(RANK, ALPHA, linear_scaling="published"), Biases()))),
-    "no biases": (tiny_predictor, Adapter((Lora(RANK, ALPHA), Norms()))),
-}
-
-
-@pytest.mark.parametrize("case", ADAPTERS)
-def test_peft_loads_what_is_saved_for_it(case: str, tmp_path: Path) -> None:
-    make, adapter = ADAPTERS[case]
-    bank = bank_of(make(), adapter, 2).eval()
-    save_peft(bank, tmp_path)
-    x = images(4)
-    for number in range(2):
-        network = copy.deepcopy(make().network)
-        model = peft.PeftModel.from_pretrained(network, tmp_path / f"expert_{number}").eval()
-        expected = bank.predict(x, number)
-        torch.testing.assert_close(model(bank.predictor.prepare(x)), expected, atol=1e-4, rtol=1e-4)
-        assert not torch.allclose(expected, bank.predictor(x), atol=0.1)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of BOFT without its CUDA extension
-@pytest.mark.parametrize("method", get_args(Method))
-def test_pefts_own_methods_are_saved_for_it(method: Method, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    predictor = Predictor(Network().eval(), (0.5,) * 4, (0.5,) * 4)
-    part = Peft(method, 2, 1.0, layers="mixer" if method == "oft" else "conv1|mixer")
-    more = (Biases(""),) if "ora" in method else ()
-    bank = bank_of(predictor, Adapter((*more, Norms("bn1"), part)), 1).eval()
-    save_peft(bank, tmp_path)
-    torch.manual_seed(0)
-    model = peft.PeftModel.from_pretrained(Network(), tmp_path / "expert_0").eval()
-    x = torch.randn(3, 4, 8, 8)
-    torch.testing.assert_close(
-        model(predictor.prepare(x)), bank.predict(x, 0), atol=1e-4, rtol=1e-4
-    )
-
-
-@pytest.mark.parametrize(
-    "adapter", [Adapter((Full(),)), Adapter((Norms(),)), Adapter((Peft("loha", 2), Biases("")))]
-)
-def test_what_peft_has_no_form_for_is_refused(adapter: Adapter, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="save the bank itself"):
-        save_peft(ExpertBank(tiny_predictor(), 1, adapter), tmp_path)

@@ -52,3 +52,42 @@ def test_balanced_ranges_are_never_empty() -> None:
 def test_weights_that_cannot_be_balanced_are_refused(weights: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="non-negative"):
         NoiseRanges.balanced(weights, 3)
+
+
+@pytest.mark.parametrize(
+    ("count", "boundaries"),
+    [
+        (1, (0, 1000)),
+        (3, (0, 333, 666, 1000)),
+        (5, (0, 200, 400, 600, 800, 1000)),
+        (8, (0, 125, 250, 375, 500, 625, 750, 875, 1000)),
+    ],
+)
+def test_equal_ranges_are_the_papers(count: int, boundaries: tuple[int, ...]) -> None:
+    assert NoiseRanges.equal(count).boundaries == boundaries
+
+
+def test_boundary_timesteps_go_to_the_upper_range() -> None:
+    ranges = NoiseRanges.equal(5)
+    t = torch.tensor([0, 199, 200, 399, 400, 600, 800, 999])
+    assert ranges.expert_of(t).tolist() == [0, 0, 1, 1, 2, 3, 4, 4]
+
+
+def test_every_timestep_has_the_expert_whose_range_holds_it() -> None:
+    ranges = NoiseRanges((0, 7, 50, 333, 1000))
+    experts = ranges.expert_of(torch.arange(1000))
+    for number in range(4):
+        low, high = ranges.bounds(number)
+        assert (experts[low:high] == number).all()
+
+
+@pytest.mark.parametrize("outside", [-1, 1000])
+def test_timesteps_outside_are_refused(outside: int) -> None:
+    with pytest.raises(ValueError, match="must lie in"):
+        NoiseRanges.equal(5).expert_of(torch.tensor([0, outside]))
+
+
+@pytest.mark.parametrize("boundaries", [(0,), (1, 5), (0, 5, 5), (0, 5, 3)])
+def test_ranges_that_are_none_are_refused(boundaries: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="increase from 0"):
+        NoiseRanges(boundaries)
