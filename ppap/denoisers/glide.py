@@ -217,7 +217,7 @@ class TextEncoder:
         try:
             from tokenizers import Tokenizer, models, pre_tokenizers
         except ImportError as error:
-            raise ImportError("captions need tokenizers: pip install 'ppap[public]'") from error
+            raise ImportError("captions need tokenizers: pip install tokenizers") from error
         for name in (VOCABULARY, MERGES):
             if not (Path(folder) / name).is_file():
                 raise ValueError(f"no {name} in {folder}; fetch it from {TOKENIZER_URL}")

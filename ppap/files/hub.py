@@ -24,7 +24,7 @@ def extra(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"this model needs {name}: pip install 'ppap[public]'") from error
+        raise ImportError(f"this model needs {name}: pip install {name}") from error
 
 
 def hub_folder(source: str | Path, patterns: Sequence[str], nested: bool = True) -> Path:

@@ -17,7 +17,7 @@ __all__ = ["EMBEDDERS", "SETTINGS_FILES", "load_network", "settle"]
 PREDICTORS = ("ForDepthEstimation", "ForImageClassification", "ForSemanticSegmentation")
 """How names of architectures end that predict something."""
 EMBEDDERS = ("CLIPModel", "SiglipModel")
-"""Architectures that embed images and text alike."""
+"""Architectures that embed both images and text."""
 SETTINGS_FILES = ("*.json", "*.txt", "*.model")
 WEIGHTS = {
     "model.safetensors": "model-*.safetensors",

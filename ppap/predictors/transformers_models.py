@@ -51,13 +51,13 @@ def load_transformers(
 ) -> Predictor:
     """A predictor of depth, class, segmentation or image embedding, on the CPU in float32.
 
-    What the model's own image processor does to square images is measured and done alike,
-    differentiably: normalisation, and the size, to which the whole image is resized where the
-    processor would cut out its centre, bilinearly whatever filter it uses. A processor that leaves
-    sizes as they are gives a predictor that does, too.
+    The model's own image processor is run on plain squares, and what it does to them is done
+    here, differentiably: normalisation, and a size, to which the whole image is resized
+    bilinearly, also where the processor would cut out its centre or use another filter. A
+    processor that keeps sizes gives a predictor that keeps them.
 
-    Published DPTs lack weights of their first fusion layer. Such weights are let pass if the
-    prediction does not depend on them; they are 0 then, where transformers draws them at random.
+    Published DPTs lack weights of their first fusion layer. Missing weights are accepted if the
+    prediction does not depend on them, and set to 0, where transformers draws them at random.
 
     Args:
         source: hub id or folder, e.g. ``"Intel/dpt-hybrid-midas"``.

@@ -446,7 +446,7 @@ def test_a_hub_id_is_found_in_the_hubs_cache(
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ImportError, match=r"pip install 'ppap\[public\]'") as caught:
+    with pytest.raises(ImportError, match=r"pip install transformers") as caught:
         load_predictor(f"transformers/{tmp_path}")
     assert "\n" not in str(caught.value)
 
