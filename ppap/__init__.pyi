@@ -2,6 +2,7 @@ from .denoisers.public import load_denoiser, load_noisy_classifier
 from .diffusion.ddim import DDIM
 from .diffusion.ddpm import DDPM
 from .diffusion.denoiser import Denoiser
+from .diffusion.dpm_solver import DPMSolver
 from .diffusion.schedule import cosine_schedule, linear_schedule
 from .experts.adapters import (
     Adapter,
@@ -32,6 +33,7 @@ __all__ = [
     "Adapter",
     "Biases",
     "ClassTask",
+    "DPMSolver",
     "Denoiser",
     "DepthTask",
     "Distillation",

@@ -8,6 +8,7 @@ schedule of fewer steps which remembers the original timestep of each.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -87,9 +88,9 @@ class Schedule:
         Args:
             spacing: ``"ddim25"`` (a fixed stride from timestep 0), ``"250"`` or 250 (evenly
                 from the first to the last timestep), ``"10,15,20"`` (so many steps in each of
-                three equal sections), ``"fast27"`` (GLIDE's for its up-sampler), or
+                three equal sections), ``"fast27"`` (GLIDE's for its up-sampler),
                 ``"8 to 80"`` (evenly from the last timestep down to timestep 80, and none
-                below it).
+                below it), or diffusers' ``"linspace25"``, ``"leading25"``, ``"trailing25"``.
 
         Returns:
             The shorter schedule; its timesteps are those of this one.
@@ -170,6 +171,9 @@ def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
     if spacing == "fast27":
         kept = _spaced_indices(total, "10,10,3,2,2")
         return np.append(kept[:-1], total - 3)  # less noise than the last, for DDIM's sake
+    for name, spaced in DIFFUSERS_SPACINGS.items():
+        if spacing.startswith(name):
+            return _fitting(spaced(total, _count(spacing.removeprefix(name), spacing)), spacing)
     if " to " in spacing:
         many, lowest = spacing.split(" to ", 1)
         return _down_to(total, _count(many, spacing), lowest.strip(), spacing)
@@ -194,6 +198,22 @@ def _down_to(total: int, count: int, lowest: str, spacing: str) -> npt.NDArray[n
     if not lowest.isdecimal() or int(lowest) + count > total:
         raise ValueError(f"{total} steps have no {count} at or above the lowest ({spacing!r})")
     return np.linspace(int(lowest), total - 1, count).round().astype(np.int64)
+
+
+def _fitting(indices: npt.NDArray[np.floating], spacing: str) -> npt.NDArray[np.int64]:
+    """Sorted indices from floats; refused unless they are different and not negative."""
+    kept = np.sort(indices.round().astype(np.int64))
+    if kept[0] < 0 or (np.diff(kept) == 0).any():
+        raise ValueError(f"more timesteps are asked for than there are steps ({spacing!r})")
+    return kept
+
+
+DIFFUSERS_SPACINGS: dict[str, Callable[[int, int], npt.NDArray[np.floating]]] = {
+    "linspace": lambda total, count: np.linspace(0, total - 1, count + 1)[1:],
+    "leading": lambda total, count: np.arange(1, count + 1) * float(total // (count + 1)),
+    "trailing": lambda total, count: np.arange(count) * -(total / count) + total - 1.0,
+}
+"""Timesteps of diffusers' schedulers, by ``timestep_spacing``: (of how many, how many)."""
 
 
 def _count(text: str, spacing: str) -> int:

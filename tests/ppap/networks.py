@@ -78,6 +78,18 @@ def tiny_denoiser(steps: int = 1000) -> Denoiser:
     return Denoiser(network, linear_schedule(steps), SHAPE)
 
 
+def normal_denoiser(mean: float, std: float) -> Denoiser:
+    """The exact denoiser of data distributed as N(mean, std^2) in every pixel."""
+    schedule = linear_schedule()
+
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
+        level = torch.from_numpy(schedule.alphas_cumprod)[t][:, None, None, None].float()
+        variance = level * std**2 + 1 - level
+        return (1 - level).sqrt() * (x_t - level.sqrt() * mean) / variance
+
+    return Denoiser(network, schedule, SHAPE)
+
+
 def images(count: int, seed: int = 0) -> Tensor:
     """(count, 3, 8, 8) normal images."""
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -12,31 +13,34 @@ from torch import Tensor
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser, Prediction
+from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.guide import State
-from ppap.diffusion.sampling import sample, trajectory
+from ppap.diffusion.sampling import Step, sample, trajectory
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.solver import Sampler
+from ppap.diffusion.streams import NoiseStreams
 from ppap.guidance.guides import LikelihoodGuide
 from ppap.tasks.tasks import ClassTask
-from tests.ppap.networks import SHAPE, images, tiny_denoiser, tiny_predictor
+from tests.ppap.networks import SHAPE, images, normal_denoiser, tiny_denoiser, tiny_predictor
 
-SAMPLERS = [DDIM(5), DDIM(10, eta=1.0), DDPM(6), DDPM(6, fixed_variance="small")]
-
-
-def normal_denoiser(mean: float, std: float) -> Denoiser:
-    """The exact denoiser of data distributed as N(mean, std^2) in every pixel."""
-    schedule = linear_schedule()
-
-    def network(x_t: Tensor, t: Tensor) -> Tensor:
-        level = torch.from_numpy(schedule.alphas_cumprod)[t][:, None, None, None].float()
-        variance = level * std**2 + 1 - level
-        return (1 - level).sqrt() * (x_t - level.sqrt() * mean) / variance
-
-    return Denoiser(network, schedule, SHAPE)
+SAMPLERS = [
+    DDIM(5),
+    DDIM(10, eta=1.0),
+    DDIM("6 to 50"),
+    DDPM(6),
+    DDPM(6, fixed_variance="small"),
+    DDPM("6 to 50"),
+]
 
 
 @pytest.mark.parametrize(
-    "sampler", [DDIM(500, clip=False), DDIM(1000, eta=1.0, clip=False), DDPM(1000, clip=False)]
+    "sampler",
+    [
+        DDIM(500, clip=False),
+        DDIM(1000, eta=1.0, clip=False),
+        DDPM(1000, clip=False),
+        DPMSolver(500, last=0, clip=False),
+    ],
 )
 def test_an_exact_denoiser_gives_the_data_distribution(sampler: Sampler) -> None:
     x = sample(normal_denoiser(0.2, 0.1), 100, sampler=sampler)
@@ -66,7 +70,11 @@ def test_guidance_moves_the_mean_by_the_predicted_amount() -> None:
         def rows(self, chosen: slice) -> Exact:
             return self
 
-    for sampler in (DDIM(250, clip=False), DDPM(500, clip=False)):
+    for sampler in (
+        DDIM(250, clip=False),
+        DDPM(500, clip=False),
+        DPMSolver(100, last=0, clip=False),
+    ):
         x = sample(normal_denoiser(mean, std), 100, Exact(), sampler)
         assert x.mean().item() == pytest.approx(posterior, abs=0.01)
         assert x.std().item() == pytest.approx(1 / math.sqrt(1 / std**2 + 1 / error**2), rel=0.06)
@@ -134,6 +142,73 @@ def test_learned_variance_reaches_both_ends() -> None:
 def test_trajectory_visits_the_original_timesteps_downwards() -> None:
     visited = [step.timestep for step in trajectory(tiny_denoiser(), [0], sampler=DDIM(5))]
     assert visited == [800, 600, 400, 200, 0]
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS, DPMSolver(5)])
+def test_the_noise_to_begin_with_may_be_given(sampler: Sampler) -> None:
+    denoiser, seeds = tiny_denoiser(), [7, 8, 9]
+    own = NoiseStreams(seeds, SHAPE).draw()
+    free = sample(denoiser, seeds, sampler=sampler)
+    given = sample(denoiser, seeds, sampler=sampler, x_T=own, batch=2)
+    torch.testing.assert_close(given, free, rtol=0, atol=1e-5)
+    assert not torch.allclose(sample(denoiser, seeds, sampler=sampler, x_T=own.flip(0)), free)
+    with pytest.raises(ValueError, match=r"x_T must be \(3, 3, 8, 8\)"):
+        sample(denoiser, seeds, sampler=sampler, x_T=own[:2])
+
+
+@pytest.mark.parametrize("sampler", [DDIM(5), DPMSolver(5)])
+def test_an_observer_sees_every_step(sampler: Sampler) -> None:
+    denoiser, seen = tiny_denoiser(), list[Step]()
+    guide = LikelihoodGuide(lambda x, t: x.mean((2, 3)), ClassTask(), [0, 1, 2], 9.0)
+    drawn = sample(denoiser, 3, guide, sampler, batch=2, on_step=seen.append)
+    assert torch.equal(drawn, sample(denoiser, 3, guide, sampler, batch=2))
+    assert [list(step.seeds) for step in seen] == [[0, 1]] * 5 + [[2]] * 5
+    assert [step.number for step in seen] == [0, 1, 2, 3, 4] * 2
+    for step, after in itertools.pairwise(seen[:5]):
+        assert torch.equal(step.x, after.x_t)
+        assert step.timestep > after.timestep
+    assert torch.equal(seen[4].x.clamp(-1, 1), drawn[:2])
+    for step in seen[:5]:
+        t = torch.full((2,), step.timestep)
+        gradient = guide.rows(slice(2))(State(step.x_t, t))
+        torch.testing.assert_close(step.gradient, gradient)
+        level = float(denoiser.schedule.alphas_cumprod[step.timestep])
+        noise = denoiser(step.x_t, t).epsilon
+        clean = ((step.x_t - math.sqrt(1 - level) * noise) / math.sqrt(level)).clamp(-1, 1)
+        expected = clean + (1 - level) / math.sqrt(level) * gradient  # clipped, then shifted
+        torch.testing.assert_close(step.x_0, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_number_of_seeds_is_a_range_and_progress_counts_images() -> None:
+    told: list[tuple[int, int]] = []
+    numbered = sample(
+        tiny_denoiser(), 5, batch=2, progress=lambda done, total, **_: told.append((done, total))
+    )
+    assert torch.equal(
+        numbered, sample(tiny_denoiser(), [0, 1, 2, 3, 4], sampler=DDIM(25), batch=2)
+    )
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert sample(tiny_denoiser(), 0).shape == (0, *SHAPE)
+    for wrong in (DDIM(5), 2.5, True):
+        with pytest.raises(TypeError, match="seeds are a number or a sequence"):
+            sample(tiny_denoiser(), wrong)  # type: ignore[arg-type]
+
+
+def test_the_denoiser_is_moved_to_the_device() -> None:
+    network = torch.nn.Linear(8, 8)
+
+    def where(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        del timesteps
+        found.append(x_t.device.type)
+        raise RuntimeError("seen enough")
+
+    network.forward = where  # type: ignore[method-assign, assignment]
+    found: list[str] = []
+    denoiser = Denoiser(network, linear_schedule(), SHAPE)
+    with pytest.raises(RuntimeError, match="seen enough"):
+        sample(denoiser, 2, device="meta")
+    assert network.weight.device.type == "meta"
+    assert found == ["meta"]
 
 
 def test_seeds_and_targets_must_match() -> None:
