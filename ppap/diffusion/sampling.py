@@ -17,7 +17,7 @@ from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.solver import Sampler, Stepper, plain_step
 from ppap.diffusion.streams import NoiseStreams
 
-__all__ = ["Step", "sample", "trajectory"]
+__all__ = ["Step", "sample", "seed_list", "trajectory"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def sample(
         ValueError: if the guide's targets, the denoiser's conditions or ``x_T`` are for
             another number of images than there are seeds.
     """
-    seeds = _seed_list(seeds)
+    seeds = seed_list(seeds)
     _check_counts(denoiser, seeds, guide, x_T)
     if device is not None:
         denoiser.to(device)
@@ -155,7 +155,12 @@ def _observed(steps: Iterator[Step], on_step: Callable[[Step], None] | None) -> 
         yield step
 
 
-def _seed_list(seeds: int | Sequence[int]) -> Sequence[int]:
+def seed_list(seeds: int | Sequence[int]) -> Sequence[int]:
+    """The seeds that a number or a sequence stands for.
+
+    Raises:
+        TypeError: if it is neither.
+    """
     if isinstance(seeds, int) and not isinstance(seeds, bool):
         return range(seeds)
     if not isinstance(seeds, Sequence):

@@ -63,8 +63,8 @@ def sample(
     """
     if device is not None:
         denoiser.to(device)
-    count = seeds if isinstance(seeds, int) else len(seeds)
-    path = fast_path(denoiser, min(batch, count), fast)
+    seeds = sampling.seed_list(seeds)
+    path = fast_path(denoiser, min(batch, len(seeds)), fast)
     return sampling.sample(
         denoiser,
         seeds,
