@@ -17,7 +17,7 @@ from torch.func import functional_call
 from ppap.diffusion.schedule import Schedule
 from ppap.experts.bank import ExpertBank
 from ppap.guidance.guides import LikelihoodGuide
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 
 __all__ = ["ReferenceExperts", "reference_training_step"]
 

@@ -9,7 +9,7 @@ import torch
 
 from ppap.experts.bank import ExpertBank
 from ppap.experts.together import JointStep
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 
 from .conftest import Measure
 from .reference import ReferenceExperts, reference_training_step

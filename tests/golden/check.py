@@ -25,13 +25,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ppap.denoisers.classifier import EncoderUNetModel
 from ppap.denoisers.glide import SuperResText2ImUNet, Text2ImUNet
-from ppap.denoisers.unet import EncoderUNetModel, UNetModel
+from ppap.denoisers.unet import UNetModel
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.schedule import Schedule, make_schedule
-from ppap.experts.adapters import Adapter, Lora
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.lora import Lora
 
 __all__ = [
     "KINDS",

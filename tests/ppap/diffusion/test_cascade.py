@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ppap.denoisers.public import DENOISERS
+from ppap.denoisers.catalogue import DENOISERS
 from ppap.diffusion.cascade import NoisedImages, Stage, eight_bit_images, sample_cascade
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
@@ -18,7 +18,7 @@ from ppap.diffusion.schedule import cosine_schedule, linear_schedule
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
 from ppap.guidance.guides import LikelihoodGuide
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 from tests.golden.check import fill
 from tests.ppap.networks import tiny_denoiser
 

@@ -19,7 +19,7 @@ from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.solver import Sampler, Update
-from ppap.experts.adapters import ppap_adapter
+from ppap.experts.adapters.adapter import ppap_adapter
 from ppap.experts.bank import ExpertBank
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample

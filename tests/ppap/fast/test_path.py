@@ -15,12 +15,14 @@ from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.guide import State
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.solver import Sampler, plain_step
-from ppap.experts.adapters import Adapter, Biases, Full, Lora, ppap_adapter
+from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Full
 from ppap.experts.bank import ExpertBank
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
 from ppap.guidance.guides import Guide, LikelihoodGuide, SumOfGuides, naive_guide
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 from tests.ppap.experts.test_grouped import bank_of, transformer
 from tests.ppap.networks import SHAPE, images, tiny_denoiser, tiny_predictor
 
