@@ -14,6 +14,7 @@ from ablations.errors import UserError
 from ablations.runs import EXIT_USER, GROUPS, OUTPUT, RESULTS, Options, execute, open_store
 from ablations.settings.setting import BUDGETS
 from ablations.sweeps import HEADLINE, SWEEPS
+from ppap.files.checkpoints import CheckpointError
 
 EXIT_INTERRUPTED = 130
 EXAMPLES = """\
@@ -54,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         parsed = vars(_parser().parse_args(arguments))
         return int(parsed.pop("command")(parsed))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, CheckpointError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -91,7 +91,7 @@ class Options:
             return tuple(name for name in GROUPS[word] if not self._lacking(name))
         if lacking := self._lacking(word):
             raise UserError(
-                f"sweep {word} needs the task {lacking[0]}, which {self.setting} has not",
+                f"sweep {word} needs the task {lacking[0]}, which {self.setting} does not have",
                 "choose --setting scenes",
             )
         return (word,)

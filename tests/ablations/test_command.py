@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from ablations.settings import data
 from ablations.sweeps import HEADLINE, SWEEPS, Lab
 from ablations.sweeps.headline import methods
 from ppap.compute.cpu import instruction_set
+from ppap.files.checkpoints import CheckpointError
 from tests.ablations.settings.test_data import write
 from tests.ablations.toy import Number, Sum
 
@@ -121,6 +122,7 @@ def test_the_sweep_runs_whole_and_a_second_time_computes_nothing(
         (["run", "methods", "--workers", "0"], "--workers"),
         (["run", "methods", "--seeds", "0"], "--seeds"),
         (["run", "nothing"], "methods, experts"),
+        (["run", "dense"], "which fashion does not have; choose --setting scenes"),
         (["run", "methods", "--budget", "huge"], "smoke, default, full"),
         (["run", "methods", "--engine", "slurm"], "local, ray, accelerate"),
         (["run", "methods", "--ray-address", "auto"], "--engine ray"),
@@ -141,6 +143,17 @@ def test_a_wrong_configuration_is_one_line_and_exit_2(
     assert message in error
     assert error.startswith("error: ")
     assert len(error.strip().splitlines()) == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def damaged(name: str) -> NoReturn:
+        raise CheckpointError(f"{name} is damaged:\n\tno header")
+
+    monkeypatch.setattr("ablations.runs.load_setting", damaged)
+    assert main(["run", "methods", "--dry-run"]) == 2
+    assert capsys.readouterr().err == "error: fashion is damaged: no header\n"
 
 
 def test_help_names_every_sweep_and_option(capsys: pytest.CaptureFixture[str]) -> None:
