@@ -30,7 +30,7 @@ TIMING = {
     "created", "wall_seconds", "train_seconds", "images_per_second", "synthesis_per_second",
     "transfer_per_second", "peak_memory_mib",
 }  # fmt: skip
-ORPHAN_SECONDS, CALM_RUNS = 20.0, 3
+ORPHAN_SECONDS, CALM_RUNS = 120.0, 3
 
 
 @dataclass
