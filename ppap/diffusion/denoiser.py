@@ -52,6 +52,9 @@ class Denoiser(nn.Module):
             Ho, arXiv 2202.00512).
         learned_variance: whether the second half of the output channels is the
             variance fraction.
+        decode: for a denoiser of latents, their decoder: (B, C, H, W) -> images in [-1, 1]; a
+            module moves with the denoiser. What is sampled are then latents until the end,
+            guides see images, and ``sample`` returns them; sample with ``clip=False``.
 
     Raises:
         ValueError: for an unknown target, and at the call for an output of a wrong shape.
@@ -64,6 +67,7 @@ class Denoiser(nn.Module):
         shape: tuple[int, int, int],
         target: Target = "epsilon",
         learned_variance: bool = False,
+        decode: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         if target not in ("epsilon", "x_0", "v"):
@@ -73,6 +77,7 @@ class Denoiser(nn.Module):
         self.shape = shape
         self.target = target
         self.learned_variance = learned_variance
+        self.decoder = decode
 
     def with_conditions(self, **conditions: Tensor) -> Denoiser:
         """This denoiser under conditions, sharing its network.
@@ -82,7 +87,12 @@ class Denoiser(nn.Module):
                 one row per image, or (1, ...) one for all.
         """
         other = Denoiser(
-            self.network, self.schedule, self.shape, self.target, self.learned_variance
+            self.network,
+            self.schedule,
+            self.shape,
+            self.target,
+            self.learned_variance,
+            self.decoder,
         )
         device = module_device(self)
         for name, value in (self.conditions | conditions).items():
@@ -112,6 +122,10 @@ class Denoiser(nn.Module):
                 for name, value in self.conditions.items()
             }
         )
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """The images in [-1, 1] that clean samples (B, C, H, W) stand for; differentiable."""
+        return x_0 if self.decoder is None else self.decoder(x_0)
 
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Prediction:
         """Predict the noise in ``x_t``: (B, C, H, W), at original ``timesteps``: (B,)."""

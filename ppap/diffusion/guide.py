@@ -93,6 +93,11 @@ class State:
             signal = self.signal[:, None, None, None]
             return (self.x_t - (1 - signal).sqrt() * self.prediction().epsilon) / signal.sqrt()
 
+    def image(self) -> Tensor:
+        """The clean images as a predictor takes them: decoded, if the denoiser's are latents."""
+        with torch.set_grad_enabled(self.x_t.requires_grad):
+            return self.denoiser.decode(self.x_0())
+
     def with_graph(self) -> State:
         """This state with ``x_t`` as a leaf: what is computed from it can be differentiated.
 

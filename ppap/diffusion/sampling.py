@@ -119,7 +119,7 @@ def sample(
             agrees with it up to rounding.
 
     Returns:
-        (N, C, H, W) float32 images in [-1, 1] on the CPU.
+        (N, C, H, W) float32 images in [-1, 1] on the CPU, decoded if the denoiser's are latents.
 
     Raises:
         TypeError: if ``seeds`` is neither a number nor a sequence of numbers.
@@ -143,7 +143,8 @@ def sample(
                 stepper=stepper,
             )
             last = deque(_observed(steps, on_step), maxlen=1).pop()
-            images.append(last.x.clamp(-1, 1).float().cpu())
+            with torch.no_grad():
+                images.append(denoiser.decode(last.x).clamp(-1, 1).float().cpu())
             done(len(last.x))
     return torch.cat(images) if images else torch.empty(0, *denoiser.shape)
 

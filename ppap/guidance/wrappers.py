@@ -1,0 +1,128 @@
+"""Guides around guides: active at some noise levels only, renewed every few steps, held in bounds.
+
+Each is a guide itself, so they nest: ``GradientReuse(GuidanceInterval(guide, last=700), 2)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ppap.diffusion.guide import Guide, State
+
+__all__ = ["ClippedGradient", "GradientReuse", "GuidanceInterval"]
+
+
+@dataclass(frozen=True, eq=False)
+class GuidanceInterval:
+    """A guide that acts between two timesteps, both included, and nowhere else.
+
+    Outside the interval the guide is not called and the step is the unguided one, bit for bit.
+    What strong guidance damages, it damages at high noise: Kynkäänniemi et al. (arXiv 2404.07724).
+
+    Attributes:
+        guide: what acts.
+        first: the lowest original timestep at which it does.
+        last: the highest one; None for no upper bound.
+
+    Raises:
+        ValueError: for an interval without a timestep.
+    """
+
+    guide: Guide
+    first: int = 0
+    last: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.first < 0 or (self.last is not None and self.last < self.first):
+            raise ValueError(f"no timestep lies from {self.first} to {self.last}")
+
+    def __call__(self, state: State) -> Tensor | None:
+        active = state.timesteps >= self.first
+        if self.last is not None:
+            active &= state.timesteps <= self.last
+        if not bool(active.any()):
+            return None
+        gradient = self.guide(state)
+        if gradient is None or bool(active.all()):
+            return gradient
+        return torch.where(active[:, None, None, None], gradient, 0.0)
+
+    @property
+    def target_count(self) -> int | None:
+        return self.guide.target_count
+
+    def rows(self, chosen: slice) -> GuidanceInterval:
+        return replace(self, guide=self.guide.rows(chosen))
+
+
+@dataclass(frozen=True, eq=False)
+class GradientReuse:
+    """A guide that is asked every ``every``-th step; the steps between use its last answer.
+
+    The last answer is kept in the state's memory, which a trajectory starts empty: batches
+    and calls know nothing of each other.
+
+    Attributes:
+        guide: what is asked, at the first step and every ``every``-th after it.
+        every: 1 asks at every step.
+
+    Raises:
+        ValueError: for an ``every`` below 1.
+    """
+
+    guide: Guide
+    every: int
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"every is 1 (each step) or more, got {self.every}")
+
+    def __call__(self, state: State) -> Tensor | None:
+        if state.number % self.every == 0 or self not in state.memory:
+            state.memory[self] = self.guide(state)
+        gradient: Tensor | None = state.memory[self]
+        return gradient
+
+    @property
+    def target_count(self) -> int | None:
+        return self.guide.target_count
+
+    def rows(self, chosen: slice) -> GradientReuse:
+        return replace(self, guide=self.guide.rows(chosen))
+
+
+@dataclass(frozen=True, eq=False)
+class ClippedGradient:
+    """A guide whose gradient is shortened, sample by sample, to a largest norm.
+
+    Attributes:
+        guide: whose gradient it is, scale included.
+        norm: the largest L2 norm that a sample's gradient (C, H, W) may have.
+
+    Raises:
+        ValueError: unless the norm is positive.
+    """
+
+    guide: Guide
+    norm: float
+
+    def __post_init__(self) -> None:
+        if not self.norm > 0:
+            raise ValueError(f"the largest norm must be positive, got {self.norm}")
+
+    def __call__(self, state: State) -> Tensor | None:
+        gradient = self.guide(state)
+        if gradient is None:
+            return None
+        length = gradient.flatten(1).norm(dim=1)[:, None, None, None]
+        return torch.where(length > self.norm, gradient * (self.norm / length), gradient)
+
+    @property
+    def target_count(self) -> int | None:
+        return self.guide.target_count
+
+    def rows(self, chosen: slice) -> ClippedGradient:
+        return replace(self, guide=self.guide.rows(chosen))
