@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from ablations import inspection, preflight
 from ablations.errors import UserError
 from ablations.runs import EXIT_USER, GROUPS, OUTPUT, RESULTS, Options, execute, open_store
-from ablations.settings.setting import BUDGETS
+from ablations.settings.catalogue import BUDGETS
 from ablations.sweeps import HEADLINE, SWEEPS
 from ppap.files.checkpoints import CheckpointError
 

@@ -18,8 +18,9 @@ from ablations.errors import UserError
 from ablations.machine import engine, records
 from ablations.machine.pools import LocalPool, Pool, RayPool
 from ablations.machine.store import Store
+from ablations.settings.catalogue import BUDGETS, REHEARSAL, load_setting
 from ablations.settings.public import PUBLIC
-from ablations.settings.setting import BUDGETS, REHEARSAL, Setting, load_setting
+from ablations.settings.setting import Setting
 from ablations.sweeps import HEADLINE, SWEEPS, Lab
 
 __all__ = ["GROUPS", "OUTPUT", "RESULTS", "ROOT", "Options", "execute", "open_store", "report"]

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ablations.settings.setting import load_setting
+from ablations.settings.catalogue import load_setting
 from ppap.diffusion.denoiser import Denoiser
 from ppap.experts.adapters import ppap_adapter
 from ppap.experts.bank import ExpertBank

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from ablations.cells.stages import Experts
+from ablations.cells.experts import Experts
 from ablations.machine.cell import Cell
 from ablations.machine.engine import Outcome, plan
 from ablations.machine.pools import put

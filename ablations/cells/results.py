@@ -6,48 +6,35 @@ with the provenance of the artifacts that it was made from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from ablations.cells.measures import GradientQuality, NoiseAccuracy, TransferSpeed
-from ablations.cells.stages import Experts, Samples, Score, Setup
+from ablations.cells.experts import Experts
+from ablations.cells.intervals import PairedTest, RowFigures, interval_fields
+from ablations.cells.noise import GradientQuality, NoiseAccuracy
+from ablations.cells.samples import record_scale
+from ablations.cells.scores import Score
+from ablations.cells.setup import Setup
+from ablations.cells.speed import TransferSpeed
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
-from ppap.evaluation.features import Features
-from ppap.evaluation.intervals import (
-    Interval,
-    bootstrap_fid,
-    bootstrap_mean,
-    fid_infinity,
-    holm,
-    paired_fid,
-    paired_mean,
-)
+from ppap.evaluation.intervals import bootstrap_mean, holm
 
 __all__ = [
     "About",
+    "Axis",
     "Comparison",
-    "Grid",
     "Measurement",
     "NoiseCurve",
-    "PairedTest",
     "Result",
     "Row",
-    "Scored",
     "TradeoffPoint",
-    "interval",
 ]
 
 Axis = tuple[str, str | float | int | bool]
-GRID_COLUMNS = 8
-GRID_ROWS = 10
-MEANS_PER_FID = 5
-"""Bootstrap replicates of a mean for each of an FID, which takes a thousand times as long."""
-SCORED = ("accuracy", "fid", "kid", "inception_score", "precision", "recall")
 
 
 @dataclass(frozen=True)
@@ -115,60 +102,12 @@ class Result(Cell):
 
 
 @dataclass(frozen=True)
-class Scored(Cell):
-    """The samples of a row over all seeds, with intervals; rows of several sweeps share it."""
-
-    setup: Setup
-    scores: tuple[Score, ...]
-    resamples: int
-
-    def label(self) -> str:
-        return "intervals"
-
-    def seconds(self) -> float:
-        return 0.2 + 0.004 * self.resamples * len(self.scores)
-
-    def compute(self, load: Load) -> Artifact:
-        scores = [load(score) for score in self.scores]
-        reference = self.setup.load().reference()
-        hits = [score.arrays["hits"] for score in scores]
-        features = [score.arrays["features"] for score in scores]
-        meta = {
-            "scale": scores[0].meta["scale"],
-            "samples": sum(score.meta["count"] for score in scores),
-            "extractor": scores[0].meta["extractor"],
-            "samples_per_fid": scores[0].meta["count"],
-            "metrics": {
-                **interval("accuracy", bootstrap_mean(hits, MEANS_PER_FID * self.resamples)),
-                **interval("fid", bootstrap_fid(features, reference, self.resamples)),
-                "fid_infinity": self.fid_infinity(np.concatenate(features), scores[0].meta),
-                **{key: float(np.mean([s.meta[key] for s in scores])) for key in SCORED[2:]},
-                "sfid": mean_of([score.meta.get("sfid") for score in scores]),
-            },
-            "per_seed": [{key: score.meta[key] for key in SCORED} for score in scores],
-        }
-        return Artifact(meta)
-
-    def paired(self, reference: Scored) -> PairedTest:
-        """The test of these samples against those of a reference row."""
-        return PairedTest(self.setup, self, reference)
-
-    def fid_infinity(self, features: Any, meta: Mapping[str, Any]) -> float | None:
-        """Of all seeds' samples together; None if there are too few for the extrapolation."""
-        if len(features) < max(8, 4 * features.shape[1]):
-            return None
-        matrix = torch.from_numpy(features)
-        seen = Features(matrix, matrix[:, :1], meta["extractor"])
-        return fid_infinity(seen, self.setup.load().reference())
-
-
-@dataclass(frozen=True)
 class Row(Result):
     """One row of a table of guided samples: a method over all seeds."""
 
     seeds: tuple[int, ...]
     sampler: str
-    scored: Scored
+    figures: RowFigures
     banks: tuple[Experts, ...] = ()
     noise: tuple[NoiseAccuracy, ...] = ()
     gradients: tuple[GradientQuality, ...] = ()
@@ -176,20 +115,20 @@ class Row(Result):
 
     def inputs(self) -> Iterator[Cell]:
         yield from super().inputs()
-        yield from self.scored.scores
-        yield from (score.samples for score in self.scored.scores)
+        yield from self.figures.scores
+        yield from (score.samples for score in self.figures.scores)
 
     def compute(self, load: Load) -> Artifact:
-        scored = load(self.scored).meta
+        figures = load(self.figures).meta
         banks = [load(bank) for bank in self.banks]
         record = self.head("row") | self.about.facts()
         record |= {
             "sampler": self.sampler,
             "seeds": list(self.seeds),
             "trainable_share": banks[0].meta["trainable_share"] if banks else 0.0,
-            "scale": scored["scale"],
-            "samples": scored["samples"],
-            **scored["metrics"],
+            "scale": figures["scale"],
+            "samples": figures["samples"],
+            **figures["metrics"],
         }
         if banks:
             seconds = [bank.meta["provenance"]["wall_seconds"] for bank in banks]
@@ -199,28 +138,28 @@ class Row(Result):
             record["noisy_accuracy"] = float(np.mean(curves))
         if self.gradients:
             cosines = [load(cell).arrays["cosines"] for cell in self.gradients]
-            record |= interval("gradient_cosine", bootstrap_mean(cosines))
+            record |= interval_fields("gradient_cosine", bootstrap_mean(cosines))
         if self.speed:
             record |= load(self.speed).meta["metrics"]
         record["per_seed"] = [
             {"seed": seed} | values
-            for seed, values in zip(self.seeds, scored["per_seed"], strict=True)
+            for seed, values in zip(self.seeds, figures["per_seed"], strict=True)
         ]
-        record["provenance"] = self._provenance(load, banks, scored)
+        record["provenance"] = self._provenance(load, banks, figures)
         return Artifact({"record": record})
 
     def _provenance(
-        self, load: Load, banks: list[Artifact], scored: Mapping[str, Any]
+        self, load: Load, banks: list[Artifact], figures: Mapping[str, Any]
     ) -> dict[str, Any]:
-        samples = [load(score.samples) for score in self.scored.scores]
+        samples = [load(score.samples) for score in self.figures.scores]
         return provenance([*samples, *banks]) | {
-            "feature_extractor": scored["extractor"],
-            "samples_per_fid": scored["samples_per_fid"],
+            "feature_extractor": figures["extractor"],
+            "samples_per_fid": figures["samples_per_fid"],
             "configuration": {
                 "samples": samples[0].meta["cell"],
                 "experts": banks[0].meta["cell"] if banks else None,
                 "losses": [bank.meta["losses"] for bank in banks],
-                "artifacts": [score.key for score in self.scored.scores],
+                "artifacts": [score.key for score in self.figures.scores],
             },
         }
 
@@ -240,53 +179,6 @@ class Measurement(Result):
             "configuration": {"parts": [part.meta["cell"] for part in parts]}
         }
         return Artifact({"record": record})
-
-
-@dataclass(frozen=True)
-class PairedTest(Cell):
-    """A row against the reference row of its sweep, image by image at the same seeds."""
-
-    setup: Setup
-    ours: Scored
-    reference: Scored
-
-    def inputs(self) -> Iterator[Cell]:
-        yield from self.ours.scores
-        yield from self.reference.scores
-
-    def label(self) -> str:
-        return "paired test"
-
-    def seconds(self) -> float:
-        return 0.2 + 0.008 * self.ours.resamples * len(self.ours.scores)
-
-    def compute(self, load: Load) -> Artifact:
-        ours = [load(score).arrays for score in self.ours.scores]
-        theirs = [load(score).arrays for score in self.reference.scores]
-        resamples = self.ours.resamples
-        means = {
-            metric: paired_mean(
-                [part[name] for part in ours],
-                [part[name] for part in theirs],
-                MEANS_PER_FID * resamples,
-            )
-            for metric, name in self.means().items()
-        }
-        fid = paired_fid(
-            [part["features"] for part in ours],
-            [part["features"] for part in theirs],
-            self.setup.load().reference(),
-            resamples,
-        )
-        return Artifact({metric: vars(found) for metric, found in (means | {"fid": fid}).items()})
-
-    def metrics(self) -> tuple[str, ...]:
-        """All that is compared."""
-        return (*self.means(), "fid")
-
-    def means(self) -> dict[str, str]:
-        """Metrics that are means over images, and the arrays that hold them."""
-        return {"accuracy": "hits"}
 
 
 @dataclass(frozen=True)
@@ -329,7 +221,7 @@ class TradeoffPoint(Result):
     def compute(self, load: Load) -> Artifact:
         meta = load(self.score).meta
         record = self.head("tradeoff") | {
-            "scale": meta["scale"],
+            "scale": record_scale(meta["scales"]),
             "seed": 0,
             "samples": meta["count"],
             "accuracy": meta["accuracy"],
@@ -354,31 +246,6 @@ class NoiseCurve(Result):
         return Artifact({"record": record})
 
 
-@dataclass(frozen=True)
-class Grid(Result):
-    """Samples to look at: a row per class, the same seeds for every method."""
-
-    samples: Samples
-
-    def compute(self, load: Load) -> Artifact:
-        classes = self.setup.load().classes
-        drawn = load(self.samples)
-        columns = max(1, min(GRID_COLUMNS, self.samples.count // len(classes)))
-        held = min(len(classes), self.samples.count)
-        rows = np.linspace(0, held - 1, min(GRID_ROWS, held)).round().astype(int)
-        # Image i shows class i mod K: one grid column holds K images in a row.
-        places = rows[:, None] + len(classes) * np.arange(columns)
-        grid = np.moveaxis(drawn.arrays["images"][places], 2, -1)
-        about = self.about
-        record = self.head("grid") | {
-            "scale": drawn.meta["scale"],
-            "array": f"{about.sweep}/{about.method}/{about.predictor}",
-            "labels": [classes[row] for row in rows],
-        }
-        squeezed = grid[..., 0] if grid.shape[-1] == 1 else grid
-        return Artifact({"record": record}, {"grid": squeezed})
-
-
 def provenance(parts: Iterable[Artifact]) -> dict[str, Any]:
     """Of a computation, oldest code first; wall time is that of the parts together."""
     stamps = [part.meta["provenance"] for part in parts]
@@ -388,14 +255,3 @@ def provenance(parts: Iterable[Artifact]) -> dict[str, Any]:
         "commits": sorted({stamp["commit"] for stamp in stamps}),
         "wall_seconds": round(sum(stamp["wall_seconds"] for stamp in stamps), 1),
     }
-
-
-def mean_of(values: Sequence[float | None]) -> float | None:
-    """None if one of them is."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
-
-
-def interval(name: str, found: Interval) -> dict[str, float]:
-    """A figure and its bounds, as records have them."""
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

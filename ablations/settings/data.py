@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ablations.errors import UserError
-from ablations.settings.renderer import Rendered, draw_scenes, render
+from ablations.settings.rendering.composition import draw_scenes
+from ablations.settings.rendering.renderer import Rendered, render
 
 __all__ = ["TRAINING_SCENES", "LabelledImages", "load_fashion", "load_scenes"]
 

@@ -1,23 +1,43 @@
-"""The networks of the embedded setting ``fashion``: 32x32 greyscale garments.
+"""The embedded setting ``fashion``: Fashion-MNIST, 32x32 greyscale garments.
 
-All are small enough for two CPU cores. The denoiser belongs to the ADM family; the
+All networks are small enough for two CPU cores. The denoiser belongs to the ADM family; the
 predictors are timm networks; the evaluator shares an architecture with neither.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 from typing import cast
 
+import torch
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ablations.settings import data
+from ablations.settings.budget import Budget
+from ablations.settings.setting import GuidedTask, SelectionRule, Setting, Split
+from ablations.settings.shipped import ShippedWeights
 from ppap.denoisers.unet import UNetModel
 from ppap.diffusion.denoiser import SpaceToDepth
+from ppap.evaluation.metrics import correct
 from ppap.predictors.predictor import Predictor
+from ppap.tasks.tasks import ClassTask
 
-__all__ = ["CLASSES", "SHAPE", "Evaluator", "predictor", "resnet", "unet", "untrained", "vit"]
+__all__ = [
+    "BUDGETS",
+    "CLASSES",
+    "SELECTION",
+    "SHAPE",
+    "Evaluator",
+    "load",
+    "predictor",
+    "resnet",
+    "unet",
+    "untrained",
+    "vit",
+]
 
 SHAPE = (1, 32, 32)
 CLASSES = (
@@ -32,10 +52,47 @@ CLASSES = (
     "bag",
     "ankle boot",
 )
-
-
+SELECTION = SelectionRule("accuracy", margin=0.02)
+"""Of the scales whose accuracy is within two points of the best, that of the lowest FID."""
 MEAN, STD = (0.219,), (0.332,)
 """Of the padded training images in [0, 1]."""
+BUDGETS = {
+    "smoke": Budget(
+        seeds=1,
+        samples=10,
+        synthetic=64,
+        steps=10,
+        batch=16,
+        scales=(16.0,),
+        selection_samples=10,
+        ancestral_samples=10,
+        noisy_images=20,
+        timed_images=8,
+        resamples=20,
+        expert_counts=(1, 5),
+    ),
+    "default": Budget(
+        seeds=3,
+        samples=100,
+        synthetic=1_000,
+        steps=400,
+        batch=64,
+        scales=(8.0, 16.0, 32.0),
+        selection_samples=60,
+        ancestral_samples=30,
+        noisy_images=300,
+        timed_images=32,
+    ),
+    "full": Budget(
+        seeds=3,
+        samples=500,
+        synthetic=4_000,
+        steps=2_000,
+        batch=64,
+        scales=(4.0, 8.0, 16.0, 32.0, 64.0),
+        selection_samples=150,
+    ),
+}
 
 
 def unet() -> SpaceToDepth:
@@ -126,3 +183,39 @@ class Evaluator(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 1, 32, 32) images in [-1, 1] -> (B, 10) logits."""
         return cast(Tensor, self.head(self.features(images)))
+
+
+def load() -> Setting:
+    """The setting, with the weights that the repository ships.
+
+    Raises:
+        UserError: if there are none.
+    """
+    weights = ShippedWeights("fashion", SHAPE, unet, Evaluator, "fashion-evaluator-64")
+
+    @lru_cache
+    def labelled(split: Split) -> tuple[Tensor, Tensor]:
+        found = data.load_fashion(split)
+        return torch.from_numpy(found.images), torch.from_numpy(found.labels)
+
+    guided = GuidedTask(
+        task=ClassTask(),
+        transferred=ClassTask,
+        predictor="resnet",
+        labelled=labelled,
+        targets=lambda numbers: torch.tensor(numbers) % len(CLASSES),
+        metrics={"accuracy": correct},
+        selection=SELECTION,
+    )
+    return Setting(
+        name="fashion",
+        classes=CLASSES,
+        predictors=("resnet", "vit"),
+        denoiser=lru_cache(weights.denoiser),
+        predictor=lambda name: weights.fill(predictor(name), name),
+        untrained=untrained,
+        extractor=lru_cache(weights.make_extractor),
+        reference=lru_cache(weights.reference),
+        fingerprint=weights.fingerprint(),
+        tasks={"class": guided},
+    )

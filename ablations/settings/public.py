@@ -1,126 +1,75 @@
 """Public models at published size: ``cifar10``, ``imagenet256``, ``glide`` and ``deepfloyd``.
 
-Weights and reference statistics are read from ``$PPAP_MODELS`` (``.ppap/models``) under their
-public names, labelled images from ``$PPAP_DATA``. Predictors that are not in that folder are
-fetched from their hub. A rehearsal is the same code on a folder of seeded weights.
+A rehearsal is the same code on a folder of seeded weights.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ablations.errors import UserError
-from ppap.denoisers.public import CLASSIFIERS, DENOISERS, load_denoiser, load_noisy_classifier
+from ablations.settings.budget import Budget
+from ablations.settings.fashion import SELECTION
+from ablations.settings.images import ImageFolder, load_cifar
+from ablations.settings.models import Models, digest_of
+from ablations.settings.setting import GuidedTask, Setting, Split, device
+from ppap.denoisers.public import DENOISERS, load_denoiser, load_noisy_classifier
 from ppap.diffusion.cascade import NoisedImages, Stage, upsample
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.evaluation.features import FeatureExtractor, Features, extract
 from ppap.evaluation.inception import INCEPTION_FILE, InceptionExtractor, load_openai_reference
+from ppap.evaluation.metrics import correct
 from ppap.evaluation.reference import ReferenceStatistics
-from ppap.experts.adapters import ATTENTION_LORA_LAYERS, PPAP_LORA_LAYERS
+from ppap.experts.adapters import ATTENTION_LORA_LAYERS, PPAP_LORA_LAYERS, Lora
 from ppap.files.images import Images, from_uint8
 from ppap.predictors.predictor import Predictor
-from ppap.predictors.public import load_predictor
+from ppap.tasks.tasks import ClassTask
 
-__all__ = ["PUBLIC", "ImageFolder", "Mirrored", "Models", "Public", "Reduced", "digest_of"]
+__all__ = ["BUDGETS", "PUBLIC", "Public", "load"]
 
-ROOT = Path(__file__).resolve().parents[2]
-Split = Literal["train", "test"]
+BUDGETS = {
+    "paper": Budget(
+        seeds=1,
+        samples=10_000,
+        synthetic=500_000,
+        steps=300_000,
+        batch=256,
+        scales=(7.5,),
+        selection_samples=500,
+        ancestral_samples=10_000,
+        resamples=20,
+    ),
+    "rehearsal": Budget(
+        seeds=1,
+        samples=10,
+        synthetic=12,
+        steps=6,
+        batch=4,
+        scales=(7.5,),
+        selection_samples=10,
+        ancestral_samples=10,
+        noisy_images=4,
+        timed_images=4,
+        resamples=3,
+        expert_counts=(1, 5),
+    ),
+}
 REFERENCE_URL = (
     "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet/256/"
     "VIRTUAL_imagenet256_labeled.npz"
 )
-CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 CIFAR_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """How a rehearsal departs from what was published; empty for the real thing.
-
-    Attributes:
-        denoiser: flags in place of published ones, like the next two.
-        upsampler: of a cascade.
-        classifier: of noise-aware classifiers.
-        predictors: options of ``load_predictor``, by public name.
-        classes: how many there are.
-    """
-
-    denoiser: Mapping[str, Any] = field(default_factory=dict)
-    upsampler: Mapping[str, Any] = field(default_factory=dict)
-    classifier: Mapping[str, Any] = field(default_factory=dict)
-    predictors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    classes: int | None = None
-
-
-@dataclass(frozen=True)
-class Models:
-    """A folder of public files.
-
-    Attributes:
-        folder: where weights and statistics lie.
-        data: where labelled images lie.
-        reduced: what is smaller than published.
-    """
-
-    folder: Path
-    data: Path
-    reduced: Reduced = Reduced()
-
-    @classmethod
-    def found(cls) -> Models:
-        """The folders that the environment names."""
-        folder = Path(os.environ.get("PPAP_MODELS") or ROOT / ".ppap" / "models")
-        return cls(folder, Path(os.environ.get("PPAP_DATA") or ROOT / ".ppap" / "data"))
-
-    def path(self, name: str, url: str) -> Path:
-        """A file or folder by its public name.
-
-        Raises:
-            UserError: if it is not there.
-        """
-        path = self.folder / name
-        if not path.exists():
-            raise UserError(f"{self.folder} holds no {name}", f"fetch {url}, or set PPAP_MODELS")
-        return path
-
-    def local(self, name: str) -> Path | None:
-        """A predictor's weights, if they were put here: ``timm/resnet50.tv2_in1k.safetensors``."""
-        for ending in (".safetensors", ".pth", ".bin", ""):
-            path = self.folder / f"{name.replace(':', '.')}{ending}"
-            if path.exists():
-                return path
-        return None
-
-    def network(self, name: str) -> Path | None:
-        """The file of a diffusion model or noisy classifier; None where its hub has it.
-
-        Raises:
-            UserError: if it is not here, and no hub has it.
-        """
-        known = {**DENOISERS, **CLASSIFIERS}
-        if name not in known:
-            return self.local(name)
-        return self.path(Path(known[name].file).name, known[name].url)
-
-    def predictor(self, name: str) -> Predictor:
-        """A public predictor, from here or its hub."""
-        return load_predictor(name, self.local(name), **self.reduced.predictors.get(name, {}))
 
 
 @dataclass(frozen=True)
@@ -225,7 +174,7 @@ class Public:
             UserError: if they are not there.
         """
         if self.data == "cifar10":
-            return _cifar(models.data, split)
+            return load_cifar(models.data, split)
         folder = ImageFolder.of(models.data / "imagenet" / {"test": "val"}.get(split, split), size)
         return folder, folder.labels
 
@@ -272,96 +221,52 @@ PUBLIC: Mapping[str, Public] = {
 """By the names of their settings."""
 
 
-class Mirrored:
-    """Images, and after them their mirror images."""
-
-    def __init__(self, images: Images) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return 2 * len(self.images)
-
-    @property
-    def shape(self) -> torch.Size:
-        """(2 N, C, H, W)."""
-        return torch.Size((len(self), *self.images.shape[1:]))
-
-    def __getitem__(self, chosen: slice | Tensor) -> Tensor:
-        """(B, C, H, W) uint8."""
-        places = places_of(chosen, len(self))
-        found = self.images[places % len(self.images)]
-        mirrored = (places >= len(self.images))[:, None, None, None]
-        return torch.where(mirrored, found.flip(-1), found)
-
-
-class ImageFolder:
-    """Labelled images in a folder per class, decoded and cropped when they are indexed.
-
-    Centre-cropped to squares and resized as openai/guided-diffusion's ``center_crop_arr``
-    does: halved by box filters while that leaves more than twice the size, then bicubic.
+def load(name: str, models: Models | None = None) -> Setting:
+    """A public setting.
 
     Args:
-        files: of all images.
-        labels: (N,) int64.
-        size: of the square images, in pixels.
+        name: of :data:`PUBLIC`.
+        models: where its files are; ``$PPAP_MODELS`` by default.
+
+    Raises:
+        UserError: if a file is missing that no hub has.
     """
+    public, models = PUBLIC[name], models or Models.found()
+    denoiser = lru_cache(lambda: public.load_denoiser(models))
+    extractor = lru_cache(lambda: public.load_extractor(models, device()))
+    classes = public.classes(models)
 
-    def __init__(self, files: Sequence[Path], labels: Tensor, size: int) -> None:
-        self.files = files
-        self.labels = labels
-        self.size = size
+    def untrained(width: int) -> Predictor:
+        raise UserError(f"{name} has no predictors of other widths", "choose --setting fashion")
 
-    @classmethod
-    def of(cls, folder: Path, size: int | None) -> ImageFolder:
-        """The folder's classes in alphabetical order, which for ImageNet is that of the labels.
-
-        Raises:
-            UserError: if there is no such folder, or nothing in it.
-        """
-        classes = sorted(path for path in folder.glob("*") if path.is_dir())
-        files = [
-            (path, label) for label, one in enumerate(classes) for path in sorted(one.iterdir())
-        ]
-        if not files:
-            raise UserError(
-                f"no labelled images at {folder}",
-                "put ImageNet's folders of classes there, or set PPAP_DATA to what holds imagenet/",
-            )
-        assert size is not None
-        return cls([path for path, _ in files], torch.tensor([label for _, label in files]), size)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @property
-    def shape(self) -> torch.Size:
-        """(N, 3, size, size)."""
-        return torch.Size((len(self), 3, self.size, self.size))
-
-    def __getitem__(self, chosen: slice | Tensor) -> Tensor:
-        """(B, 3, size, size) uint8."""
-        places = places_of(chosen, len(self)).tolist()
-        if not places:
-            return torch.empty((0, *self.shape[1:]), dtype=torch.uint8)
-        return torch.stack([self._read(self.files[place]) for place in places])
-
-    def _read(self, path: Path) -> Tensor:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-        while min(image.size) >= 2 * self.size:
-            half = (image.width // 2, image.height // 2)
-            image = image.resize(half, Image.Resampling.BOX)
-        scale = self.size / min(image.size)
-        wide, high = (round(side * scale) for side in image.size)
-        image = image.resize((wide, high), Image.Resampling.BICUBIC)
-        left, top = (wide - self.size) // 2, (high - self.size) // 2
-        cropped = image.crop((left, top, left + self.size, top + self.size))
-        return torch.from_numpy(np.array(cropped)).movedim(-1, 0)
-
-
-def places_of(chosen: slice | Tensor, count: int) -> Tensor:
-    """(B,) int64 of a slice of ``count`` places, or of places as they are."""
-    return torch.arange(*chosen.indices(count)) if isinstance(chosen, slice) else chosen
+    guided = GuidedTask(
+        task=ClassTask(),
+        transferred=ClassTask,
+        predictor=next(iter(public.predictors)),
+        labelled=lru_cache(lambda split: public.labelled(models, denoiser().shape[1], split)),
+        targets=lambda numbers: torch.tensor(numbers) % len(classes),
+        metrics={"accuracy": correct},
+        selection=SELECTION,
+        judge=lru_cache(lambda: models.predictor(public.judge).to(device())),
+    )
+    return Setting(
+        name=name,
+        classes=classes,
+        predictors=tuple(public.predictors),
+        denoiser=denoiser,
+        predictor=lambda short: models.predictor(public.predictors[short]),
+        untrained=untrained,
+        extractor=extractor,
+        reference=lru_cache(lambda: public.load_reference(models, extractor())),
+        fingerprint=digest_of(public.files(models)),
+        tasks={"class": guided},
+        noisy={method: partial(public.load_noisy, models, method) for method in public.noisy},
+        upsample=public.load_upsampler(models),
+        published=(Lora(16, 8.0, public.lora_layers), 1e-4),
+        mirrored=True,
+        batch=public.batch,
+        budget="paper",
+    )
 
 
 def statistics_of(
@@ -380,43 +285,6 @@ def dtype() -> torch.dtype:
     return torch.float16 if torch.cuda.is_available() else torch.float32
 
 
-def digest_of(paths: Sequence[Path]) -> str:
-    """Of files and of all files in folders; remembered by size and time of change."""
-    known = _remembered()
-    whole = hashlib.sha256()
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                about = file.stat()
-                key = f"{file}:{about.st_size}:{about.st_mtime_ns}"
-                if key not in known:
-                    with file.open("rb") as opened:
-                        known[key] = hashlib.file_digest(opened, "sha256").hexdigest()
-                whole.update(f"{file.name}:{known[key]}".encode())
-    _remember(known)
-    return whole.hexdigest()[:16]
-
-
-def _memory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppap/digests.json"
-
-
-def _remembered() -> dict[str, str]:
-    try:
-        found: dict[str, str] = json.loads(_memory().read_text())
-    except (OSError, ValueError):
-        return {}
-    return found
-
-
-def _remember(known: Mapping[str, str]) -> None:
-    path = _memory()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}.part")
-    scratch.write_text(json.dumps(known))
-    scratch.replace(path)
-
-
 def _denoiser(models: Models, name: str, flags: Mapping[str, Any]) -> Denoiser:
     denoiser = load_denoiser(name, models.network(name), dtype(), **flags)
     if "DeepFloyd" not in name:
@@ -427,34 +295,3 @@ def _denoiser(models: Models, name: str, flags: Mapping[str, Any]) -> Denoiser:
     return denoiser.with_conditions(
         prompt_embeds=encode_if_captions(models.network(first) or first)
     )
-
-
-def _cifar(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
-    """CIFAR-10 as published for Python: images (N, 3, 32, 32) uint8 and labels (N,)."""
-    base = folder / "cifar-10-batches-py"
-    names = [f"data_batch_{n}" for n in range(1, 6)] if split == "train" else ["test_batch"]
-    images, labels = [], []
-    for name in names:
-        try:
-            with (base / name).open("rb") as file:
-                held = _Plain(file, encoding="bytes").load()
-            images.append(torch.from_numpy(held[b"data"].reshape(-1, 3, 32, 32)))
-            labels += held[b"labels"]
-        except (OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"no CIFAR-10 at {base} ({error})", f"unpack {CIFAR_URL} there, or set PPAP_DATA"
-            ) from error
-    return torch.cat(images), torch.tensor(labels)
-
-
-class _Plain(pickle.Unpickler):
-    """Reads pickled NumPy arrays and nothing that could run."""
-
-    ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")} | {
-        (f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}")
-        return super().find_class(module, name)

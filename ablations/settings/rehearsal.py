@@ -11,6 +11,7 @@ import pickle
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from ablations.settings.public import PUBLIC, Models, Reduced
+from ablations.settings import public as public_settings
+from ablations.settings.models import Models, Reduced
+from ablations.settings.public import PUBLIC
+from ablations.settings.setting import Setting
 from ppap.denoisers.public import CLASSIFIERS, DENOISERS
 from ppap.evaluation.features import extract
 from ppap.evaluation.inception import INCEPTION_FILE, InceptionExtractor
 from ppap.evaluation.reference import ReferenceStatistics
 from ppap.files.images import from_uint8
 
-__all__ = ["seed_network", "seeded_inception", "seeded_models"]
+__all__ = ["load", "seed_network", "seeded_inception", "seeded_models"]
 
 VERSION = 2
 SIZE, LARGE = 16, 32
@@ -57,6 +61,12 @@ TIMM: dict[str, dict[str, Any]] = {
     "deit_small_patch16_224": {"embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": LARGE},
     "convnext_small": {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)},
 }
+
+
+def load(name: str, rehearsed: str) -> Setting:
+    """A public setting on seeded weights, under another name."""
+    setting = public_settings.load(name, seeded_models(name))
+    return replace(setting, name=rehearsed, budget="rehearsal")
 
 
 def seeded_models(name: str) -> Models:

@@ -1,12 +1,14 @@
-"""The networks of the embedded setting ``scenes``: 32x32 RGB renderings of solids.
+"""The embedded setting ``scenes``: 32x32 RGB renderings of solids, with three tasks.
 
-All are small enough for two CPU cores. The denoiser belongs to the ADM family, the classifier
-is a timm network, the depth estimator and the segmenter are encoder-decoders. The evaluators
-share an architecture with none of them.
+All networks are small enough for two CPU cores. The denoiser belongs to the ADM family, the
+classifier is a timm network, the depth estimator and the segmenter are encoder-decoders. The
+evaluators share an architecture with none of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import cast
 
@@ -15,13 +17,19 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ablations.settings.renderer import SEGMENTS, SHAPES, Rendered
+from ablations.settings import fashion
+from ablations.settings.rendering.solids import SEGMENTS, SHAPES
+from ablations.settings.scene_targets import labelled, numbered_targets, target_scenes
+from ablations.settings.setting import GuidedTask, SelectionRule, Setting, TargetOrder
+from ablations.settings.shipped import ShippedWeights
 from ppap.denoisers.unet import UNetModel
 from ppap.diffusion.denoiser import SpaceToDepth
 from ppap.diffusion.schedule import Schedule, linear_schedule
 from ppap.predictors.predictor import Predictor
+from ppap.tasks.tasks import ClassTask, DepthTask, SegmentationTask
 
 __all__ = [
+    "BUDGETS",
     "CLASSES",
     "OUTPUTS",
     "SHAPE",
@@ -29,38 +37,23 @@ __all__ = [
     "EncoderDecoder",
     "Evaluator",
     "Preconditioned",
-    "inverse_depth",
+    "load",
     "predictor",
     "resnet",
-    "targets_of",
     "unet",
     "untrained",
 ]
 
 SHAPE = (3, 32, 32)
 CLASSES = SHAPES
+BUDGETS = fashion.BUDGETS
 OUTPUTS = {"depth": 1, "segmentation": len(SEGMENTS)}
 """Channels of the dense predictors."""
 MEAN, STD = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
 """Of the images in [0, 1], about."""
-INVERSE_UNIT = 10.0
 NORM_GROUPS = 4
 SPREAD = 0.357
 """Root mean square of the images in [-1, 1]."""
-
-
-def inverse_depth(depth: Tensor) -> Tensor:
-    """What depth estimators of this setting predict, from metres: per ten metres, so about 1."""
-    return INVERSE_UNIT / depth
-
-
-def targets_of(rendered: Rendered) -> dict[str, Tensor]:
-    """What the networks of each task are to predict: (N,) or (N, 32, 32)."""
-    return {
-        "class": torch.from_numpy(rendered.classes),
-        "depth": inverse_depth(torch.from_numpy(rendered.depth)),
-        "segmentation": torch.from_numpy(rendered.segments).long(),
-    }
 
 
 class Preconditioned(nn.Module):
@@ -251,3 +244,72 @@ class DenseEvaluator(nn.Module):
         for layer in self.layers:
             x = x + layer(x)
         return F.pixel_shuffle(self.exit(F.silu(x)), 2)
+
+
+def load() -> Setting:
+    """The setting, with the weights that the repository ships.
+
+    Raises:
+        UserError: if there are none.
+    """
+    weights = ShippedWeights("scenes", SHAPE, unet, Evaluator, "scenes-evaluator-64")
+    return Setting(
+        name="scenes",
+        classes=CLASSES,
+        predictors=("resnet",),
+        denoiser=lru_cache(weights.denoiser),
+        predictor=lambda name: weights.fill(predictor(name), name),
+        untrained=untrained,
+        extractor=lru_cache(weights.make_extractor),
+        reference=lru_cache(weights.reference),
+        fingerprint=weights.fingerprint(),
+        tasks=_tasks(weights),
+        order=TargetOrder(paired=True, from_seed=True),
+        target_images=lambda numbers: torch.from_numpy(target_scenes(tuple(numbers)).images),
+    )
+
+
+def _tasks(weights: ShippedWeights) -> dict[str, GuidedTask]:
+    """Selection: of the scales whose error is within 5 % of the least, that of the lowest FID."""
+
+    def judge(outputs: int, file: str) -> Callable[[], nn.Module]:
+        return lru_cache(lambda: cast(nn.Module, weights.fill(DenseEvaluator(outputs), file)))
+
+    classes, depth, segmentation = ClassTask(), DepthTask(), SegmentationTask()
+    return {
+        "class": GuidedTask(
+            task=classes,
+            transferred=ClassTask,
+            predictor="resnet",
+            labelled=partial(labelled, "class"),
+            targets=partial(numbered_targets, "class"),
+            metrics={"accuracy": classes.score},
+            selection=SelectionRule("accuracy", margin=0.05, relative=True),
+        ),
+        "depth": GuidedTask(
+            task=depth,
+            transferred=lambda _: DepthTask(aligned=False),  # the teacher's scale is learned too
+            predictor="depth",
+            labelled=partial(labelled, "depth"),
+            targets=partial(numbered_targets, "depth"),
+            metrics={"depth_delta_1": depth.score, "depth_rmse": depth.errors},
+            selection=SelectionRule(
+                "depth_rmse", margin=0.05, relative=True, higher_is_better=False
+            ),
+            judge=judge(OUTPUTS["depth"], "depth-evaluator"),
+            scale=20.0,
+        ),
+        "segmentation": GuidedTask(
+            task=segmentation,
+            transferred=SegmentationTask,
+            predictor="segmentation",
+            labelled=partial(labelled, "segmentation"),
+            targets=partial(numbered_targets, "segmentation"),
+            metrics={"mean_iou": segmentation.score, "pixel_error": segmentation.errors},
+            selection=SelectionRule(
+                "pixel_error", margin=0.05, relative=True, higher_is_better=False
+            ),
+            judge=judge(OUTPUTS["segmentation"], "segmentation-evaluator"),
+            scale=20.0,
+        ),
+    }

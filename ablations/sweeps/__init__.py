@@ -16,8 +16,8 @@ draw what the decorator says. E.g.:
 from __future__ import annotations
 
 from ablations.sweeps import dense, headline, studies
-from ablations.sweeps.lab import Lab, Recipe
-from ablations.sweeps.recipes import PPAP
+from ablations.sweeps.lab import Lab
+from ablations.sweeps.recipes import PPAP, Recipe
 from ablations.sweeps.registry import SWEEPS, Sweep, sweep
 
 __all__ = [

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 
-from ablations.cells.dense import (
-    Panel,
-    ScaleChoice,
-    Steering,
-    TaskExperts,
-    TaskModel,
-    Trajectory,
-    WantedSamples,
-    WantedScore,
-    WantedScored,
-)
+from ablations.cells.pictures import Trajectory
 from ablations.cells.results import Result, Row
-from ablations.sweeps.headline import TUNINGS
-from ablations.sweeps.lab import LORA, ROW_SEED, SAMPLER, SEED_STRIDE, SELECTION_SEED, Lab, Recipe
-from ablations.sweeps.recipes import METHODS, PPAP
+from ablations.sweeps.fine_tunings import FINE_TUNINGS
+from ablations.sweeps.lab import Lab, Measured, Sampling
+from ablations.sweeps.recipes import LORA, METHODS, PPAP, Recipe
 from ablations.sweeps.registry import sweep
 
 TASKS = ("class", "depth", "segmentation")
 ALL = "all three"
 FIGURES = ("depth_rmse", "depth_delta_1", "mean_iou", "pixel_error", "accuracy")
-SCALES = {"class": 1.0, "depth": 20.0, "segmentation": 20.0}
-"""Guidance scales relative to the budget's: a likelihood per pixel is flatter than a class's."""
 
 
 @sweep("dense", metrics=(*FIGURES, "fid", "diversity", "recall"), needs=TASKS)
@@ -38,11 +26,11 @@ def dense(lab: Lab) -> Iterator[Result]:
     guide's scale is chosen on seeds and scenes that no row is measured on, where it guides alone.
     Differences are to the naive guide.
     """
-    yield from steered_row(lab, "unguided", None, (), pictures=True)
+    yield from dense_row(lab, "unguided", None, (), pictures=True)
     for tasks in (*((task,) for task in TASKS), TASKS):
         for name, recipe in METHODS.items():
             first = name == "naive"
-            yield from steered_row(lab, name, recipe, tasks, reference=first, pictures=True)
+            yield from dense_row(lab, name, recipe, tasks, reference=first, pictures=True)
 
 
 @sweep(
@@ -61,7 +49,7 @@ def dense_experts(lab: Lab) -> Iterator[Result]:
     for task in TASKS[1:]:
         for count in lab.budget.expert_counts:
             recipe, axes = replace(PPAP, experts=count), {"experts": count, "task": task}
-            yield from steered_row(
+            yield from dense_row(
                 lab,
                 f"{count} expert{'s' * (count > 1)}",
                 recipe,
@@ -85,16 +73,16 @@ def dense_peft(lab: Lab) -> Iterator[Result]:
     Differences are to the paper's adapter: loralib's LoRA with biases and norms.
     """
     for task in TASKS[1:]:
-        for name, tuning, trained in TUNINGS:
+        for name, tuning, trained in FINE_TUNINGS:
             if name == "OFT":
                 continue  # peft's OFT is for linear layers
             label = f"{name} + norm, bias" if trained == "with" else name
             axes = {"norm and bias": trained, "task": task}
             recipe = replace(PPAP, tuning=tuning)
-            yield from steered_row(lab, label, recipe, (task,), reference=tuning == LORA, **axes)
+            yield from dense_row(lab, label, recipe, (task,), reference=tuning == LORA, **axes)
 
 
-def steered_row(
+def dense_row(
     lab: Lab,
     name: str,
     recipe: Recipe | None,
@@ -114,50 +102,18 @@ def steered_row(
         pictures: whether some are shown.
         axes: what the sweep varies, and this row's values.
     """
-    told = {0: None, 1: tasks[0] if tasks else None}.get(len(tasks), ALL)
-    about = lab.about(name, recipe, told, reference, tuple(axes.items()))
-    seeds = tuple(range(lab.budget.seeds))
-    models = [[_model(lab, recipe, task, seed) for task in tasks] for seed in seeds if recipe]
-    choices = [_choice(lab, model) for model in models[0]] if recipe else []
-    samples = [
-        WantedSamples(
-            lab.setup,
-            SAMPLER,
-            tuple(map(Steering, models[seed], choices)) if recipe else (),
-            ROW_SEED + seed * SEED_STRIDE,
-            lab.budget.samples,
+    guided_by = {0: "none", 1: "".join(tasks)}.get(len(tasks), ALL)
+    about = lab.about(name, recipe, guided_by, reference, tuple(axes.items()))
+    models = [
+        tuple(
+            lab.model(recipe, lab.setting.tasks[task].predictor, seed, task)
+            for task in tasks
+            if recipe
         )
-        for seed in seeds
+        for seed in lab.seeds
     ]
-    scores = tuple(map(WantedScore, samples))
-    banks = tuple(model.experts for of_seed in models for model in of_seed if model.experts)
-    scored = WantedScored(lab.setup, scores, lab.budget.resamples)  # type: ignore[arg-type]
-    yield Row(lab.setup, about, seeds, SAMPLER.spacing, scored, banks)
-    if pictures:
-        yield Panel(lab.setup, about, samples[0])
-    if pictures and told == ALL and recipe == PPAP:
-        yield Trajectory(lab.setup, about, samples[0])
-
-
-def _model(lab: Lab, recipe: Recipe, task: str, seed: int) -> TaskModel:
-    predictor = lab.setting.tasks[task].predictor
-    if not recipe.experts:
-        return TaskModel(predictor, task=task)
-    bank = lab.experts(recipe, predictor, seed)
-    facts = {field.name: getattr(bank, field.name) for field in fields(bank)}
-    return TaskModel(predictor, TaskExperts(**facts, task=task), task)
-
-
-def _choice(lab: Lab, model: TaskModel) -> ScaleChoice:
-    """On the selection seeds, one candidate per scale."""
-    candidates = (
-        WantedSamples(
-            lab.setup,
-            SAMPLER,
-            (Steering(model, scale * SCALES[model.task]),),
-            SELECTION_SEED,
-            lab.budget.selection_samples,
-        )
-        for scale in lab.budget.scales
-    )
-    return ScaleChoice(model.task, tuple(map(WantedScore, candidates)))
+    measured = Measured(quality=("precision", "recall"), pictures=pictures)
+    for result in lab.guided_row(about, models, Sampling(scale=None), measured):
+        yield result
+        if isinstance(result, Row) and pictures and guided_by == ALL and recipe == PPAP:
+            yield Trajectory(lab.setup, about, result.figures.scores[0].samples)

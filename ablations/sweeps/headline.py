@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
-from ablations.cells.measures import Footprint, GuidanceSpeed, SynthesisSpeed, TransferSpeed
+from ablations.cells.guidance import Guidance
+from ablations.cells.memory import Footprint
 from ablations.cells.results import Measurement, Result
-from ablations.cells.stages import Model
-from ablations.sweeps.lab import FULL, LORA, NAIVE, FineTuning, Guidance, Lab, Measured, Recipe
-from ablations.sweeps.recipes import METHODS, MULTI, PPAP, QUALITY, SINGLE
+from ablations.cells.samples import Samples
+from ablations.cells.speed import GuidanceSpeed, SynthesisSpeed, TransferSpeed
+from ablations.sweeps.banks import SAMPLER
+from ablations.sweeps.fine_tunings import FINE_TUNINGS
+from ablations.sweeps.lab import SCALE, Lab, Measured, Sampling
+from ablations.sweeps.recipes import (
+    FULL,
+    LORA,
+    METHODS,
+    MULTI,
+    NAIVE,
+    PPAP,
+    QUALITY,
+    SINGLE,
+    Recipe,
+)
 from ablations.sweeps.registry import sweep
 from ppap.diffusion.ddpm import DDPM
-from ppap.experts.adapters import Adapter, Biases, Head, Lora, Norms
-from ppap.experts.peft_adapters import Peft
 
 
 @sweep(
@@ -29,9 +40,11 @@ def methods(lab: Lab) -> Iterator[Result]:
     each on seeds that no row is measured on; and ancestral sampling in 250 steps beside DDIM in
     25, on fewer samples. Differences are to the single noise-aware network.
     """
-    chosen = Guidance(scale=None)
-    everything = Measured(grid=True, tradeoff=True, noise=True, curve=True)
-    yield from lab.row("unguided", guidance=chosen, measured=Measured(grid=True, tradeoff=True))
+    selected = Sampling(scale=None)
+    everything = Measured(pictures=True, tradeoff=True, noise=True, curve=True)
+    yield from lab.row(
+        "unguided", sampling=selected, measured=Measured(pictures=True, tradeoff=True)
+    )
     for predictor in lab.predictors:
         for name, recipe in METHODS.items():
             yield from lab.row(
@@ -39,15 +52,15 @@ def methods(lab: Lab) -> Iterator[Result]:
                 recipe,
                 predictor=predictor,
                 reference=name == "single",
-                guidance=chosen,
+                sampling=selected,
                 measured=everything,
             )
     for name in lab.setting.noisy:
-        yield from lab.row(name, NAIVE, predictor=name, reference=True, guidance=chosen)
-    ancestral = Guidance(sampler=DDPM(250), samples=lab.budget.ancestral_samples)
-    yield from lab.row("unguided", guidance=ancestral)
+        yield from lab.row(name, NAIVE, predictor=name, reference=True, sampling=selected)
+    ancestral = Sampling(sampler=DDPM(250), samples=lab.budget.ancestral_samples)
+    yield from lab.row("unguided", sampling=ancestral)
     for name, recipe in METHODS.items():
-        yield from lab.row(name, recipe, reference=name == "single", guidance=ancestral)
+        yield from lab.row(name, recipe, reference=name == "single", sampling=ancestral)
 
 
 @sweep(
@@ -96,7 +109,7 @@ def peft(lab: Lab) -> Iterator[Result]:
     norms. Differences are to the paper's adapter: loralib's LoRA with biases and norms.
     """
     measured = Measured(noise=True, training=True)
-    for name, tuning, trained in TUNINGS:
+    for name, tuning, trained in FINE_TUNINGS:
         if name == "OFT" and lab.predictors[0] == "resnet":
             continue  # peft's OFT is for linear layers
         label = f"{name} + norm, bias" if trained == "with" else name
@@ -107,37 +120,6 @@ def peft(lab: Lab) -> Iterator[Result]:
             measured=measured,
             **{"norm and bias": trained},
         )
-
-
-PEFT_KINDS: dict[str, tuple[Any, float, float]] = {
-    "LoRA (loralib conv)": (Lora(4, 2.0), 1e-2, 1e-2),
-    "LoRA (peft conv)": (Peft("lora", 4, 2.0), 1e-2, 1e-2),
-    "rsLoRA": (Peft("rslora", 4, 2.0), 1e-2, 1e-2),
-    "DoRA": (Peft("dora", 4, 2.0), 1e-2, 1e-2),
-    "IA3": (Peft("ia3"), 1e-1, 3e-2),
-    "LoHa": (Peft("loha", 4, 2.0), 3e-2, 3e-2),
-    "LoKr": (Peft("lokr", 4, 2.0), 3e-2, 3e-2),
-    "OFT": (Peft("oft", 4), 3e-2, 3e-2),
-    "BOFT": (Peft("boft", 4), 3e-2, 3e-2),
-}
-"""Adapter, learning rate alone, learning rate with norms and biases: the best of 1e-3, 3e-3,
-1e-2, 3e-2 and 1e-1 by accuracy on noisy images that no row is measured on, for a seed that no
-row has. One rate for all would favour the methods it happens to suit."""
-
-
-def _tunings() -> Iterator[tuple[str, FineTuning, str]]:
-    """(name, tuning, whether norms and biases are trained too)."""
-    yield "full", FULL, "with"
-    yield "last layer", FineTuning("last layer", Adapter((Head(),)), 1e-1), "without"
-    yield "bias", FineTuning("bias", Adapter((Biases(),)), 1e-1), "without"
-    yield "norm", FineTuning("norm", Adapter((Norms(),)), 3e-2), "without"
-    for name, (part, alone, joined) in PEFT_KINDS.items():
-        yield name, FineTuning(name, Adapter((part,)), alone), "without"
-        both = FineTuning(f"{name}, bias, norm", Adapter((Biases(), Norms(), part)), joined)
-        yield name, LORA if part == Lora(4, 2.0) else both, "with"
-
-
-TUNINGS = tuple(_tunings())
 
 
 @sweep(
@@ -159,7 +141,7 @@ def supervision(lab: Lab) -> Iterator[Result]:
                     f"{count} {supervision}, {trained}",
                     recipe,
                     reference=recipe == SINGLE,
-                    measured=Measured(grid=True),
+                    measured=Measured(pictures=True),
                     supervision=supervision,
                     trained=trained,
                     experts=count,
@@ -186,7 +168,7 @@ def memory(lab: Lab) -> Iterator[Result]:
         for form in ("copies", "adapters", "merged"):
             for count in counts:
                 about = replace(
-                    lab.about(f"{architecture}, {count} {form}", None, None),
+                    lab.about(f"{architecture}, {count} {form}", None),
                     experts=count,
                     axes=(("architecture", architecture), ("form", form), ("experts", count)),
                 )
@@ -210,12 +192,12 @@ def throughput(lab: Lab) -> Iterator[Result]:
     DDIM-25 and training, each measured with the machine to itself.
     """
     count = lab.budget.timed_images
-    synthesis = SynthesisSpeed(lab.setup, Guidance().sampler, count)  # type: ignore[arg-type]
-    yield Measurement(lab.setup, lab.about("unguided", None, None), (synthesis,))
+    synthesis = SynthesisSpeed(lab.setup, SAMPLER, count)
+    yield Measurement(lab.setup, lab.about("unguided", None), (synthesis,))
     for predictor in lab.predictors:
         for name, recipe in METHODS.items():
-            bank = lab.experts(recipe, predictor, 0) if recipe.experts else None
-            model = Model(predictor, bank)
-            guided = GuidanceSpeed(lab.setup, Guidance().sampler, model, 16.0, count)
-            parts = (guided,) if bank is None else (TransferSpeed(bank), guided)
+            model = lab.model(recipe, predictor, 0)
+            batch = Samples(lab.setup, SAMPLER, (Guidance(model, SCALE),), 0, count)
+            training = (TransferSpeed(model.experts),) if model.experts else ()
+            parts = (*training, GuidanceSpeed(batch))
             yield Measurement(lab.setup, lab.about(name, recipe, predictor), parts)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ablations.cells.intervals import PairedTest
 from ablations.cells.results import Comparison, Result, Row
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import QUALITY
@@ -98,6 +99,6 @@ def _comparisons(rows: list[Row]) -> Iterator[Comparison]:
     for family in families.values():
         for reference in [row for row in family if row.about.reference]:
             others = [row for row in family if row is not reference]
-            tests = tuple(row.scored.paired(reference.scored) for row in others)
+            tests = tuple(PairedTest(row.setup, row.figures, reference.figures) for row in others)
             for place, row in enumerate(others):
                 yield Comparison(row.setup, row.about, row.key, reference.key, tests, place)

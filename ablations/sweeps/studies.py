@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from ablations.cells.predictors import Pretrained
 from ablations.cells.results import Result
-from ablations.cells.stages import Pretrained
-from ablations.sweeps.lab import LORA, FineTuning, Guidance, Lab, Measured, Recipe
-from ablations.sweeps.recipes import METHODS, MULTI, PPAP, QUALITY, SINGLE
+from ablations.sweeps.lab import Lab, Measured, Sampling
+from ablations.sweeps.recipes import LORA, METHODS, MULTI, PPAP, QUALITY, SINGLE, FineTuning, Recipe
 from ablations.sweeps.registry import sweep
 from ppap.experts.adapters import Adapter, Biases, Lora, Norms, ppap_adapter
 
@@ -106,7 +106,7 @@ def scale(lab: Lab) -> Iterator[Result]:
                 f"{name}, scale {value:g}",
                 recipe,
                 reference=(name, value) == ("single", 16.0),
-                guidance=Guidance(scale=value),
+                sampling=Sampling(scale=value),
                 scale=value,
                 method=name,
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ablations.zoo
 from ablations.errors import UserError
-from ablations.settings.setting import WEIGHTS
+from ablations.settings.shipped import WEIGHTS
 from ablations.zoo import fashion, scenes
 
 TRAININGS = {"fashion": fashion.train_all, "scenes": scenes.train_all}

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ablations.settings import fashion
 from ablations.settings.data import load_fashion
-from ablations.settings.setting import EvaluatorExtractor
+from ablations.settings.shipped import EvaluatorExtractor
 from ablations.zoo.training import (
     Recipe,
     card_rows,

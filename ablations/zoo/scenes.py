@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ablations.settings import scenes
 from ablations.settings.data import TRAINING_SCENES, load_scenes
-from ablations.settings.setting import EvaluatorExtractor
+from ablations.settings.scene_targets import targets_of
+from ablations.settings.shipped import EvaluatorExtractor
 from ablations.zoo.training import (
     Recipe,
     card_rows,
@@ -48,9 +49,9 @@ TASKS: dict[str, Task] = {
 CARD = """\
 # Weights of the setting `scenes`
 
-Trained on {count} scenes of one to three solids, 32x32 RGB, which `ablations/renderer.py` draws,
-by `nox -s zoo -- scenes`; float16. Every predictor and evaluator saw clean images only. Figures
-are of the weights as shipped, on 10 000 scenes that nothing was trained on.
+Trained on {count} scenes of one to three solids, 32x32 RGB, which `ablations/settings/rendering`
+draws, by `nox -s zoo -- scenes`; float16. Every predictor and evaluator saw clean images only.
+Figures are of the weights as shipped, on 10 000 scenes that nothing was trained on.
 
 | file | network | parameters | steps x batch | reached |
 |---|---|---|---|---|
@@ -109,7 +110,7 @@ def supervised_loss(
 def train_all(work: Path, target: Path) -> None:
     """Train what the work folder does not hold finished, then write weights and model card."""
     rendered = load_scenes("train", TRAINING_SCENES)
-    images, targets = torch.from_numpy(rendered.images), scenes.targets_of(rendered)
+    images, targets = torch.from_numpy(rendered.images), targets_of(rendered)
     for name, make in networks().items():
         loss = denoising_loss(images)
         if name != "denoiser":
@@ -125,7 +126,7 @@ def train_all(work: Path, target: Path) -> None:
 def measure(target: Path) -> dict[str, Any]:
     """Write the reference statistics, and measure the weights as they will be loaded."""
     rendered = load_scenes("test")
-    images, targets = from_uint8(torch.from_numpy(rendered.images)), scenes.targets_of(rendered)
+    images, targets = from_uint8(torch.from_numpy(rendered.images)), targets_of(rendered)
 
     def loaded(name: str) -> Any:
         network = networks()[name]()

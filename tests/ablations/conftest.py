@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ablations.settings.setting import BUDGETS, load_setting
+from ablations.settings.catalogue import BUDGETS, load_setting
 from ablations.sweeps import Lab
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ablations.cells.stages import Synthesis
+from ablations.cells.synthesis import Synthesis
 from ablations.errors import UserError
 from ablations.machine.engine import run
 from ablations.machine.pools import RayPool

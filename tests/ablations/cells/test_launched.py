@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ablations.cells.stages import Experts, Samples
+from ablations.cells.experts import Experts
+from ablations.cells.results import Row
+from ablations.cells.samples import Samples
 from ablations.machine.engine import run
 from ablations.machine.store import Store
 from ablations.sweeps import Lab, Recipe
@@ -17,7 +19,7 @@ from ablations.sweeps import Lab, Recipe
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import sys
-from tests.ablations.test_launched import targets
+from tests.ablations.cells.test_launched import targets
 from ablations.cells.launched import run
 from ablations.machine.store import Store
 print(run(targets(), Store(sys.argv[1])).computed)
@@ -28,12 +30,13 @@ def targets() -> list[Samples]:
     """Samples by two data-free experts of a transformer, which has no batch norms to differ."""
     from dataclasses import replace
 
-    from ablations.settings.setting import BUDGETS, load_setting
+    from ablations.settings.catalogue import BUDGETS, load_setting
 
     budget = replace(BUDGETS["smoke"], synthetic=20, steps=4)
     lab = Lab(load_setting("fashion"), budget, "smoke-custom", ("vit",))
     row = next(lab.row("two", Recipe(experts=2)))
-    return [score.samples for score in row.scored.scores]  # type: ignore[attr-defined]
+    assert isinstance(row, Row)
+    return [score.samples for score in row.figures.scores]
 
 
 def test_two_processes_make_what_one_engine_makes(tmp_path: Path) -> None:
@@ -54,7 +57,7 @@ def test_two_processes_make_what_one_engine_makes(tmp_path: Path) -> None:
     assert done.stdout.split() == ["3", "3"]
     assert alone.find() == shared.find()
     (samples,) = targets()
-    experts = samples.model and samples.model.experts
+    experts = samples.guidance[0].model.experts
     assert isinstance(experts, Experts)
     for key in (experts.key, samples.key):
         ours, theirs = alone.get(key).arrays, shared.get(key).arrays

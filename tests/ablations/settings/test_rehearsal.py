@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from ablations.__main__ import main
-from ablations.cells import stages
-from ablations.cells.stages import Model, Samples, Setup, in_memory, joined
+from ablations.cells import samples
+from ablations.cells.guidance import Guidance, Model
+from ablations.cells.results import Row
+from ablations.cells.samples import Samples
+from ablations.cells.setup import Setup
 from ablations.errors import UserError
 from ablations.runs import Options
-from ablations.settings.public import PUBLIC, ImageFolder, Mirrored, Models, digest_of
+from ablations.settings.catalogue import BUDGETS, load_setting
+from ablations.settings.public import PUBLIC
 from ablations.settings.rehearsal import seeded_models
-from ablations.settings.setting import BUDGETS, load_setting
-from ablations.sweeps.lab import Guidance
 from ablations.sweeps.recipes import PPAP
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.sampling import sample
@@ -88,9 +88,10 @@ def test_the_papers_configuration_is_the_default_of_public_settings() -> None:
     assert bank.adapter == ppap_adapter(16, 8.0)
     assert bank.ranges.boundaries == (0, 200, 400, 600, 800, 1000)
     assert lab.setting.mirrored
-    guided = Guidance()
-    row = next(iter(lab.row("ppap", PPAP, guidance=guided)))
-    assert row.scored.scores[0].samples.scale == 7.5
+    row = next(iter(lab.row("ppap", PPAP)))
+    assert isinstance(row, Row)
+    (part,) = row.figures.scores[0].samples.guidance
+    assert part.scale == 7.5
 
 
 def test_a_setting_without_its_files_says_what_to_fetch(
@@ -109,53 +110,13 @@ def test_only_public_settings_are_rehearsed() -> None:
         Options(("methods",), "fashion", rehearse=True)
 
 
-def test_images_are_cropped_to_their_middle_and_read_as_they_are_wanted(tmp_path: Path) -> None:
-    for number, colour in enumerate([(250, 10, 10), (10, 250, 10)]):
-        folder = tmp_path / f"n{number}"
-        folder.mkdir()
-        image = Image.new("RGB", (96, 40), (0, 0, 255))
-        image.paste(colour, (28, 0, 68, 40))
-        image.save(folder / "0.png")
-    images = ImageFolder.of(tmp_path, 16)
-    assert images.shape == (2, 3, 16, 16)
-    assert images.labels.tolist() == [0, 1]
-    middle = images[torch.tensor([1, 0, 1])][:, :, 4:12, 4:12].float().mean((2, 3))
-    expected = torch.tensor([[10, 250, 10], [250, 10, 10], [10, 250, 10]])
-    assert (middle - expected).abs().max() < 2
-    assert torch.equal(images[:1], images[torch.tensor([0])])
-    with pytest.raises(UserError, match="no labelled images"):
-        ImageFolder.of(tmp_path / "n0", 16)
-
-
-def test_mirrored_images_follow_the_others() -> None:
-    plain = torch.arange(24, dtype=torch.uint8).view(2, 1, 3, 4)
-    mirrored = Mirrored(plain)
-    assert mirrored.shape == (4, 1, 3, 4)
-    assert torch.equal(mirrored[torch.tensor([3, 0])], torch.stack([plain[1].flip(-1), plain[0]]))
-    assert torch.equal(mirrored[1:3], torch.stack([plain[1], plain[0].flip(-1)]))
-
-
-def test_smaller_batches_are_tried_while_memory_does_not_suffice() -> None:
-    tried = []
-
-    def work(batch: int) -> torch.Tensor:
-        tried.append(batch)
-        if batch > 3:
-            raise torch.OutOfMemoryError
-        return torch.tensor(batch)
-
-    assert in_memory(work, 16) == 2
-    assert tried == [16, 8, 4, 2]
-    with pytest.raises(torch.OutOfMemoryError):
-        in_memory(lambda batch: work(9), 2)
-
-
 def test_many_samples_are_the_same_in_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     setup = Setup.of(load_setting("imagenet256-rehearsal"))
-    whole = Samples(setup, DDIM(5), Model("resnet50"), 7.5, 100, 16)
+    guidance = (Guidance(Model("resnet50"), 7.5),)
+    whole = Samples(setup, DDIM(5), guidance, 100, 16)
     together = whole.compute(lambda cell: pytest.fail("it needs nothing"))
-    monkeypatch.setattr(stages, "MOST_AT_ONCE", 10)
-    monkeypatch.setattr(stages, "SHARD", 6)
+    monkeypatch.setattr(samples, "MOST_AT_ONCE", 10)
+    monkeypatch.setattr(samples, "SHARD", 6)
     shards = whole.shards()
     assert list(whole.inputs()) == list(shards)
     assert [(shard.first_seed, shard.count, shard.place) for shard in shards] == [
@@ -165,35 +126,6 @@ def test_many_samples_are_the_same_in_shards(monkeypatch: pytest.MonkeyPatch) ->
     assert apart.meta == together.meta
     ours, theirs = (made.arrays["images"].astype(int) for made in (apart, together))
     assert abs(ours - theirs).max() <= 1
-
-
-def test_images_beyond_memory_are_joined_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [np.full((n, 1, 2, 2), n, np.uint8) for n in (3, 1, 4)]
-    expected = np.concatenate(parts)
-    assert type(joined(iter(parts))) is np.ndarray
-    monkeypatch.setattr(stages, "MOST_IN_MEMORY", 13)
-    found = joined(iter(parts))
-    assert type(found) is np.memmap
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(torch.from_numpy(found)[torch.tensor([7, 0])], expected[[7, 0]])
-
-
-def test_a_pickle_with_code_is_no_cifar(tmp_path: Path) -> None:
-    models = Models(tmp_path, tmp_path)
-    base = tmp_path / "cifar-10-batches-py"
-    base.mkdir()
-    (base / "test_batch").write_bytes(pickle.dumps({b"data": Path(), b"labels": []}))
-    with pytest.raises(UserError, match="no CIFAR-10"):
-        PUBLIC["cifar10"].labelled(models, None, "test")
-
-
-def test_a_digest_changes_with_any_byte(tmp_path: Path) -> None:
-    file = tmp_path / "weights.pt"
-    file.write_bytes(bytes(1000))
-    before = digest_of([tmp_path])
-    assert digest_of([tmp_path]) == before
-    file.write_bytes(bytes(500) + b"1" + bytes(499))
-    assert digest_of([tmp_path]) != before
 
 
 def test_a_second_stage_makes_larger_images_of_the_first() -> None:

@@ -9,13 +9,16 @@ from itertools import pairwise
 
 import pytest
 
-from ablations.cells.measures import Footprint
+from ablations.cells.experts import Experts
 from ablations.cells.results import Comparison, Result, Row
-from ablations.cells.stages import Experts, Samples, Selection, Synthesis
+from ablations.cells.samples import Samples
+from ablations.cells.selection import Selection
+from ablations.cells.synthesis import Synthesis
 from ablations.machine.cell import Cell
-from ablations.settings.setting import BUDGETS, load_setting
+from ablations.settings.catalogue import BUDGETS, load_setting
 from ablations.sweeps import HEADLINE, PPAP, SWEEPS, Sweep, sweep
-from ablations.sweeps.lab import LORA, Lab
+from ablations.sweeps.lab import Lab
+from ablations.sweeps.recipes import LORA
 
 
 def lab(budget: str = "default", name: str = "fashion") -> Lab:
@@ -73,7 +76,7 @@ def test_every_row_of_a_family_is_compared_with_its_reference(name: str) -> None
                 comparison = compared.pop(row.key)
                 assert comparison.reference == references[0].key
                 assert len(comparison.tests) == len(rows) - 1
-                assert comparison.tests[comparison.place].ours == row.scored
+                assert comparison.tests[comparison.place].ours == row.figures
     assert not compared
 
 
@@ -103,14 +106,14 @@ def test_rows_have_three_seeds_and_measure_nothing_that_a_scale_was_chosen_on() 
     starts = {low: max(high for first, high in spans if first == low) for low, _ in spans}
     assert all(end <= start for (_, end), (start, _) in pairwise(sorted(starts.items())))
     rows = [cell for name in ANYWHERE for cell in results(name) if isinstance(cell, Row)]
-    assert all(len(row.seeds) == len(row.scored.scores) == 3 for row in rows)
-    measured = {s.samples.first_seed for row in rows for s in row.scored.scores}
+    assert all(len(row.seeds) == len(row.figures.scores) == 3 for row in rows)
+    measured = {s.samples.first_seed for row in rows for s in row.figures.scores}
     assert not measured & selecting
 
 
 def test_every_methods_rows_draw_from_the_same_seeds() -> None:
     rows = [row for name in ANYWHERE for row in results(name) if isinstance(row, Row)]
-    seeds = {tuple(score.samples.first_seed for score in row.scored.scores) for row in rows}
+    seeds = {tuple(score.samples.first_seed for score in row.figures.scores) for row in rows}
     assert len(seeds) == 1
 
 
@@ -139,22 +142,3 @@ def test_a_new_sweep_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     found = list(made.build(lab()))
     assert [type(cell).__name__ for cell in found] == ["Row"] * 3 + ["Comparison"] * 2
     assert made.record(lab())["title"] == "Learning rate of PPAP"
-
-
-def test_copies_weigh_n_times_and_adapters_hardly_more_than_one() -> None:
-    weigh = {
-        (form, count): Footprint("resnet18", form, count).compute(lambda cell: None).meta["metrics"]  # type: ignore[arg-type,return-value]
-        for form in ("copies", "adapters", "merged")
-        for count in (1, 4)
-    }
-    one = weigh["copies", 1]["memory_mib"]
-    assert weigh["copies", 4]["memory_mib"] == pytest.approx(4 * one)
-    assert weigh["copies", 4]["parameters"] == 4 * weigh["copies", 1]["parameters"]
-    for form in ("adapters", "merged"):
-        few, many = weigh[form, 1], weigh[form, 4]
-        per_expert = (many["parameters"] - few["parameters"]) / 3
-        assert per_expert == pytest.approx(
-            few["trainable_share"] * weigh["copies", 1]["parameters"]
-        )
-        assert many["disk_mib"] < 2 * weigh["copies", 1]["disk_mib"]
-        assert many["memory_mib"] < 3 * one

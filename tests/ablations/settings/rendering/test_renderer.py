@@ -8,15 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ablations.settings.renderer import (
-    HALF_VIEW,
-    SEGMENTS,
-    SHAPES,
-    SIZE,
-    Scenes,
-    draw_scenes,
-    render,
-)
+from ablations.settings.rendering.composition import Scenes, draw_scenes
+from ablations.settings.rendering.renderer import HALF_VIEW, SIZE, render
+from ablations.settings.rendering.solids import SEGMENTS, SHAPES
 
 Floats = npt.NDArray[np.float64]
 

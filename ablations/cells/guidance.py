@@ -1,0 +1,92 @@
+"""What guides samples: predictors, with or without experts, and how strongly each of them does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ablations.cells.experts import Experts
+from ablations.cells.predictors import Pretrained, guide_seconds, load_predictor, predictor_name
+from ablations.cells.setup import Setup
+from ablations.machine.cell import Cell, Load
+from ablations.settings.setting import device
+from ppap.guidance.guides import LikelihoodGuide, naive_guide
+
+__all__ = ["Guidance", "Model"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What guides: an off-the-shelf predictor as it is, or with experts.
+
+    Attributes:
+        predictor: of the setting, by name, one trained here, or a published noise-aware
+            classifier by the method that it stands for.
+        experts: of the predictor; None to show it noisy images as it is.
+        task: of the setting, by name.
+    """
+
+    predictor: str | Pretrained
+    experts: Experts | None = None
+    task: str = "class"
+
+    def inputs(self) -> Iterator[Cell]:
+        """The cells that it is made of."""
+        if isinstance(self.predictor, Pretrained):
+            yield self.predictor
+        if self.experts is not None:
+            yield from self.experts.bank_inputs()
+
+    @property
+    def name(self) -> str:
+        """Of the predictor, as in the tables."""
+        return predictor_name(self.predictor)
+
+    def image_seconds(self) -> float:
+        """Expected time of one gradient of one image."""
+        return guide_seconds(self.predictor)
+
+    def guide(self, setup: Setup, load: Load, targets: Tensor, scale: float) -> LikelihoodGuide:
+        """Guides a batch towards (N, ...) targets."""
+        setting = setup.load()
+        task = setting.tasks[self.task].task
+        if self.predictor in setting.noisy:
+            classifier = setting.noisy[str(self.predictor)]().to(device())
+            return LikelihoodGuide(classifier, task, targets, scale)
+        if self.experts is None:
+            predictor = load_predictor(setup, self.predictor, load).to(device())
+            return naive_guide(predictor, task, targets, scale)
+        return self.experts.bank(load).guide(targets, scale, task)
+
+    def predict(self, setup: Setup, load: Load) -> Any:
+        """(x_t, timesteps) -> prediction."""
+        return self.guide(setup, load, torch.empty(0), 1.0).model
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """A model, and how strongly it guides.
+
+    Attributes:
+        model: what guides.
+        scale: a number, or the cell that selects it, whose artifact holds ``scale``.
+    """
+
+    model: Model
+    scale: float | Cell
+
+    def inputs(self) -> Iterator[Cell]:
+        """The cells that it is made of."""
+        yield from self.model.inputs()
+        if isinstance(self.scale, Cell):
+            yield self.scale
+
+    def selected_scale(self, load: Load) -> float:
+        """The scale, read from its selection if it was selected."""
+        if isinstance(self.scale, Cell):
+            return float(load(self.scale).meta["scale"])
+        return self.scale

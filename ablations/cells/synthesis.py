@@ -1,0 +1,121 @@
+"""Images to train on: synthetic ones, drawn without guidance, or the setting's labelled ones."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ablations.cells.setup import DENOISE_SECONDS, Setup
+from ablations.machine.cell import Cell, Load
+from ablations.machine.store import Artifact
+from ablations.settings.images import Mirrored
+from ablations.settings.setting import Setting, device
+from ppap.diffusion.ddim import DDIM
+from ppap.fast.sampling import synthesize
+from ppap.files.images import Images
+
+__all__ = ["Synthesis", "TrainingData", "concatenated", "in_batches_that_fit"]
+
+MOST_IN_MEMORY = 4 * 2**30
+"""Bytes of images beyond which they are kept in a file."""
+
+
+@dataclass(frozen=True)
+class Synthesis(Cell):
+    """A shard of images drawn without guidance: the data of data-free transfer."""
+
+    setup: Setup
+    sampler: DDIM
+    first_seed: int
+    count: int
+
+    def label(self) -> str:
+        return f"{self.count} synthetic images"
+
+    def seconds(self) -> float:
+        return self.count * self.sampler.steps * DENOISE_SECONDS
+
+    def size(self) -> int:
+        return super().size() + self.count * self.setup.image_bytes()
+
+    def compute(self, load: Load) -> Artifact:
+        setting = self.setup.load()
+        denoiser = setting.denoiser().to(device())
+        images = in_batches_that_fit(
+            lambda batch: synthesize(denoiser, self.count, self.sampler, self.first_seed, batch),
+            setting.batch,
+        )
+        return Artifact({}, {"images": images.cpu().numpy()})
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What experts are trained on.
+
+    Attributes:
+        shards: of synthetic images; none means the setting's labelled training split.
+        limit: only the first so many synthetic images; None for all.
+    """
+
+    shards: tuple[Synthesis, ...] = ()
+    limit: int | None = None
+
+    def load(self, setting: Setting, task: str, load: Load) -> tuple[Images, Tensor | None]:
+        """(N, C, H, W) uint8 images and, if labelled, the task's targets (N, ...)."""
+        images: Images
+        targets: Tensor | None = None
+        if self.shards:
+            drawn = concatenated(load(shard).arrays["images"] for shard in self.shards)
+            images = torch.from_numpy(drawn[: self.limit])
+        else:
+            images, targets = setting.tasks[task].labelled("train")
+        if setting.mirrored:
+            images = Mirrored(images)
+            targets = None if targets is None else with_mirror_images(targets)
+        return images, targets
+
+
+def with_mirror_images(targets: Tensor) -> Tensor:
+    """Targets (2 N, ...) of images and then of their mirror images; maps (N, H, W) are flipped."""
+    return torch.cat([targets, targets.flip(-1) if targets.ndim > 2 else targets])
+
+
+def concatenated(parts: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Arrays of images as one; beyond :data:`MOST_IN_MEMORY` bytes in a file without a name."""
+    held: list[npt.NDArray[np.uint8]] = []
+    file: IO[bytes] | None = None
+    count, shape = 0, ()
+    with ExitStack() as stack:  # what is mapped outlives its file
+        for part in parts:
+            count, shape = count + len(part), part.shape[1:]
+            held.append(part)
+            if file is None and sum(one.nbytes for one in held) > MOST_IN_MEMORY:
+                file = stack.enter_context(tempfile.TemporaryFile())
+            if file is not None:
+                for one in held:
+                    file.write(np.ascontiguousarray(one).data)
+                held = []
+        if file is None:
+            return np.concatenate(held)
+        file.flush()
+        return np.memmap(file, np.uint8, "r+", shape=(count, *shape))
+
+
+def in_batches_that_fit(work: Callable[[int], Tensor], batch: int) -> Tensor:
+    """The result of work in batches, in ever smaller ones while memory does not suffice."""
+    while True:
+        try:
+            return work(batch)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+        torch.cuda.empty_cache()
+        batch = (batch + 1) // 2

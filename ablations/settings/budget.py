@@ -1,0 +1,53 @@
+"""Budgets: how much of an experiment is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ablations.errors import UserError
+
+__all__ = ["Budget"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of an experiment is run.
+
+    Attributes:
+        seeds: training seeds per row; each trains its own experts and draws its own samples.
+        samples: per seed and row.
+        synthetic: images drawn for data-free transfer.
+        steps: optimiser steps per model, all experts together.
+        batch: images per step.
+        scales: guidance scales to select a row's from, where it is selected.
+        selection_samples: per scale and row, on seeds that no row is measured on.
+        ancestral_samples: per seed and row, of the slow sampler DDPM-250.
+        noisy_images: test images on which accuracy against noise is measured.
+        timed_images: per batch of the throughput measurement.
+        resamples: bootstrap replicates of an FID; a mean gets five times as many.
+        expert_counts: numbers of experts to compare.
+
+    Raises:
+        UserError: for a budget without seeds, steps or scales, or with fewer than ten samples.
+    """
+
+    seeds: int
+    samples: int
+    synthetic: int
+    steps: int
+    batch: int
+    scales: tuple[float, ...]
+    selection_samples: int
+    ancestral_samples: int = 200
+    noisy_images: int = 1_000
+    timed_images: int = 64
+    resamples: int = 200
+    expert_counts: tuple[int, ...] = (1, 2, 3, 5, 8, 10)
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or self.samples < 10 or self.steps < 1 or not self.scales:
+            raise UserError(
+                f"a budget needs at least 1 seed, 10 samples and 1 step, got {self.seeds}, "
+                f"{self.samples} and {self.steps}",
+                "raise --seeds, --samples or --steps",
+            )

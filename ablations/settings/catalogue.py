@@ -1,0 +1,37 @@
+"""Which settings and budgets there are, by the names of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+from ablations.errors import UserError
+from ablations.settings import fashion, public, scenes
+from ablations.settings.public import PUBLIC
+from ablations.settings.setting import Setting
+
+__all__ = ["BUDGETS", "REHEARSAL", "load_setting"]
+
+REHEARSAL = "-rehearsal"
+"""Ends the name of a public setting that is rehearsed on seeded weights."""
+BUDGETS = fashion.BUDGETS | public.BUDGETS
+"""The embedded settings share theirs."""
+
+
+@lru_cache
+def load_setting(name: str) -> Setting:
+    """A setting by name.
+
+    Raises:
+        UserError: for an unknown name, or one whose weights are not there.
+    """
+    makers: dict[str, Callable[[], Setting]] = {"fashion": fashion.load, "scenes": scenes.load}
+    for each in PUBLIC:
+        makers[each] = partial(public.load, each)
+    if name.removesuffix(REHEARSAL) in PUBLIC and name.endswith(REHEARSAL):
+        from ablations.settings import rehearsal
+
+        return rehearsal.load(name.removesuffix(REHEARSAL), name)
+    if name not in makers:
+        raise UserError(f"unknown setting {name!r}", f"choose from {', '.join(makers)}")
+    return makers[name]()

@@ -1,0 +1,1 @@
+"""Rendered scenes: solids, how they are placed, and what a camera sees of them."""

@@ -1,0 +1,43 @@
+"""Images to train on: from shards, in a file where there are too many, mirrored with their maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ablations.cells import synthesis
+from ablations.cells.synthesis import concatenated, in_batches_that_fit, with_mirror_images
+
+
+def test_smaller_batches_are_tried_while_memory_does_not_suffice() -> None:
+    tried = []
+
+    def work(batch: int) -> torch.Tensor:
+        tried.append(batch)
+        if batch > 3:
+            raise torch.OutOfMemoryError
+        return torch.tensor(batch)
+
+    assert in_batches_that_fit(work, 16) == 2
+    assert tried == [16, 8, 4, 2]
+    with pytest.raises(torch.OutOfMemoryError):
+        in_batches_that_fit(lambda batch: work(9), 2)
+
+
+def test_images_beyond_memory_are_concatenated_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [np.full((n, 1, 2, 2), n, np.uint8) for n in (3, 1, 4)]
+    expected = np.concatenate(parts)
+    assert type(concatenated(iter(parts))) is np.ndarray
+    monkeypatch.setattr(synthesis, "MOST_IN_MEMORY", 13)
+    found = concatenated(iter(parts))
+    assert type(found) is np.memmap
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(torch.from_numpy(found)[torch.tensor([7, 0])], expected[[7, 0]])
+
+
+def test_maps_are_mirrored_with_their_images_and_classes_stay() -> None:
+    classes = torch.tensor([3, 1])
+    assert with_mirror_images(classes).tolist() == [3, 1, 3, 1]
+    maps = torch.arange(12).view(1, 3, 4)
+    assert torch.equal(with_mirror_images(maps), torch.cat([maps, maps.flip(2)]))
