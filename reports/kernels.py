@@ -63,29 +63,66 @@ def _benchmark(path: Path) -> Sheet:
     document = _read(path)
     try:
         about, rows = document["machine"], document["rows"]
-        text = (
-            f"Measured on {about['name']} with torch {about['torch']}: medians of at least five "
-            "rounds, all ways of a group in one run. A ratio above 1 is faster than the reference, "
-            "which is the released code's way of doing the same, and for training steps a loop "
-            "over the experts; where it was timed beside each round, the ratio is the median over "
-            "those pairs, and need not equal that of the medians."
-        )
+        rows = [row | {"ms": row.get("ms", row.get("median_ms"))} for row in rows]
         columns: list[Column] = [
             ("what", True, lambda row: (row["group"], row["group"])),
             ("way", True, lambda row: (row["way"], row["way"])),
-            ("ms", False, lambda row: _number(row["median_ms"], ".2f")),
+            ("ms", False, lambda row: _number(row["ms"], ".2f")),
+            ("reference ms", False, lambda row: _number(row.get("reference_ms"), ".2f")),
+            ("ratio", False, lambda row: _number(row.get("ratio"), ".2f")),
+            ("95 % interval", False, _interval),
             ("images/s", False, lambda row: _number(row.get("images_per_second"), ".1f")),
             ("GFLOP/s", False, lambda row: _number(row.get("gflops"), ".1f")),
+            ("of ceiling", False, lambda row: _number(row.get("of_ceiling"), ".0%")),
             ("peak MiB", False, lambda row: _number(row.get("peak_mib"), ".0f")),
             ("of one model", False, lambda row: _number(row.get("times_one_model"), ".2f")),
-            ("ratio", False, lambda row: _number(row.get("ratio"), ".2f")),
         ]
         what = "Kernels, one by one," if "kernels" in path.stem else "Speed"
-        return _sheet(path.stem, f"{what} on {about['name']}", text, columns, rows)
+        title = f"{what} on {about['name']}"
+        return _sheet(path.stem, title, _measured(about, len(rows)), columns, rows)
     except (KeyError, TypeError) as error:
         raise RecordError(
             f"{path} has no {error}", "write it with python -m bench.record"
         ) from error
+
+
+def _measured(about: dict[str, Any], rows: int) -> str:
+    """On what, how, and first of all whether the machine was steady."""
+    machine = f"{about['name']} with torch {about['torch']}"
+    ratio = (
+        "A ratio above 1 is faster than the reference, which is the released code's way of doing "
+        "the same, and for training steps a loop over the experts."
+    )
+    if "unsteady_rows" not in about:
+        return (
+            f"Measured on {machine}. {ratio} Recorded before rounds were interleaved: where a "
+            "ratio differs from that of the medians, it is of pairs of runs, and they are not."
+        )
+    text = (
+        f"Measured on {machine} ({about['instruction_set']}). {ratio} Milliseconds, ratio and its "
+        "interval are of the same rounds, each of which times reference, way, way and reference: "
+        "medians, and the order statistics that enclose the ratio's median."
+    )
+    if "convolution_gflops" in about:
+        text += (
+            f" The ceiling is that of a large convolution, {about['convolution_gflops']} GFLOP/s, "
+            f"and of a large matrix product, {about['product_gflops']} GFLOP/s, measured again "
+            "before each row, in the proportion in which a row does both."
+        )
+    if about["unsteady_rows"]:
+        text = (
+            f"**Unsteady machine**: the rounds of {about['unsteady_rows']} of {rows} rows spread "
+            f"by more than {about['unsteady_above']:.0%} from quartile to quartile, by up to "
+            f"{about['largest_spread']:.0%}.\n\n{text}"
+        )
+    return text
+
+
+def _interval(row: dict[str, Any]) -> tuple[str, Any]:
+    if "ratio_interval" not in row:
+        return "", ""
+    low, high = row["ratio_interval"]
+    return f"{low:.2f} to {high:.2f}", low
 
 
 def _audit(path: Path) -> Sheet:

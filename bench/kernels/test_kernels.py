@@ -6,6 +6,7 @@ timed before its result and gradients agree with the reference in float64.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from bench.conftest import describe
+
 from .operations import PASSES, Case, Way, cases
-from .timing import device, time_it
+from .timing import device, pairs_of
 
 ON = device()
 DTYPES = (torch.bfloat16, torch.float16) if ON.type == "cuda" else (torch.float32,)
@@ -77,27 +80,28 @@ def _probe(like: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("case", "way", "dtype", "what"), ALL)
 def test_kernel(
-    benchmark: BenchmarkFixture, case: Case, way: Way, dtype: torch.dtype, what: str
+    benchmark: BenchmarkFixture,
+    pytestconfig: pytest.Config,
+    case: Case,
+    way: Way,
+    dtype: torch.dtype,
+    what: str,
 ) -> None:
     function, gate = prepared(case, way, dtype, what, ON)
     gate()
-    timing = time_it(function, ON)
+    eager = next(other for other in case.ways if other.name == "torch eager")
+    reference, _ = prepared(case, eager, dtype, what, ON)
+    rounds = pytestconfig.getoption("--bench-rounds") or 0
+    pairs, peak = pairs_of(function, reference, ON, rounds)
+    seconds = statistics.median(pairs.own)
     passes = {"forward": 1, "input gradient": 2, "full backward": 3}[what]
     kind = str(dtype).removeprefix("torch.")
-    benchmark.group = f"{case.name} {case.shape}, {what}, {kind}"
-    info = benchmark.extra_info
-    info["way"] = "reference" if way.name == "torch eager" else way.name
-    info["device_ms"], info["device_ms_fifths"] = timing.median, [timing.low, timing.high]
+    group = f"{case.name} {case.shape}, {what}, {kind}"
+    info = describe(benchmark, group, "reference" if way.name == "torch eager" else way.name, pairs)
+    info["device"] = ON.type
     if ON.type == "cuda":
-        info["peak_mib"] = round(timing.peak_mib, 1)
+        info["peak_mib"] = round(peak, 1)
     if what == "forward":
         size = torch.empty(0, dtype=dtype).element_size()
-        info["gb_per_second"] = round(case.bytes(size) / timing.median / 1e6, 2)
-    info["gflops"] = round(passes * case.flops / timing.median / 1e6, 1)
-    # pytest-benchmark keeps its own clock; what counts on a GPU is device_ms.
-    benchmark.pedantic(lambda: (function(), _settle()), rounds=5, warmup_rounds=1)
-
-
-def _settle() -> None:
-    if ON.type == "cuda":
-        torch.cuda.synchronize()
+        info["gb_per_second"] = round(case.bytes(size) / seconds / 1e9, 2)
+    info["gflops"] = round(passes * case.flops / seconds / 1e9, 1)

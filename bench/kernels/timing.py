@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Timing", "device", "time_it"]
+from bench.machine import clock
+from bench.paired import Paired, alternate
+
+__all__ = ["device", "pairs_of"]
 
 L2_BYTES = 256 * 2**20
 """Written between repetitions; more than any GPU's second-level cache."""
-WARM_UPS, REPETITIONS = 5, 50
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds of repeated calls.
-
-    Attributes:
-        median: of all.
-        low: first of five parts.
-        high: last of five parts.
-        peak_mib: device memory above what was allocated before; 0 on a CPU.
-    """
-
-    median: float
-    low: float
-    high: float
-    peak_mib: float
-
-    @classmethod
-    def of(cls, milliseconds: list[float], peak_mib: float = 0.0) -> Timing:
-        low, *_, high = statistics.quantiles(milliseconds, n=5)
-        return cls(statistics.median(milliseconds), low, high, peak_mib)
+SHORTEST = 2e-3
+"""Seconds that a timing takes at least on a CPU; what is shorter is repeated within it."""
+WARM_UPS, ROUNDS_ON_GPU, ROUNDS_ON_CPU = 5, 25, 7
 
 
 def device() -> torch.device:
@@ -45,41 +25,56 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def time_it(function: Callable[[], Any], on: torch.device, repetitions: int = 0) -> Timing:
-    """Time calls of a function.
+def pairs_of(
+    function: Callable[[], Any], against: Callable[[], Any], on: torch.device, rounds: int = 0
+) -> tuple[Paired, float]:
+    """Time two functions in turn.
 
     Args:
         function: launches work on the device.
+        against: what it is compared with.
         on: where; on a GPU every call finds a flushed L2 and is timed by events around it.
-        repetitions: how many are timed; by default 50 on a GPU and 7 on a CPU.
+        rounds: of two calls each; by default 25 on a GPU and 7 on a CPU.
+
+    Returns:
+        Seconds, and MiB of device memory that a call of ``function`` needs above what was
+        allocated before; 0 on a CPU.
     """
     if on.type == "cuda":
-        return _by_events(function, on, repetitions or REPETITIONS)
-    milliseconds = []
-    for repetition in range((repetitions or 7) + 2):
-        began = time.perf_counter()
-        function()
-        if repetition >= 2:
-            milliseconds.append((time.perf_counter() - began) * 1e3)
-    return Timing.of(milliseconds)
+        return _by_events(function, against, on, rounds or ROUNDS_ON_GPU)
+    for warm in (function, against):
+        warm()
+    repeats = {call: max(1, round(SHORTEST / clock(call))) for call in (function, against)}
+
+    def timed(call: Callable[[], Any]) -> float:
+        many = repeats[call]
+        return clock(lambda: [call() for _ in range(many)]) / many
+
+    return Paired.of_calls(*alternate(function, against, rounds or ROUNDS_ON_CPU, timed)), 0.0
 
 
-def _by_events(function: Callable[[], Any], on: torch.device, repetitions: int) -> Timing:
+def _by_events(
+    function: Callable[[], Any], against: Callable[[], Any], on: torch.device, rounds: int
+) -> tuple[Paired, float]:
     for _ in range(WARM_UPS):
         function()
+        against()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     function()
     peak = (torch.cuda.max_memory_allocated() - before) / 2**20
     cold: Tensor = torch.empty(L2_BYTES, dtype=torch.int8, device=on)
-    pairs = []
-    for _ in range(repetitions):
+
+    def timed(call: Callable[[], Any]) -> tuple[torch.cuda.Event, torch.cuda.Event]:
         cold.zero_()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        function()
+        call()
         end.record()
-        pairs.append((start, end))
+        return start, end
+
+    calls = alternate(function, against, rounds, timed)
     torch.cuda.synchronize()
-    return Timing.of([start.elapsed_time(end) for start, end in pairs], peak)
+    own, reference = ([a.elapsed_time(b) / 1e3 for a, b in events] for events in calls)
+    return Paired.of_calls(own, reference), peak

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -51,11 +52,40 @@ def test_events_surround_every_call_and_the_cache_is_flushed_between(
         log.append("work")
         time.sleep(0.002)
 
-    found = timing._by_events(work, CPU, 6)
-    warm = ["work"] * timing.WARM_UPS
-    assert log == [*warm, "synchronize", "work", *["flush", "work"] * 6, "synchronize"]
-    assert 2 <= found.low <= found.median <= found.high
-    assert found.peak_mib == 2
+    def other() -> None:
+        log.append("other")
+
+    found, peak = timing._by_events(work, other, CPU, 3)
+    warm = ["work", "other"] * timing.WARM_UPS
+    turn = ["flush", "other", "flush", "work", "flush", "work", "flush", "other"]
+    assert log == [*warm, "synchronize", "work", *turn * 3, "synchronize"]
+    assert len(found.own) == len(found.reference) == 3
+    assert all(seconds >= 0.002 for seconds in found.own)
+    assert peak == 2
+
+
+def test_what_is_short_is_repeated_and_timed_by_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = {"quick": 0, "slow": 0}
+
+    def quick() -> None:
+        calls["quick"] += 1
+
+    def slow() -> None:
+        calls["slow"] += 1
+
+    def clock(function: Callable[[], Any]) -> float:
+        """0.1 ms for a quick call, 5 ms for a slow one."""
+        before = dict(calls)
+        function()
+        return 1e-4 * (calls["quick"] - before["quick"]) + 5e-3 * (calls["slow"] - before["slow"])
+
+    monkeypatch.setattr(timing, "clock", clock)
+    pairs, peak = timing.pairs_of(quick, slow, CPU, 3)
+    assert pairs.own == pytest.approx((1e-4,) * 3)
+    assert pairs.reference == pytest.approx((5e-3,) * 3)
+    assert calls == {"quick": 2 + 3 * 2 * 20, "slow": 2 + 3 * 2}
+    assert pairs.ratio.median == pytest.approx(50)
+    assert peak == 0
 
 
 def test_every_case_of_a_gpu_is_there() -> None:
@@ -86,7 +116,7 @@ def test_a_red_gate_stops_the_timing(what: str) -> None:
 
 
 def test_operations_count_what_torch_counts() -> None:
-    from bench.conftest import Operations
+    from bench.machine import Operations
 
     for case in cases(CPU):
         if case.name not in ("lora_linear", "lora_conv"):

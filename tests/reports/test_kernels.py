@@ -27,21 +27,26 @@ COMPILED = {
 }  # fmt: skip
 
 
-def timing(way: str, median: float, **info: Any) -> dict[str, Any]:
-    stats = {"median": median, "q1": median, "q3": median, "rounds": 7}
-    return {"group": "a step", "stats": stats, "extra_info": {"way": way} | info}
+def timing(way: str, ms: float, spread: float = 0.02, **info: Any) -> dict[str, Any]:
+    ratio = 60.0 / ms
+    paired = {
+        "way": way, "rounds": 7, "ms": ms, "reference_ms": 60.0, "ratio": ratio,
+        "ratio_interval": [ratio - 0.25, ratio + 0.25], "spread": spread,
+        "convolution_gflops": 300.0 + ms, "product_gflops": 200.0,
+    }  # fmt: skip
+    return {"group": "a step", "stats": {"median": 0.0}, "extra_info": paired | info}
 
 
 RUN = {
     "machine_info": {
-        "cpu": {"brand_raw": "A processor"}, "machine": "x86_64", "threads": 2,
+        "cpu_model": "A processor", "instruction_set": "AVX512, oneDNN AVX512_CORE", "threads": 2,
         "torch": "2.14.1", "python_version": "3.11", "node": "somebody's",
     },
     "commit_info": {"id": "abc", "dirty": False},
     "datetime": "2026-01-02T03:04:05",
     "benchmarks": [
-        timing("reference", 0.06),
-        timing("ours", 0.02, images_per_second=3200.0, pages="unknown"),
+        timing("reference", 60.0),
+        timing("ours", 20.0, images_per_second=3200.0, of_ceiling=0.5, pages="unknown"),
         {"group": "other", "stats": {}, "extra_info": {}},
     ],
 }  # fmt: skip
@@ -57,7 +62,12 @@ def folder(tmp_path: Path) -> Path:
 def test_a_record_keeps_ratios_and_leaves_out_whose_machine_it_was() -> None:
     found = record(RUN)
     assert [line["ratio"] for line in found["rows"]] == [1.0, 3.0]
-    assert found["machine"]["name"] == "A processor, 2 threads"
+    about = found["machine"]
+    assert about["name"] == "A processor, 2 threads"
+    assert (about["cpu"], about["threads"]) == ("A processor", 2)
+    assert about["instruction_set"] == "AVX512, oneDNN AVX512_CORE"
+    assert (about["convolution_gflops"], about["product_gflops"]) == (340.0, 200.0)
+    assert about["unsteady_rows"] == 0
     assert "somebody" not in json.dumps(found)
     assert "pages" not in found["rows"][1]
 
@@ -74,10 +84,34 @@ def test_tables_say_what_is_measured_and_what_is_predicted(folder: Path) -> None
     assert shown["occupancy"] == "25%"
 
 
+def test_an_unsteady_machine_is_named_at_the_top(tmp_path: Path) -> None:
+    shaky = [timing("reference", 60.0), timing("ours", 20.0, spread=0.41)]
+    found = record({**RUN, "benchmarks": shaky})
+    assert found["machine"]["unsteady_rows"] == 1
+    (tmp_path / "bench-cpu.json").write_text(json.dumps(found))
+    (sheet,) = sheets(tmp_path)
+    first = sheet.text.splitlines()[0]
+    assert first == (
+        "**Unsteady machine**: the rounds of 1 of 2 rows spread by more than 15% from quartile to "
+        "quartile, by up to 41%."
+    )
+
+
+def test_a_record_from_before_rounds_were_interleaved_says_so(tmp_path: Path) -> None:
+    old = {"group": "a step", "way": "ours", "median_ms": 20.0, "ratio": 1.02}
+    machine = {"name": "A processor, 2 threads", "torch": "2.14.1"}
+    (tmp_path / "bench-cpu.json").write_text(json.dumps({"machine": machine, "rows": [old]}))
+    (sheet,) = sheets(tmp_path)
+    assert "Recorded before rounds were interleaved" in sheet.text
+    assert "| a step | ours | 20.00 |  | 1.02 |" in sheet.markdown()
+
+
 def test_markdown_and_page_show_them(folder: Path, tmp_path: Path) -> None:
     written = build_kernels(folder)
     assert [path.name for path in written] == ["bench-cpu.md", "audit.md"]
-    assert "| a step | ours | 20.00 | 3200.0 |" in written[0].read_text()
+    assert "| a step | ours | 20.00 | 60.00 | 3.00 | 2.75 to 3.25 | 3200.0 |  | 50% |" in (
+        written[0].read_text()
+    )
     records = Report.read(write_folder(tmp_path / "results", [row("ppap", "vit")]))
     html = page([records], sheets(folder))
     assert '<h2 id="audit">' in html

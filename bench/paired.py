@@ -1,0 +1,136 @@
+"""Two ways timed in turn, and what can be said of their ratio.
+
+A round calls reference, own way, own way, reference: whatever drifts evenly during a round slows
+both alike. A row's milliseconds and its ratio come from the same rounds, so that they agree.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+__all__ = ["UNSTEADY", "Ceiling", "Interval", "Paired", "alternate", "median_interval", "spread"]
+
+UNSTEADY = 0.15
+"""Spread of rounds from which a machine is said to be unsteady."""
+CONFIDENCE = 0.95
+Timed = TypeVar("Timed")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A median and where it lies with a confidence of 95 % (of 94 % for five rounds)."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Rounds of two ways.
+
+    Attributes:
+        own: seconds of a call, one figure a round.
+        reference: the reference's, in the same rounds.
+    """
+
+    own: tuple[float, ...]
+    reference: tuple[float, ...]
+
+    @classmethod
+    def of_calls(cls, own: Sequence[float], reference: Sequence[float]) -> Paired:
+        """From two calls of each in a round, whose mean stands for the round.
+
+        Raises:
+            ValueError: for calls that do not make whole rounds of both.
+        """
+        if len(own) != len(reference) or len(own) % 2 or not own:
+            raise ValueError(
+                f"a round is two calls of each way, got {len(own)} and {len(reference)} calls"
+            )
+
+        def means(calls: Sequence[float]) -> tuple[float, ...]:
+            return tuple((a + b) / 2 for a, b in zip(calls[::2], calls[1::2], strict=True))
+
+        return cls(means(own), means(reference))
+
+    @property
+    def ratio(self) -> Interval:
+        """How many times as fast as the reference: the median over rounds."""
+        pairs = zip(self.reference, self.own, strict=True)
+        return median_interval([theirs / ours for theirs, ours in pairs])
+
+    @property
+    def spread(self) -> float:
+        """The larger of both ways' spreads."""
+        return max(spread(self.own), spread(self.reference))
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Operations per second of a large convolution and of a large matrix product."""
+
+    convolution: float
+    product: float
+
+    def share(self, convolutions: float, products: float, seconds: float) -> float:
+        """Of the speed to be had: the time that the operations would take at both ceilings.
+
+        Args:
+            convolutions: operations in convolutions.
+            products: operations in matrix products.
+            seconds: that both took.
+        """
+        return (convolutions / self.convolution + products / self.product) / seconds
+
+
+def alternate(
+    function: Callable[[], Any],
+    against: Callable[[], Any],
+    rounds: int,
+    timed: Callable[[Callable[[], Any]], Timed],
+) -> tuple[list[Timed], list[Timed]]:
+    """What ``timed`` gives for two calls a round of a function, and of what it is compared with."""
+    own, reference = [], []
+    for _ in range(rounds):
+        reference.append(timed(against))
+        own.append(timed(function))
+        own.append(timed(function))
+        reference.append(timed(against))
+    return own, reference
+
+
+def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """The median, and order statistics that enclose it whatever the distribution.
+
+    The k-th smallest and k-th largest of n enclose the distribution's median but for a chance of
+    2 P(Binomial(n, 1/2) < k). The largest k that keeps the confidence is taken; with fewer than
+    six values no k does for 95 %, and the whole range is given.
+
+    Raises:
+        ValueError: without values.
+    """
+    if not values:
+        raise ValueError("no rounds: there is no median of nothing")
+    ordered, n = sorted(values), len(values)
+    k = 1
+    while 2 * k < n and 2 * _binomial_below(k + 1, n) <= 1 - confidence:
+        k += 1
+    return Interval(statistics.median(ordered), ordered[k - 1], ordered[n - k])
+
+
+def spread(values: Sequence[float]) -> float:
+    """Distance of the quartiles, as a share of the median; 0 for a single value."""
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / statistics.median(values)
+
+
+def _binomial_below(k: int, n: int) -> float:
+    """P(X < k) for n tosses of a coin."""
+    return sum(math.comb(n, i) for i in range(k)) / float(2**n)
