@@ -99,6 +99,10 @@ def without(field: str) -> str:
     return json.dumps({k: v for k, v in row("ppap", "vit").items() if k != field})
 
 
+def seen_on(facts: dict[str, Any]) -> dict[str, Any]:
+    return PROVENANCE | {"hardware": PROVENANCE["hardware"] | facts}
+
+
 MALFORMED = {
     "cut short": (json.dumps(row("ppap", "vit"))[:80], "not JSON"),
     "no object": ("[1, 2]", "kind None is none of row, noise_accuracy, tradeoff, grid, strip"),
@@ -116,6 +120,18 @@ MALFORMED = {
     "hardware": (
         json.dumps(row("ppap", "vit", provenance=PROVENANCE | {"hardware": {}})),
         "provenance.hardware.cpu is missing",
+    ),
+    "instructions without threads": (
+        json.dumps(row("ppap", "vit", provenance=seen_on({"instruction_set": "AVX2"}))),
+        "provenance.hardware.threads is missing",
+    ),
+    "one of several machines": (
+        json.dumps(row("ppap", "vit", provenance=PROVENANCE | {"machines": [{"cpu": "x"}]})),
+        "provenance.machines.cores is missing",
+    ),
+    "machines": (
+        json.dumps(row("ppap", "vit", provenance=PROVENANCE | {"machines": {"cpu": "x"}})),
+        "provenance.machines is no list",
     ),
     "uneven curve": (
         json.dumps(noise_accuracy("ppap", "vit", 0) | {"timesteps": [0]}),

@@ -15,6 +15,7 @@ from reports.build import build, build_page
 from reports.published import published
 from reports.records import read_folder
 from tests.reports.conftest import (
+    PROVENANCE,
     comparison,
     failure,
     grid,
@@ -153,6 +154,23 @@ def test_folders_and_sweeps_share_a_page(tmp_path: Path) -> None:
     assert page.index("budget default") < page.index("budget test")
     assert len(embedded(page)) == 12
     assert "The rank" in page
+
+
+def test_the_page_says_on_what_its_results_were_seen(tmp_path: Path) -> None:
+    old = PROVENANCE["hardware"]
+    facts = {"instruction_set": "AVX2, oneDNN AVX2", "threads": 2, "limits": {}, "cpu": "Other"}
+    machines = {"machines": [old, old | facts]}
+    build(
+        write_folder(
+            tmp_path, [row("naive", "vit"), row("ppap", "vit", provenance=PROVENANCE | machines)]
+        )
+    )
+    told = (
+        "Example CPU (2 cores), 8 GiB, torch 2.0; "
+        "Other (2 cores), AVX2, oneDNN AVX2, 2 threads per worker, 8 GiB, torch 2.0."
+    )
+    assert f"Seen on {told}" in (tmp_path / "index.html").read_text()
+    assert "8 GiB and Other (2 cores), AVX2" in (tmp_path / "methods.md").read_text()
 
 
 def test_published_figures_stand_apart_with_their_sources(page: str) -> None:
