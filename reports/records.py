@@ -229,6 +229,7 @@ def _records(
     info = SweepInfo.of(name, infos[-1] if infos else None)
     # Rows of a sweep with axes keep the order in which they were run; others the paper's.
     recorded = _of(own, "row")
+    _require_numbers(info, recorded)
     rows = sorted(recorded, key=_group if info.axes else _order)
     curves = [
         pd.DataFrame(_columns(record)) for record in sorted(_of(own, "noise_accuracy"), key=_order)
@@ -246,6 +247,20 @@ def _records(
         strips=tuple(picture for picture in pictures if isinstance(picture, Strip)),
         raw={record["key"]: record for record in recorded},
     )
+
+
+def _require_numbers(info: SweepInfo, rows: list[Record]) -> None:
+    """Raises a RecordError where a numeric axis has a word, or a logarithmic one no logarithm."""
+    for row in rows:
+        for axis, value in row.get("axes", {}).items():
+            scale = info.axes.get(axis, "category")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if scale != "category" and not (number and (value > 0 or scale != "log")):
+                raise RecordError(
+                    f"sweep {info.name}, row {row['method']}: {axis} is on a {scale} scale and "
+                    f"cannot be {value!r}",
+                    "mend or delete the record, or run its cell again",
+                )
 
 
 def _of(records: list[Record], kind: str) -> list[Record]:

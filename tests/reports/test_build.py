@@ -14,7 +14,15 @@ import pytest
 from reports.__main__ import main
 from reports.build import build, build_all, results_folders
 from reports.records import RecordError, Records
-from tests.reports.conftest import PROVENANCE, grid, noise_accuracy, row, tradeoff, write_folder
+from tests.reports.conftest import (
+    PROVENANCE,
+    grid,
+    info,
+    noise_accuracy,
+    row,
+    tradeoff,
+    write_folder,
+)
 
 ROOT = Path(__file__).parents[2]
 CURVES, TRADEOFF, SAMPLES = "methods-noise-accuracy", "methods-tradeoff", "methods-samples"
@@ -207,3 +215,15 @@ def test_a_page_that_would_be_too_large_goes_without_samples_and_costs_no_table(
     with pytest.raises(RecordError, match="the page has"):
         build_all([folder], folder / "all.html")
     assert (folder / "methods.csv").exists()
+
+
+@pytest.mark.parametrize("value", ["four", 0, True, None])
+def test_a_word_on_a_numeric_axis_is_one_line(
+    value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rank = row("ppap", "vit") | {"axes": {"rank": value}}
+    folder = write_folder(tmp_path, [info("methods", {"rank": "log"}), rank])
+    assert main(["build", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"row ppap: rank is on a log scale and cannot be {value!r}" in line
+    assert not (folder / "methods.csv").exists()
