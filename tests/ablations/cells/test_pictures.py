@@ -51,11 +51,12 @@ def test_a_trajectory_ends_in_the_first_sample_of_its_row(tmp_path: Path) -> Non
             store.put(cell.key, cell.compute(load))
         return store.get(cell.key)
 
-    guidance = tuple(replace(part, scale=100.0) for part in strip.samples.guidance)
-    strip = replace(strip, samples=replace(strip.samples, guidance=guidance, count=2))
+    # A row of one: another batch size rounds otherwise, and the guides' kinks may amplify that.
+    guidance = tuple(replace(part, scale=10.0) for part in strip.samples.guidance)
+    strip = replace(strip, samples=replace(strip.samples, guidance=guidance, count=1))
     made, drawn = strip.compute(load), load(strip.samples)
     record, grid = made.meta["record"], made.arrays["grid"]
-    assert drawn.meta["scales"] == [100.0] * 3
+    assert drawn.meta["scales"] == [10.0] * 3
     assert grid.shape == (4, len(record["columns"]), 32, 32, 3)
     assert record["columns"][0] == "t = 920"
     assert record["columns"][-3:] == ["t = 80", "sample", "target"]
