@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from ppap_kernels.operations import PASSES, Problem, Way, problems
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from bench.conftest import describe
 
-from .operations import PASSES, Case, Way, cases
 from .timing import device, pairs_of
 
 ON = device()
@@ -25,7 +25,7 @@ DTYPES = (torch.bfloat16, torch.float16) if ON.type == "cuda" else (torch.float3
 TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 ALL = [
     pytest.param(case, way, dtype, what, id=f"{case.name}-{case.shape}-{what}-{dtype}-{way.name}")
-    for case in cases(ON)
+    for case in problems(ON)
     for dtype in DTYPES
     for what in PASSES
     if what == "forward" or "x" in case.make(torch.float32, torch.device("cpu"))
@@ -36,7 +36,7 @@ ALL = [
 
 
 def prepared(
-    case: Case, way: Way, dtype: torch.dtype, what: str, on: torch.device
+    case: Problem, way: Way, dtype: torch.dtype, what: str, on: torch.device
 ) -> tuple[Callable[[], Any], Callable[[], None]]:
     """What is timed, and the gate before it."""
     tensors = case.make(dtype, on)
@@ -82,7 +82,7 @@ def _probe(like: Tensor) -> Tensor:
 def test_kernel(
     benchmark: BenchmarkFixture,
     pytestconfig: pytest.Config,
-    case: Case,
+    case: Problem,
     way: Way,
     dtype: torch.dtype,
     what: str,

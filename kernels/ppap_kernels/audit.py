@@ -20,7 +20,7 @@ from typing import Any
 
 from ppap_kernels.compilation import cache_file, compile_all
 from ppap_kernels.cubin import GPUS, Gpu, Resources, occupancy
-from ppap_kernels.workloads import DTYPES, Case, cases
+from ppap_kernels.operations import DTYPES, Case, cases
 
 __all__ = ["main", "problems", "resource_table", "roofline", "rows", "traffic_table"]
 

@@ -17,32 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ppap_kernels.dispatch import Entry, slug, table
+from ppap_kernels.operations import KERNELS
 
-__all__ = ["CANDIDATES", "candidates", "main", "tune", "workload"]
+__all__ = ["CANDIDATES", "candidates", "main", "tune"]
 
 Config = dict[str, int]
 Timer = Callable[[Callable[[], Any]], float]
 CONFIGS = Path(__file__).parent / "configs"
 TOLERANCE = 2e-2
-RANK, EXPERTS = 16, 5
-
-CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
-    "low_rank_matmul": {
-        "BLOCK_M": (16, 32, 64, 128), "BLOCK_N": (32, 64, 128), "BLOCK_K": (32, 64),
-        "num_warps": (4, 8), "num_stages": (2, 3, 4),
-    },
-    "grouped_outer": {
-        "BLOCK_M": (32, 64), "BLOCK_U": (32, 64, 128), "BLOCK_V": (32, 64, 128),
-        "num_warps": (4, 8), "num_stages": (2, 3),
-    },
-    "transfer_loss": {
-        "BLOCK_ROWS": (1, 2, 4, 16), "num_warps": (4, 8, 16), "num_stages": (1,),
-    },
-}  # fmt: skip
-CANDIDATES["grouped_low_rank_matmul"] = CANDIDATES["low_rank_matmul"]
+TUNED = {kernel.name: kernel for kernel in KERNELS if kernel.launches}
+CANDIDATES = {name: kernel.candidates for name, kernel in TUNED.items()}
 
 
 def candidates(kernel: str, shipped: Mapping[str, int]) -> Iterator[Config]:
@@ -53,57 +39,6 @@ def candidates(kernel: str, shipped: Mapping[str, int]) -> Iterator[Config]:
         config = dict(zip(grid, values, strict=True))
         if config != shipped:
             yield config
-
-
-def workload(
-    kernel: str, shape: Mapping[str, int], dtype: torch.dtype, device: torch.device
-) -> tuple[Callable[[Config], Tensor], Callable[[], Tensor]] | None:
-    """(launch with a configuration, torch's way) at a shape; None for kernels not tuned."""
-    from ppap_kernels import triton_elementwise, triton_matmul
-
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*size: int) -> Tensor:
-        drawn: Tensor = torch.randn(size, generator=generator) / float(size[-1]) ** 0.5
-        return drawn.to(device, dtype)
-
-    if kernel == "low_rank_matmul":
-        m, n, k = (shape[d] for d in ("m", "n", "k"))
-        x, p, q, r = normal(m, k), normal(n, k).t(), normal(RANK, k).t(), normal(n, RANK).t()
-        return (
-            lambda config: triton_matmul.low_rank_matmul(x, p, q, r, None, 0.5, config)[0],
-            lambda: torch.addmm(x @ p, x @ q, r, alpha=0.5),
-        )
-    if kernel == "grouped_low_rank_matmul":
-        m, n, k = (shape[d] for d in ("m", "n", "k"))
-        tokens = max(1, m // 40)
-        x, p = normal(40, tokens, k), normal(n, k).t()
-        q, r = normal(EXPERTS, k, RANK), normal(EXPERTS, RANK, n)
-        index = (torch.arange(40) * 7 % EXPERTS).to(device)
-        return (
-            lambda config: triton_matmul.grouped_low_rank_matmul(
-                x, p, q, r, None, index, 0.5, config
-            )[0],
-            lambda: torch.baddbmm(x @ p, torch.bmm(x, q[index]), r[index], alpha=0.5),
-        )
-    if kernel == "grouped_outer":
-        tokens = max(1, shape["m"] // 40)
-        u, v = normal(40, tokens, shape["u"]), normal(40, tokens, shape["v"])
-        index = (torch.arange(40) * 7 % EXPERTS).to(device)
-        own = index[None] == torch.arange(EXPERTS, device=device)[:, None]
-        return (
-            lambda config: triton_matmul.grouped_outer(u, v, index, EXPERTS, 1.0, config),
-            lambda: torch.einsum("eb,btu,btv->euv", own.to(dtype), u, v),
-        )
-    if kernel == "transfer_loss":
-        student, teacher = normal(256, shape["classes"]), normal(256, shape["classes"])
-        return (
-            lambda config: triton_elementwise.transfer_loss(student, teacher, 0.25, config)[1],
-            lambda: (
-                student.float().softmax(1) - (teacher.float() / 0.25).softmax(1)
-            ).to(dtype) / 256,
-        )  # fmt: skip
-    return None
 
 
 def tune(
@@ -119,10 +54,10 @@ def tune(
     A candidate that does not compile, does not fit or gives a wrong result is passed over, and
     said to be.
     """
-    work = workload(kernel, entry.shape, dtype, device)
-    if work is None:
+    launches = TUNED[kernel].launches if kernel in TUNED else None
+    if launches is None:
         return None
-    launch, plain = work
+    launch, plain = launches(entry.shape, dtype, device)
     expected = plain().double()
     best: tuple[float, Config] | None = None
     for config in candidates(kernel, entry.config):

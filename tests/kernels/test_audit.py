@@ -10,7 +10,7 @@ pytest.importorskip("triton")
 
 from ppap_kernels.audit import problems, resource_table, roofline, traffic_table
 from ppap_kernels.cubin import GPUS, Gpu, Resources, compile_for, occupancy
-from ppap_kernels.workloads import cases
+from ppap_kernels.operations import cases
 
 # All configurations once; `python -m ppap_kernels.audit` goes through all types and ranks.
 CASES = list(cases(("fp16",), (16,)))

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from ppap_kernels.operations import PASSES, Problem, Way, problems
 from torch import Tensor
 
 from bench.kernels import timing
-from bench.kernels.operations import PASSES, Case, Way, cases
 from bench.kernels.test_kernels import prepared
 
 CPU = torch.device("cpu")
@@ -89,8 +89,8 @@ def test_what_is_short_is_repeated_and_timed_by_the_call(monkeypatch: pytest.Mon
 
 
 def test_every_case_of_a_gpu_is_there() -> None:
-    names = {case.name for case in cases(CPU)}
-    on_gpu = list(cases(torch.device("cuda")))
+    names = {case.name for case in problems(CPU)}
+    on_gpu = list(problems(torch.device("cuda")))
     assert {case.name for case in on_gpu} == names
     assert len(names) == 7
     for case in on_gpu:
@@ -101,13 +101,13 @@ def test_every_case_of_a_gpu_is_there() -> None:
             assert any("floor" in way for way in ways)
 
 
-def wrong(case: Case) -> Way:
+def wrong(case: Problem) -> Way:
     return Way("ours", lambda t: case.reference(t) * 1.01)
 
 
 @pytest.mark.parametrize("what", PASSES)
 def test_a_red_gate_stops_the_timing(what: str) -> None:
-    case = next(iter(cases(CPU)))
+    case = next(iter(problems(CPU)))
     _, gate = prepared(case, case.ways[0], torch.float32, what, CPU)
     gate()
     _, gate = prepared(case, wrong(case), torch.float32, what, CPU)
@@ -118,7 +118,7 @@ def test_a_red_gate_stops_the_timing(what: str) -> None:
 def test_operations_count_what_torch_counts() -> None:
     from bench.machine import Operations
 
-    for case in cases(CPU):
+    for case in problems(CPU):
         if case.name not in ("lora_linear", "lora_conv"):
             continue
         tensors: dict[str, Any] = case.make(torch.float32, CPU)

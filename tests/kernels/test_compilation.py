@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 from ppap_kernels import audit, compilation
 from ppap_kernels.compilation import compile_all, key
 from ppap_kernels.cubin import Resources, Source, compile_for
-from ppap_kernels.workloads import cases
+from ppap_kernels.operations import cases
 
 STEP, PRODUCT = (
     next(case.source for case in cases(("fp16",), (16,)) if case.name == name)
