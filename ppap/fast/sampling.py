@@ -35,10 +35,18 @@ def sample(
 ) -> Tensor:
     """Generate one image per seed.
 
+    An image depends on its own seed alone, and its target. On one machine, with the same
+    versions, instruction set, number of threads, ``batch`` and ``fast``, the same call gives the
+    same images bit for bit. Change any of these and images are equal up to rounding: unguided or
+    gently guided ones to a small part of a grey level. A guide with kinks, such as a ReLU network,
+    amplifies rounding at large scales: where an activation lies just beside zero, the last bit
+    decides which way the gradient points, and now and then a sample becomes another picture. How
+    often is measured by ``python -m bench.rounding`` and stands in
+    ``reports/results/rounding/rounding.md``.
+
     Args:
         denoiser: what is sampled from.
         seeds: one per image, each from 0 to 2^32 - 1; a number n stands for 0, 1, ..., n - 1.
-            An image depends on its own seed alone (and its target), up to rounding.
         guide: steers the samples; its targets run parallel to ``seeds``, unless one stands
             for all.
         sampler: ``DDIM(25)`` by default.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench.rounding.__main__ import chain, write
 from bench.rounding.conditions import CONDITIONS, GUIDANCE, INSTRUCTIONS, Condition, by_name
 from bench.rounding.draw import draws_file
 from bench.rounding.moves import LEVEL, Moves, moves
@@ -109,3 +111,25 @@ def test_the_tables_say_what_moved() -> None:
     assert "| reference | AVX2 |" + " 1.5 |" * columns in largest
     assert "| fast path | fast path, run again |" + " 0 |" * columns in median
     assert "Some CPU (AVX9), 2 cores" in markdown(record)
+
+
+def test_what_a_condition_is_compared_with_is_drawn_too() -> None:
+    assert [c.name for c in chain(["AVX2"])] == ["reference", "AVX2"]
+    names = [c.name for c in chain(["fast path, batch 16"])]
+    assert names == ["reference", "fast path", "fast path, batch 16"]
+    assert tuple(chain([c.name for c in CONDITIONS])) == CONDITIONS
+
+
+def test_the_record_holds_what_was_drawn(tmp_path: Path) -> None:
+    files = {}
+    for condition in chain(["batch 1"]):
+        path = files[condition.name] = tmp_path / f"{condition.name}.npz"
+        about = json.dumps({"instruction_set": "AVX9", "threads": condition.threads})
+        np.savez(path, about=np.array(about), **{str(guidance): grey() for guidance in GUIDANCE})
+    page = write(tmp_path / "results", files, 5).read_text()
+    record = json.loads((tmp_path / "results" / "rounding.json").read_text())
+    assert [row["condition"] for row in record["rows"]] == ["batch 1"] * len(GUIDANCE)
+    assert {row["identical"] for row in record["rows"]} == {len(grey())}
+    assert {"cpu", "instruction_set", "torch", "python", "commit"} <= set(record["machine"])
+    assert record["rows"][0]["threads"] == 1
+    assert "bit-identical" in page
