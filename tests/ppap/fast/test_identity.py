@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.solver import Sampler, Update
@@ -23,7 +24,8 @@ from ppap.experts.adapters.adapter import ppap_adapter
 from ppap.experts.bank import ExpertBank
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
-from ppap.guidance.guides import LikelihoodGuide, naive_guide
+from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
+from ppap.guidance.wrappers import ClippedGradient, GradientReuse, GuidanceInterval
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
 from tests.ppap.experts.test_grouped import bank_of
@@ -231,6 +233,30 @@ def test_scales_are_those_of_the_plain_path(kind: str) -> None:
     torch.testing.assert_close(found, plain, atol=1e-3, rtol=0)
     unscaled = sample(path.denoiser, COUNT, experts.guide(TARGETS, 1.0), DDIM(5), batch=4)
     assert (found - unscaled).abs().max() > 1e-2
+
+
+AROUND: dict[str, Callable[[Guide], Guide]] = {
+    "an interval": lambda guide: GuidanceInterval(guide, first=300, last=700),
+    "a gradient used again": lambda guide: GradientReuse(guide, 2),
+    "a bound": lambda guide: ClippedGradient(guide, 0.5),
+    "a sum with an interval": lambda guide: SumOfGuides((guide, GuidanceInterval(guide, last=500))),
+}
+
+
+@pytest.mark.parametrize("kind", AROUND)
+def test_guides_around_guides_are_those_of_the_plain_path(kind: str) -> None:
+    path, guide = FastPath(learned_denoiser(), COUNT, compile=False), bank().guide(TARGETS, SCALE)
+    around = AROUND[kind](guide)
+    assert (drawn(path, around) - drawn(path, guide)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("sampler", [DPMSolver(8), DDIM("8 to 80"), DDPM("8 to 80")], ids=repr)
+def test_samplers_with_a_memory_or_an_early_end_are_those_of_the_plain_path(
+    sampler: Sampler,
+) -> None:
+    path = FastPath(learned_denoiser(), COUNT, compile=False)
+    guide = bank().guide(TARGETS, SCALE)
+    assert (drawn(path, guide, sampler) - drawn(path, None, sampler)).abs().max() > 1e-2
 
 
 class Deciding(nn.Module):
