@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import ppap
-from ablations.settings.setting import load_setting
+from ablations.settings.catalogue import load_setting
 from ppap.compute.cpu import instruction_set
 
 from .conditions import GUIDANCE, Condition, by_name

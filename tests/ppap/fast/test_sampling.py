@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ablations.settings.setting import load_setting
+from ablations.settings.catalogue import load_setting
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.experts.adapters import ppap_adapter
