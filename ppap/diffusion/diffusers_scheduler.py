@@ -1,0 +1,281 @@
+"""Any scheduler of diffusers as a sampler here, if it steps through noise levels as DDPM does.
+
+That is: discrete timesteps, a table ``alphas_cumprod``, samples of unit variance, and a model that
+predicts epsilon, x_0 or v. Flow matching, consistency models and those that work on samples of
+exploding variance (EDM, Euler, Heun) are refused. A guide's gradient enters as in this library's
+own samplers (:mod:`ppap.diffusion.gradient_entry`).
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppap.diffusion.ddpm import FixedVariance, ancestral_variance
+from ppap.diffusion.denoiser import Prediction
+from ppap.diffusion.gradient_entry import guided_prediction
+from ppap.diffusion.schedule import Schedule
+from ppap.diffusion.solver import Index, Update, gather
+
+__all__ = [
+    "DiffusersSampler",
+    "UnknownSchedulerError",
+    "check_scheduler",
+    "guided_scheduler_step",
+    "predicted_noise",
+    "respaced_schedule",
+    "training_schedule",
+]
+
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
+CONSISTENCY = ("LCMScheduler", "TCDScheduler")
+OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+VARIANCES: dict[str, FixedVariance] = {
+    "fixed_small": "small",
+    "fixed_small_log": "small",
+    "fixed_large": "large",
+    "fixed_large_log": "large",
+    "learned_range": "large",  # not looked at: the model's own is
+}
+
+
+class UnknownSchedulerError(ValueError):
+    """A scheduler of a family whose steps are not those of discrete diffusion."""
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Refuse a scheduler that this module cannot guide.
+
+    Raises:
+        UnknownSchedulerError: for another family, or an option that moves its noise levels away
+            from its timesteps.
+    """
+    name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+    kind = config.get("prediction_type", "epsilon")
+    wrong = ""
+    if not isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor):
+        wrong = "has no table alphas_cumprod of discrete noise levels"
+    elif name in CONSISTENCY:
+        wrong = "is for consistency models"
+    elif kind not in PREDICTIONS:
+        wrong = f"is for models that predict {kind!r}"
+    elif float(scheduler.init_noise_sigma) != 1:
+        wrong = "works on samples of exploding variance"
+    elif config.get("thresholding"):
+        wrong = "thresholds predicted images, which would undo guidance"
+    elif option := next((option for option in OTHER_SIGMAS if config.get(option)), None):
+        wrong = f"has {option}, whose noise levels are not those of its timesteps"
+    if wrong:
+        raise UnknownSchedulerError(
+            f"{name} {wrong}; take one such as DDPM-, DDIM- or DPMSolverMultistepScheduler"
+        )
+
+
+def training_schedule(scheduler: Any) -> Schedule:
+    """The full schedule that a scheduler's timesteps index."""
+    return Schedule(scheduler.alphas_cumprod.double().cpu().numpy())
+
+
+def respaced_schedule(scheduler: Any) -> Schedule:
+    """The timesteps that a scheduler visits, after its ``set_timesteps``.
+
+    Raises:
+        UnknownSchedulerError: unless they are whole numbers, each visited once, from high to low.
+    """
+    timesteps = np.asarray(scheduler.timesteps.tolist())
+    kept = timesteps[::-1].astype(np.int64)
+    if (kept != timesteps[::-1]).any() or (np.diff(kept) <= 0).any():
+        raise UnknownSchedulerError(
+            f"{type(scheduler).__name__} visits timesteps that are no whole numbers or repeat "
+            "themselves; set timestep_spacing, or take another scheduler"
+        )
+    return Schedule(training_schedule(scheduler).alphas_cumprod[kept], kept)
+
+
+def predicted_noise(scheduler: Any, output: Tensor, timestep: int, x_t: Tensor) -> Prediction:
+    """What a model's output of the scheduler's kind says of the noise.
+
+    Args:
+        scheduler: names the kind.
+        output: (B, C, H, W), or (B, 2 C, H, W) with a learned variance.
+        timestep: of the whole batch.
+        x_t: (B, C, H, W).
+    """
+    fraction = None
+    if output.shape[1] == 2 * x_t.shape[1]:
+        output, fraction = output.chunk(2, dim=1)
+    alpha, sigma = _alpha_sigma(scheduler, timestep, x_t)
+    kind = scheduler.config.prediction_type
+    if kind == "sample":
+        output = (x_t - alpha * output) / sigma
+    elif kind == "v_prediction":
+        output = alpha * output + sigma * x_t
+    return Prediction(output, fraction)
+
+
+def guided_scheduler_step(
+    scheduler: Any,
+    prediction: Prediction,
+    timestep: int,
+    x_t: Tensor,
+    gradient: Tensor,
+    *args: Any,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """A scheduler's own step, guided.
+
+    Args:
+        scheduler: after ``set_timesteps``.
+        prediction: the denoiser's for ``x_t``.
+        timestep: of the whole batch.
+        x_t: (B, C, H, W).
+        gradient: (B, C, H, W), scaled.
+        args: further ones of the scheduler's step.
+        options: likewise, by name.
+
+    Returns:
+        x at the next timestep, and the image that the step went towards, (B, C, H, W) each.
+    """
+    full, at = training_schedule(scheduler), gather(timestep, x_t)
+    options |= {"return_dict": False}
+    if type(scheduler).__name__.startswith("DDPM"):
+        output = model_output(scheduler, prediction, timestep, x_t)
+        x, x_0 = scheduler.step(output, timestep, x_t, *args, **options)
+        short = respaced_schedule(scheduler)
+        here = gather(int(np.searchsorted(short.timesteps, timestep)), x_t)
+        variance, _ = ancestral_variance(
+            short, here, prediction.variance_fraction, _fixed_variance(scheduler)
+        )
+        return x + variance * gradient, x_0
+    clip = bool(scheduler.config.get("clip_sample", False))
+    x_0, epsilon = guided_prediction(full, at, x_t, prediction, gradient, clip)
+    if clip:  # before guidance, not after it: see guided_prediction
+        scheduler = copy.copy(scheduler)
+        scheduler.register_to_config(clip_sample=False)
+    shifted = Prediction(epsilon, prediction.variance_fraction)
+    output = model_output(scheduler, shifted, timestep, x_t)
+    return scheduler.step(output, timestep, x_t, *args, **options)[0], x_0
+
+
+def model_output(scheduler: Any, prediction: Prediction, timestep: int, x_t: Tensor) -> Tensor:
+    """The inverse of :func:`predicted_noise`."""
+    alpha, sigma = _alpha_sigma(scheduler, timestep, x_t)
+    output, kind = prediction.epsilon, scheduler.config.prediction_type
+    if kind == "sample":
+        output = (x_t - sigma * output) / alpha
+    elif kind == "v_prediction":
+        output = (output - sigma * x_t) / alpha
+    learned = str(scheduler.config.get("variance_type")).startswith("learned")
+    if prediction.variance_fraction is None or not learned:
+        return output
+    return torch.cat([output, prediction.variance_fraction], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusersSampler:
+    """A scheduler of diffusers as a sampler.
+
+    Attributes:
+        scheduler: e.g. ``UniPCMultistepScheduler.from_config(pipeline.scheduler.config)``; it is
+            copied for each batch and not changed.
+        steps: how many timesteps it is to visit.
+
+    Raises:
+        UnknownSchedulerError: see :func:`check_scheduler`.
+    """
+
+    scheduler: Any
+    steps: int
+
+    def __post_init__(self) -> None:
+        check_scheduler(self.scheduler)
+
+    @property
+    def spacing(self) -> str:
+        """Names the scheduler and its number of steps."""
+        return f"{type(self.scheduler).__name__}{self.steps}"
+
+    @property
+    def stochastic(self) -> bool:
+        return "generator" in inspect.signature(self.scheduler.step).parameters
+
+    def respace(self, schedule: Schedule) -> Schedule:
+        """The timesteps that the scheduler visits.
+
+        Raises:
+            ValueError: if the scheduler was made for other noise levels than the denoiser's.
+        """
+        own = training_schedule(self.scheduler).alphas_cumprod
+        if len(own) != len(schedule) or not np.allclose(own, schedule.alphas_cumprod, rtol=1e-3):
+            raise ValueError(
+                "the scheduler's noise levels are not those that the denoiser was trained on; "
+                "make it from the configuration that came with the denoiser"
+            )
+        kept = respaced_schedule(self._fresh("cpu")).timesteps
+        return Schedule(schedule.alphas_cumprod[kept], kept)
+
+    def step(
+        self,
+        schedule: Schedule,
+        index: Index,
+        x_t: Tensor,
+        prediction: Prediction,
+        gradient: Tensor | None = None,
+        noise: Tensor | None = None,
+        memory: Any = None,
+    ) -> Update:
+        """The scheduler's step; see :meth:`ppap.diffusion.solver.Sampler.step`.
+
+        The memory is the batch's own copy of the scheduler.
+
+        Raises:
+            TypeError: for a batch of mixed timesteps.
+        """
+        if not isinstance(index, int):
+            raise TypeError("a scheduler of diffusers takes batches of one timestep")
+        scheduler = self._fresh(x_t.device) if memory is None else memory
+        timestep = int(schedule.timesteps[index])
+        options: dict[str, Any] = {}
+        if self.stochastic and noise is not None:
+            options["generator"] = _generators(noise)
+        if gradient is not None:
+            x, x_0 = guided_scheduler_step(
+                scheduler, prediction, timestep, x_t, gradient, **options
+            )
+            return Update(x, x_0, gradient, scheduler)
+        output = model_output(scheduler, prediction, timestep, x_t)
+        (x, *_) = scheduler.step(output, timestep, x_t, return_dict=False, **options)
+        at = gather(timestep, x_t)
+        clip = bool(scheduler.config.get("clip_sample", False))
+        full = training_schedule(scheduler)
+        x_0, _ = guided_prediction(full, at, x_t, prediction, None, clip)
+        return Update(x, x_0, None, scheduler)
+
+    def _fresh(self, device: torch.device | str) -> Any:
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(self.steps, device=device)
+        return scheduler
+
+
+def _alpha_sigma(scheduler: Any, timestep: int, x_t: Tensor) -> tuple[Tensor, Tensor]:
+    level = scheduler.alphas_cumprod[timestep].to(x_t.device).double()
+    return level.sqrt().to(x_t.dtype), (1 - level).sqrt().to(x_t.dtype)
+
+
+def _fixed_variance(scheduler: Any) -> FixedVariance:
+    kind = scheduler.config.variance_type
+    if kind not in VARIANCES:
+        raise UnknownSchedulerError(f"variance_type {kind!r}; known are {', '.join(VARIANCES)}")
+    return VARIANCES[kind]
+
+
+def _generators(noise: Tensor) -> list[torch.Generator]:
+    """One generator per sample, seeded by its own noise, so that seeds alone decide."""
+    seeds = noise.flatten(1)[:, 0].float().cpu().contiguous().view(torch.int32).tolist()
+    return [torch.Generator().manual_seed(seed % 2**32) for seed in seeds]

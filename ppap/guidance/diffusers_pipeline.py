@@ -1,0 +1,122 @@
+"""A guide inside diffusers' pipelines: its gradient enters at the scheduler.
+
+Pipelines ask their scheduler for every step, so a scheduler that guides makes any of them guided:
+``pipeline.scheduler = GuidedScheduler(pipeline.scheduler, bank.guide(207, scale=7.5))``.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.diffusers_scheduler import (
+    check_scheduler,
+    guided_scheduler_step,
+    predicted_noise,
+    training_schedule,
+)
+from ppap.diffusion.guide import Guide, State
+
+__all__ = ["GuidedScheduler"]
+
+
+class GuidedScheduler:
+    """A scheduler of diffusers whose steps are guided; in all else it is the one it wraps.
+
+    Under DDPM the gradient moves the mean, under DDIM, DPM-Solver and others the predicted noise,
+    so that a pipeline gives the images of this library's own guided sampling at the same noise.
+    A step in which the guide gives no gradient is the scheduler's own.
+
+    Args:
+        scheduler: as a pipeline has it, of the discrete diffusion family.
+        guide: its targets are for the pipeline's batch, or one is for all.
+        denoiser: the pipeline's network as a denoiser, for guides that differentiate it or
+            want latents decoded; others do without.
+
+    Raises:
+        UnknownSchedulerError: for a scheduler of another family.
+        ValueError: at a step, if the guide's targets are for another number of images.
+    """
+
+    def __init__(self, scheduler: Any, guide: Guide, denoiser: Denoiser | None = None) -> None:
+        check_scheduler(scheduler)
+        self.scheduler = scheduler
+        self.guide = guide
+        self.denoiser = denoiser
+        self._memory: dict[object, Any] = {}
+        self._number = 0
+        # Pipelines look at the signatures of these two to know what a scheduler takes.
+        self.step = functools.wraps(scheduler.step)(functools.partial(self._step))
+        self.set_timesteps = functools.wraps(scheduler.set_timesteps)(
+            functools.partial(self._set_timesteps)
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "scheduler":  # not set yet, while a copy is made
+            raise AttributeError(name)
+        return getattr(self.scheduler, name)
+
+    def __len__(self) -> int:
+        return len(self.scheduler)
+
+    def _set_timesteps(self, *args: Any, **options: Any) -> None:
+        """A trajectory begins: whatever guides remember is of another."""
+        self._memory, self._number = {}, 0
+        self.scheduler.set_timesteps(*args, **options)
+
+    def _step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        *args: Any,
+        **options: Any,
+    ) -> Any:
+        if self.guide.target_count not in (None, len(sample)):
+            raise ValueError(
+                f"the pipeline draws {len(sample)} images, the guide has targets for "
+                f"{self.guide.target_count}"
+            )
+        t = int(timestep)
+        prediction = predicted_noise(self.scheduler, model_output, t, sample)
+        state = State(
+            sample,
+            torch.full((len(sample),), t, device=sample.device),
+            self.denoiser or _Absent(training_schedule(self.scheduler), sample.shape),
+            number=self._number,
+            memory=self._memory,
+        )
+        state.share(prediction)
+        with torch.no_grad():
+            gradient = self.guide(state)
+        self._number += 1
+        if gradient is None:
+            return self.scheduler.step(model_output, timestep, sample, *args, **options)
+        whole = options.pop("return_dict", True)
+        x, x_0 = guided_scheduler_step(
+            self.scheduler, prediction, t, sample, gradient, *args, **options
+        )
+        return _output(x, x_0) if whole else (x, x_0)
+
+
+def _output(x: Tensor, x_0: Tensor) -> Any:
+    from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
+
+    return DDPMSchedulerOutput(prev_sample=x, pred_original_sample=x_0)
+
+
+class _Absent(Denoiser):
+    """A denoiser whose prediction is known and whose network is not."""
+
+    def __init__(self, schedule: Any, shape: torch.Size) -> None:
+        super().__init__(self._refuse, schedule, (shape[1], shape[2], shape[3]))
+
+    @staticmethod
+    def _refuse(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        raise ValueError(
+            "this guide differentiates the denoiser; give GuidedScheduler the pipeline's denoiser"
+        )

@@ -1,0 +1,212 @@
+"""Guides in diffusers' pipelines, and its schedulers here: the same images either way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UNet2DModel,
+    UniPCMultistepScheduler,
+)
+from torch import Tensor
+
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
+from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.diffusers_scheduler import DiffusersSampler, UnknownSchedulerError
+from ppap.diffusion.dpm_solver import DPMSolver
+from ppap.diffusion.guide import Guide
+from ppap.diffusion.sampling import sample
+from ppap.diffusion.schedule import linear_schedule
+from ppap.diffusion.streams import NoiseStreams
+from ppap.guidance.diffusers_pipeline import GuidedScheduler
+from ppap.guidance.guides import LikelihoodGuide
+from ppap.guidance.predicted_image import PredictedImageGuide
+from ppap.guidance.wrappers import GradientReuse, GuidanceInterval
+from ppap.tasks.classes import ClassTask
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation",  # diffusers', of numpy 2
+    "ignore:__array_wrap__ must accept",
+)
+
+SEEDS, STEPS = [3, 4, 5], 8
+KINDS = {"epsilon": "epsilon", "sample": "x_0", "v_prediction": "v"}
+
+
+def unet(channels: int = 3) -> UNet2DModel:
+    torch.manual_seed(0)
+    return (
+        UNet2DModel(
+            sample_size=8,
+            in_channels=3,
+            out_channels=channels,
+            block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            norm_num_groups=4,
+            layers_per_block=1,
+        )
+        .eval()
+        .requires_grad_(False)
+    )
+
+
+def denoiser(kind: str = "epsilon", channels: int = 3) -> Denoiser:
+    target: Any = KINDS[kind]
+    return Denoiser(unet(channels), linear_schedule(), (3, 8, 8), target, channels == 6)
+
+
+def guide(scale: Any = 20.0) -> LikelihoodGuide:
+    return LikelihoodGuide(lambda x, t: x.mean((2, 3)).tanh(), ClassTask(), [0, 2, 1], scale)
+
+
+def scheduler(kind: type, **options: Any) -> Any:
+    return kind(beta_start=1e-4, beta_end=0.02, **options)
+
+
+def piped(pipeline: Any, steps: int = STEPS) -> Tensor:
+    """A pipeline's images, from the noise of our seeds."""
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    images = pipeline(
+        len(SEEDS), generator=generators, num_inference_steps=steps, output_type="pt"
+    ).images
+    return 2 * torch.as_tensor(images) - 1
+
+
+@torch.no_grad()
+def stepped(scheduler: Any) -> Tensor:
+    """Images by the loop that diffusers documents, for schedulers that no pipeline here takes."""
+    network, x = unet(), NoiseStreams(SEEDS, (3, 8, 8)).draw()
+    scheduler.set_timesteps(STEPS)
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(x, t).sample, t, x).prev_sample
+    return x.clamp(-1, 1)
+
+
+EXACT: list[tuple[Any, Any, int]] = [
+    (scheduler(DDPMScheduler, clip_sample=True), DDPM("ddim8", "small"), 3),
+    (scheduler(DDPMScheduler, clip_sample=False), DDPM("ddim8", "small", clip=False), 3),
+    (scheduler(DDPMScheduler, variance_type="learned_range"), DDPM("ddim8"), 6),
+    (scheduler(DDIMScheduler, clip_sample=True), DDIM(8), 3),
+    (scheduler(DDIMScheduler, clip_sample=False), DDIM(8, clip=False), 3),
+    (
+        scheduler(DDIMScheduler, clip_sample=False, prediction_type="v_prediction"),
+        DDIM(8, clip=False),
+        3,
+    ),
+    (scheduler(DPMSolverMultistepScheduler), DPMSolver(8, clip=False), 3),
+    (
+        scheduler(DPMSolverMultistepScheduler, prediction_type="sample"),
+        DPMSolver(8, clip=False),
+        3,
+    ),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours", "channels"), EXACT)
+def test_a_pipelines_images_are_our_own(theirs: Any, ours: Any, channels: int) -> None:
+    kind = theirs.config.prediction_type
+    pipeline = DDPMPipeline(unet(channels), GuidedScheduler(theirs, guide()))
+    found = piped(pipeline)
+    own = denoiser(kind, channels)
+    expected = sample(own, SEEDS, guide(), ours)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert (expected - sample(own, SEEDS, None, ours)).abs().max() > 0.01
+
+
+def test_a_ddim_pipeline_takes_it_after_it_is_made() -> None:
+    pipeline = DDIMPipeline(unet(), scheduler(DDIMScheduler, clip_sample=False))
+    pipeline.scheduler = GuidedScheduler(pipeline.scheduler, guide())
+    torch.testing.assert_close(
+        piped(pipeline), sample(denoiser(), SEEDS, guide(), DDIM(8, clip=False)), rtol=0, atol=1e-4
+    )
+
+
+WRAPPED: dict[str, Any] = {
+    "interval": lambda: GuidanceInterval(guide(), 200, 700),
+    "reuse": lambda: GradientReuse(guide(), 3),
+    "scale of the noise level": lambda: guide(lambda signal: 30 * signal.sqrt()),
+    "through the denoiser": lambda: PredictedImageGuide(
+        lambda x: x.mean((2, 3)).tanh(), ClassTask(), 2, 5.0
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_every_guide_works_there_and_a_second_call_starts_anew(kind: str) -> None:
+    make: Guide = WRAPPED[kind]()
+    theirs = scheduler(DDIMScheduler, clip_sample=False)
+    pipeline = DDPMPipeline(unet(), GuidedScheduler(theirs, make, denoiser()))
+    expected = sample(denoiser(), SEEDS, make, DDIM(8, clip=False))
+    for _ in range(2):
+        torch.testing.assert_close(piped(pipeline), expected, rtol=0, atol=1e-4)
+
+
+def test_a_guide_that_needs_the_network_or_other_targets_says_so() -> None:
+    through = PredictedImageGuide(lambda x: x.mean((2, 3)), ClassTask(), 2)
+    theirs = scheduler(DDIMScheduler)
+    with pytest.raises(ValueError, match="give GuidedScheduler the pipeline's denoiser"):
+        piped(DDPMPipeline(unet(), GuidedScheduler(theirs, through)))
+    two = LikelihoodGuide(lambda x, t: x.mean((2, 3)), ClassTask(), [0, 1])
+    with pytest.raises(ValueError, match="draws 3 images, the guide has targets for 2"):
+        piped(DDPMPipeline(unet(), GuidedScheduler(theirs, two)))
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        scheduler(DDIMScheduler, clip_sample=False),
+        scheduler(DPMSolverMultistepScheduler, timestep_spacing="trailing"),
+        scheduler(DPMSolverMultistepScheduler, prediction_type="v_prediction"),
+        scheduler(UniPCMultistepScheduler),
+        scheduler(DEISMultistepScheduler),
+    ],
+)
+def test_their_scheduler_as_a_sampler_gives_their_pipelines_images(theirs: Any) -> None:
+    own, sampler = denoiser(theirs.config.prediction_type), DiffusersSampler(theirs, STEPS)
+    free, steered = (sample(own, SEEDS, g, sampler, batch=2) for g in (None, guide()))
+    torch.testing.assert_close(free, stepped(theirs), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        steered, stepped(GuidedScheduler(theirs, guide())), rtol=0, atol=1e-4
+    )
+    assert (steered - free).abs().max() > 0.01
+
+
+def test_their_noise_follows_our_seeds() -> None:
+    sampler = DiffusersSampler(scheduler(DDPMScheduler), STEPS)
+    together = sample(denoiser(), SEEDS, guide(), sampler)
+    apart = sample(denoiser(), SEEDS, guide(), sampler, batch=1)
+    torch.testing.assert_close(together, apart, rtol=0, atol=1e-4)
+    assert not torch.allclose(together[0], together[1], atol=0.1)
+
+
+def test_other_families_are_refused_in_one_line() -> None:
+    for wrong in (
+        FlowMatchEulerDiscreteScheduler(),
+        LCMScheduler(),
+        EulerDiscreteScheduler(),
+        scheduler(DPMSolverMultistepScheduler, use_karras_sigmas=True),
+        scheduler(DDIMScheduler, thresholding=True),
+    ):
+        for refuse in (lambda: DiffusersSampler(wrong, 8), lambda: GuidedScheduler(wrong, guide())):  # noqa: B023
+            with pytest.raises(UnknownSchedulerError, match=type(wrong).__name__) as error:
+                refuse()
+            assert "\n" not in str(error.value)
+    with pytest.raises(UnknownSchedulerError, match="repeat"):
+        sample(denoiser(), 1, None, DiffusersSampler(scheduler(PNDMScheduler), 8))
+    with pytest.raises(ValueError, match="not those that the denoiser was trained on"):
+        sample(denoiser(), 1, None, DiffusersSampler(DDIMScheduler(beta_end=0.05), 8))
