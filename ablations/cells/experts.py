@@ -10,7 +10,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ablations.cells.predictors import Pretrained, load_predictor, predictor_name, train_seconds
+from ablations.cells.predictors import (
+    Pretrained,
+    expert_bytes,
+    load_predictor,
+    predictor_name,
+    train_seconds,
+)
 from ablations.cells.setup import PER_MILLE, Setup
 from ablations.cells.synthesis import TrainingData
 from ablations.machine.cell import Cell, Load
@@ -90,6 +96,11 @@ class Experts(Cell):
         yield from super().inputs()
         yield from self.data.shards
 
+    @property
+    def count(self) -> int:
+        """How many experts."""
+        return self.ranges.count if isinstance(self.ranges, BalancedRanges) else len(self.ranges)
+
     def bank_inputs(self) -> Iterator[Cell]:
         """The cells that :meth:`bank` reads."""
         yield self
@@ -97,13 +108,15 @@ class Experts(Cell):
 
     def label(self) -> str:
         kind = "data-free" if self.data.shards else "labelled"
-        count = self.ranges.count if isinstance(self.ranges, BalancedRanges) else len(self.ranges)
-        name = predictor_name(self.predictor)
+        name, count = predictor_name(self.predictor), self.count
         return f"{count} {kind} {name} expert{'s' * (count > 1)}, seed {self.training.seed}"
 
     def seconds(self) -> float:
         step = train_seconds(self.predictor)
         return 1.0 + self.training.steps * self.training.batch / 64 * step
+
+    def size(self) -> int:
+        return super().size() + self.count * expert_bytes(self.predictor)
 
     def blank(self, load: Load) -> ExpertBank:
         """The bank before training."""

@@ -14,7 +14,14 @@ from ppap.diffusion.streams import derived_generator
 from ppap.files.images import from_uint8
 from ppap.predictors.predictor import Predictor
 
-__all__ = ["Pretrained", "guide_seconds", "load_predictor", "predictor_name", "train_seconds"]
+__all__ = [
+    "Pretrained",
+    "expert_bytes",
+    "guide_seconds",
+    "load_predictor",
+    "predictor_name",
+    "train_seconds",
+]
 
 # Measured on one core of the reference machine: seconds per image and gradient, and per training
 # step of 64 images. They steer the estimate of the time left and nothing else.
@@ -22,6 +29,9 @@ GUIDE_SECONDS = {"resnet": 0.0007, "vit": 0.0015, "depth": 0.0010, "segmentation
 TRAIN_SECONDS = {"resnet": 0.035, "vit": 0.075, "depth": 0.060, "segmentation": 0.060}
 OTHER_GUIDE_SECONDS, OTHER_TRAIN_SECONDS = 0.1, 3.0
 """Of public predictors."""
+EXPERT_BYTES = {"resnet": 2**18, "vit": 2**18, "depth": 2**19, "segmentation": 2**19}
+OTHER_EXPERT_BYTES = 2**27
+"""Of an expert all of whose weights are trained; they serve the look at the disk before a run."""
 REFERENCE_WIDTH = 16
 
 
@@ -100,3 +110,10 @@ def train_seconds(source: str | Pretrained) -> float:
     if isinstance(source, Pretrained):
         return TRAIN_SECONDS["resnet"] * source.relative_cost
     return TRAIN_SECONDS.get(source, OTHER_TRAIN_SECONDS)
+
+
+def expert_bytes(source: str | Pretrained) -> int:
+    """Expected size of an expert, all of whose weights are trained."""
+    if isinstance(source, Pretrained):
+        return round(EXPERT_BYTES["resnet"] * source.relative_cost)
+    return EXPERT_BYTES.get(source, OTHER_EXPERT_BYTES)

@@ -20,6 +20,7 @@ from ablations.cells.scores import Score
 from ablations.cells.setup import Setup
 from ablations.cells.speed import TransferSpeed
 from ablations.machine.cell import Cell, Load
+from ablations.machine.records import joined
 from ablations.machine.store import Artifact
 from ppap.evaluation.intervals import bootstrap_mean, holm
 
@@ -247,11 +248,5 @@ class NoiseCurve(Result):
 
 
 def provenance(parts: Iterable[Artifact]) -> dict[str, Any]:
-    """Of a computation, oldest code first; wall time is that of the parts together."""
-    stamps = [part.meta["provenance"] for part in parts]
-    first = min(stamps, key=lambda stamp: stamp["created"])
-    return first | {
-        "dirty": any(stamp["dirty"] for stamp in stamps),
-        "commits": sorted({stamp["commit"] for stamp in stamps}),
-        "wall_seconds": round(sum(stamp["wall_seconds"] for stamp in stamps), 1),
-    }
+    """Of a computation that reads these; see :func:`ablations.machine.records.joined`."""
+    return joined(part.meta["provenance"] for part in parts)

@@ -116,12 +116,14 @@ def scale(lab: Lab) -> Iterator[Result]:
 def published_quirks(lab: Lab) -> Iterator[Result]:
     """Where the released code departs from the paper.
 
-    PPAP as corrected here, with one departure of the released code at a time, and with all of
-    them. Differences are to the corrected one.
+    PPAP as corrected here, with one departure of the released code at a time, and, for the
+    networks that it was released for, with all of them. Differences are to the corrected one.
     """
     for predictor in lab.predictors:
-        arms = {"corrected": {}} | QUIRKS | {"as released": RELEASED[predictor]}
-        for arm in [arm for arm in arms if arm not in NOT_FOR[predictor]]:
+        arms = {"corrected": {}} | QUIRKS
+        if predictor in RELEASED:
+            arms["as released"] = RELEASED[predictor]
+        for arm in [arm for arm in arms if arm not in NOT_FOR.get(predictor, ())]:
             yield from lab.row(
                 arm,
                 replace(PPAP, **arms[arm]),

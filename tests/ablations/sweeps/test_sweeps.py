@@ -6,9 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+import ablations
 from ablations.cells.experts import Experts
 from ablations.cells.results import Comparison, Result, Row
 from ablations.cells.samples import Samples
@@ -26,6 +28,7 @@ def lab(budget: str = "default", name: str = "fashion") -> Lab:
     return Lab(setting, BUDGETS[budget], budget, setting.predictors)
 
 
+WEIGHTS = Path(ablations.__file__).parent / "weights"
 ANYWHERE = [name for name, found in SWEEPS.items() if not found.needs]
 
 
@@ -142,3 +145,19 @@ def test_a_new_sweep_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     found = list(made.build(lab()))
     assert [type(cell).__name__ for cell in found] == ["Row"] * 3 + ["Comparison"] * 2
     assert made.record(lab())["title"] == "Learning rate of PPAP"
+
+
+@pytest.mark.parametrize("predictor", ["resnet", "vit"])
+def test_a_bank_is_expected_to_take_no_less_than_its_weights(predictor: str) -> None:
+    banks = [cell for cell in needed(results("methods")).values() if isinstance(cell, Experts)]
+    own = [bank for bank in banks if bank.predictor == predictor]
+    assert {bank.count for bank in own} == {1, 5}
+    weights = (WEIGHTS / "fashion" / f"{predictor}.safetensors").stat().st_size
+    assert all(weights * bank.count <= bank.size() <= 1.2 * weights * bank.count for bank in own)
+
+
+def test_the_quirks_of_a_network_that_nothing_was_released_for_are_tried_one_by_one() -> None:
+    found = SWEEPS["published-quirks"].build(lab("rehearsal", "imagenet256-rehearsal"))
+    arms = {result.about.method for result in found}
+    assert {"corrected", "boundaries to the lower expert"} < arms
+    assert "as released" not in arms
