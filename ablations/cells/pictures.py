@@ -55,11 +55,11 @@ class Grid(Result):
 
 @dataclass(frozen=True)
 class Panel(Result):
-    """Pictures: what targets are taken from and its maps, samples, and the maps judges see in them.
+    """Target scenes and their maps, samples, and the maps that the judges see in the samples.
 
     Attributes:
-        samples: of which one per target is shown.
-        columns: how many targets.
+        samples: one of each target is shown.
+        columns: number of targets shown.
     """
 
     samples: Samples
@@ -72,11 +72,11 @@ class Panel(Result):
         apart = setting.order.samples_per_target
         images = torch.from_numpy(drawn.arrays["images"][::apart][: self.columns].copy())
         numbers = self.samples.target_numbers(self.samples.seeds)[::apart][: self.columns]
-        asked = {name: setting.tasks[name].targets(numbers) for name in MAPS}
+        targets = {name: setting.tasks[name].targets(numbers) for name in MAPS}
         seen = judged_maps(setting, from_uint8(images))
         rows = [
             as_pixels(setting.target_images(numbers)),
-            *(paint(asked[name]) for name, (_, paint) in MAPS.items()),
+            *(paint(targets[name]) for name, (_, paint) in MAPS.items()),
             as_pixels(images),
             *(paint(seen[name]) for name, (_, paint) in MAPS.items()),
         ]
@@ -96,7 +96,7 @@ class Panel(Result):
 
 @dataclass(frozen=True)
 class Trajectory(Result):
-    """Pictures: a guided sample from noise to image, and what is seen in it on the way.
+    """A guided sample from noise to image, and the maps that the judges see in it on the way.
 
     Attributes:
         samples: by experts; the first of them is drawn again, step by step.

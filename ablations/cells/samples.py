@@ -106,7 +106,7 @@ class Samples(Cell):
         return range(self.first_seed, self.first_seed + self.count)
 
     def guide(self, load: Load, seeds: Sequence[int]) -> Guide | None:
-        """All that guides images of these seeds."""
+        """What guides images of these seeds, all models together."""
         tasks, numbers = self.setup.load().tasks, self.target_numbers(seeds)
         guides = tuple(
             part.model.guide(
@@ -122,7 +122,7 @@ class Samples(Cell):
         return guides[0] if guides else None
 
     def draw(self, load: Load, seeds: Sequence[int], batch: int | None = None) -> Tensor:
-        """Images in [-1, 1] of other seeds, with the targets of the first places.
+        """Images in [-1, 1] from any seeds, with the targets of as many places from the first on.
 
         Of a cascade, its first stage's.
         """
@@ -147,7 +147,7 @@ class Samples(Cell):
 
 @dataclass(frozen=True)
 class SampleShard(Samples):
-    """Some of the images of a row, from its one of number ``offset`` on."""
+    """Some of the images of a row, from its image number ``offset`` on."""
 
     offset: int
 
@@ -160,5 +160,5 @@ class SampleShard(Samples):
 
 
 def record_scale(scales: Sequence[float]) -> float | None:
-    """The scale that a record tells: of one guide; 0 of none, None of several."""
+    """The scale in a record: that of the only guide; 0 without guide, None for several."""
     return None if len(scales) > 1 else sum(scales, 0.0)

@@ -77,22 +77,22 @@ class TargetOrder:
         return 2 if self.paired else 1
 
     def numbers(self, first_seed: int, places: Iterable[int]) -> list[int]:
-        """Of the targets of the row's samples at these places, the row's first seed given."""
+        """Numbers of the targets of the row's samples at these places."""
         first = first_seed if self.from_seed else 0
         return [first + place // self.samples_per_target for place in places]
 
 
 @dataclass(frozen=True)
 class GuidedTask:
-    """One thing that an image can be asked to show, such as its class or its depth map.
+    """One thing that images can be guided towards, such as a class or a depth map.
 
     Attributes:
         task: as it guides.
         transferred: the temperature of the teacher -> the task as experts are trained on it.
         predictor: name of the off-the-shelf one.
         labelled: reads a labelled split: images (N, C, H, W) uint8 and targets (N, ...).
-        targets: (N, ...) by number, none of them of a labelled split; those of one number belong
-            together in all tasks.
+        targets: (N, ...) by number, from no labelled split; in all tasks, targets of one number
+            describe the same image.
         metrics: figures of every image, by name in the records.
         selection: the rule that selects this task's guidance scale.
         judge: makes the independent network that predicts from images (N, C, H, W) in [-1, 1];
@@ -126,10 +126,10 @@ class Setting:
         extractor: makes the independent evaluator.
         reference: reads the evaluator's statistics of the test set.
         fingerprint: changes when any weight changes.
-        tasks: what can be asked of an image, by name; ``"class"`` always.
+        tasks: what images can be guided towards, by name; ``"class"`` is always among them.
         order: which sample has which target.
-        target_images: images (N, C, H, W) uint8 that show what the targets of these numbers
-            ask; None where a target is a class alone.
+        target_images: images (N, C, H, W) uint8 from which the targets of these numbers were
+            taken; None where a target is a class alone.
         noisy: makes noise-aware classifiers that were published, by the method they stand for.
         upsample: (samples (N, C, h, w), a seed each) -> images, where the guided denoiser is
             the first stage of a cascade.

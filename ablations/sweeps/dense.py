@@ -21,10 +21,10 @@ FIGURES = ("depth_rmse", "depth_delta_1", "mean_iou", "pixel_error", "accuracy")
 def dense(lab: Lab) -> Iterator[Result]:
     """Guidance towards a class, a depth map, a segmentation, and all three.
 
-    Each sample is to show what a scene of its own shows, of which the guides are told one thing
-    or all. Every row is judged on all of them, by evaluators of other architectures. Each
-    guide's scale is chosen on seeds and scenes that no row is measured on, where it guides alone.
-    Differences are to the naive guide.
+    Every two samples have a scene of their own as their target. The guides know its class, its
+    depth map, its segmentation, or all three; every row is judged on all of them, by evaluators
+    of other architectures. Each guide's scale is selected on seeds and scenes that no row is
+    measured on, where it guides alone. Differences are to the naive guide.
     """
     yield from dense_row(lab, "unguided", None, (), pictures=True)
     for tasks in (*((task,) for task in TASKS), TASKS):

@@ -36,7 +36,7 @@ from ppap.diffusion.ddpm import DDPM
 def methods(lab: Lab) -> Iterator[Result]:
     """Methods of guidance compared.
 
-    The main table: every way of guiding, for every predictor, at a guidance scale chosen for
+    The main table: every way of guiding, for every predictor, at a guidance scale selected for
     each on seeds that no row is measured on; and ancestral sampling in 250 steps beside DDIM in
     25, on fewer samples. Differences are to the single noise-aware network.
     """
