@@ -1,0 +1,43 @@
+"""Models of transformers predict what their own pipelines do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from ppap.predictors.public import load_predictor
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.depth import DepthTask
+from ppap.tasks.segmentation import SegmentationTask
+from ppap.tasks.similarity import SimilarityTask
+from tests.ppap.predictors.saved_models import MODELS, SIDE, in_range, pixels, published, saved
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_transformers_model_predicts_what_its_pipeline_does(model: str, tmp_path: Path) -> None:
+    saved(model, tmp_path)
+    predictor = load_predictor(f"transformers/{tmp_path}")
+    side = 28 if model == "depth-anything" else SIDE  # the multiple of 14 nearest to 30
+    assert predictor.size == (side, side)
+    images = pixels(side)
+    kinds = {
+        DepthTask(): transformers.AutoModelForDepthEstimation,
+        ClassTask(): transformers.AutoModelForImageClassification,
+        SegmentationTask(): transformers.AutoModelForSemanticSegmentation,
+        SimilarityTask(): transformers.AutoModel,
+    }
+    network = kinds[MODELS[model][1]].from_pretrained(tmp_path)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = published(network, processor(images, return_tensors="pt").pixel_values)
+    x = in_range(images).requires_grad_()
+    found = predictor(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert found.std() > 0.01
+    (gradient,) = torch.autograd.grad(found.square().sum(), x)
+    assert gradient.isfinite().all()
+    assert (gradient.flatten(1).abs().sum(1) > 0).all()
+    assert not any(part.training for part in predictor.modules())
