@@ -17,7 +17,7 @@ from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
 from ppap.fast.views import view_of
 from ppap.guidance.guides import naive_guide
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 
 from .conftest import Measure
 from .reference import ReferenceExperts

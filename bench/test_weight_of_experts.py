@@ -10,7 +10,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from ppap.experts.adapters import ppap_adapter
+from ppap.experts.adapters.adapter import ppap_adapter
 from ppap.experts.bank import ExpertBank
 from ppap.predictors.predictor import Predictor
 

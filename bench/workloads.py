@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ablations.settings.catalogue import load_setting
 from ppap.diffusion.denoiser import Denoiser
-from ppap.experts.adapters import ppap_adapter
+from ppap.experts.adapters.adapter import ppap_adapter
 from ppap.experts.bank import ExpertBank
 
 BATCH, SCALE, EXPERTS = 64, 8.0, 5

@@ -4,26 +4,24 @@ from .diffusion.ddpm import DDPM
 from .diffusion.denoiser import Denoiser
 from .diffusion.dpm_solver import DPMSolver
 from .diffusion.schedule import cosine_schedule, linear_schedule
-from .experts.adapters import (
-    Adapter,
-    Biases,
-    Full,
-    Head,
-    Lora,
-    Norms,
-    full_adapter,
-    ppap_adapter,
-)
+from .experts.adapters.adapter import Adapter, full_adapter, ppap_adapter
+from .experts.adapters.lora import Lora
+from .experts.adapters.parts import Biases, Full, Head, Norms
+from .experts.adapters.peft import Peft
 from .experts.bank import ExpertBank
-from .experts.peft_adapters import Peft
-from .experts.ranges import NoiseRanges
-from .experts.transfer import Distillation, Supervision, Training, transfer
+from .experts.objectives import Distillation, Supervision
+from .experts.routing import NoiseRanges
+from .experts.training import Training
+from .experts.transfer import transfer
 from .fast.path import FastPath
 from .fast.sampling import sample, synthesize
 from .guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
 from .predictors.predictor import Predictor
 from .predictors.public import load_predictor
-from .tasks.tasks import ClassTask, DepthTask, SegmentationTask, SimilarityTask
+from .tasks.classes import ClassTask
+from .tasks.depth import DepthTask
+from .tasks.segmentation import SegmentationTask
+from .tasks.similarity import SimilarityTask
 
 __version__: str
 

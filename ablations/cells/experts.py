@@ -22,11 +22,14 @@ from ablations.cells.synthesis import TrainingData
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ablations.settings.setting import device
-from ppap.experts.adapters import Adapter
-from ppap.experts.bank import ExpertBank, NoiseRanges
-from ppap.experts.transfer import Distillation, Supervision, Training, transfer
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.bank import ExpertBank
+from ppap.experts.objectives import Distillation, Supervision
+from ppap.experts.routing import NoiseRanges
+from ppap.experts.training import Training
+from ppap.experts.transfer import transfer
 from ppap.files.images import Images, from_uint8
-from ppap.tasks.tasks import Task
+from ppap.tasks.protocol import Task
 
 __all__ = ["BalancedRanges", "Experts"]
 

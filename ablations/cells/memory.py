@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ppap.compute.allocator import return_freed_memory
-from ppap.experts.adapters import ppap_adapter
+from ppap.experts.adapters.adapter import ppap_adapter
 from ppap.experts.bank import ExpertBank
 from ppap.predictors.predictor import Predictor
 

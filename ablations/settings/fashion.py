@@ -23,7 +23,7 @@ from ppap.denoisers.unet import UNetModel
 from ppap.diffusion.denoiser import SpaceToDepth
 from ppap.evaluation.metrics import correct
 from ppap.predictors.predictor import Predictor
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 
 __all__ = [
     "BUDGETS",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.errors import UserError
-from ppap.denoisers.public import CLASSIFIERS, DENOISERS
+from ppap.denoisers.catalogue import CLASSIFIERS, DENOISERS
 from ppap.predictors.predictor import Predictor
 from ppap.predictors.public import load_predictor
 

@@ -21,7 +21,8 @@ from ablations.settings.fashion import SELECTION
 from ablations.settings.images import ImageFolder, load_cifar
 from ablations.settings.models import Models, digest_of
 from ablations.settings.setting import GuidedTask, Setting, Split, device
-from ppap.denoisers.public import DENOISERS, load_denoiser, load_noisy_classifier
+from ppap.denoisers.catalogue import DENOISERS
+from ppap.denoisers.public import load_denoiser, load_noisy_classifier
 from ppap.diffusion.cascade import NoisedImages, Stage, upsample
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
@@ -29,10 +30,11 @@ from ppap.evaluation.features import FeatureExtractor, Features, extract
 from ppap.evaluation.inception import INCEPTION_FILE, InceptionExtractor, load_openai_reference
 from ppap.evaluation.metrics import correct
 from ppap.evaluation.reference import ReferenceStatistics
-from ppap.experts.adapters import ATTENTION_LORA_LAYERS, PPAP_LORA_LAYERS, Lora
+from ppap.experts.adapters.layers import ATTENTION_LORA_LAYERS, PPAP_LORA_LAYERS
+from ppap.experts.adapters.lora import Lora
 from ppap.files.images import Images, from_uint8
 from ppap.predictors.predictor import Predictor
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 
 __all__ = ["BUDGETS", "PUBLIC", "Public", "load"]
 

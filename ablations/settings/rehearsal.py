@@ -26,7 +26,7 @@ from ablations.settings import public as public_settings
 from ablations.settings.models import Models, Reduced
 from ablations.settings.public import PUBLIC
 from ablations.settings.setting import Setting
-from ppap.denoisers.public import CLASSIFIERS, DENOISERS
+from ppap.denoisers.catalogue import CLASSIFIERS, DENOISERS
 from ppap.evaluation.features import extract
 from ppap.evaluation.inception import INCEPTION_FILE, InceptionExtractor
 from ppap.evaluation.reference import ReferenceStatistics

@@ -26,7 +26,9 @@ from ppap.denoisers.unet import UNetModel
 from ppap.diffusion.denoiser import SpaceToDepth
 from ppap.diffusion.schedule import Schedule, linear_schedule
 from ppap.predictors.predictor import Predictor
-from ppap.tasks.tasks import ClassTask, DepthTask, SegmentationTask
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.depth import DepthTask
+from ppap.tasks.segmentation import SegmentationTask
 
 __all__ = [
     "BUDGETS",

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ppap.diffusion.denoiser import Denoiser
 from ppap.evaluation.features import FeatureExtractor
 from ppap.evaluation.reference import ReferenceStatistics
-from ppap.experts.adapters import Lora
+from ppap.experts.adapters.lora import Lora
 from ppap.files.images import Images
 from ppap.predictors.predictor import Predictor
-from ppap.tasks.tasks import Task
+from ppap.tasks.protocol import Task
 
 __all__ = ["GuidedTask", "Metric", "SelectionRule", "Setting", "Split", "TargetOrder", "device"]
 

@@ -12,9 +12,10 @@ from ablations.settings.budget import Budget
 from ablations.settings.setting import Setting
 from ablations.sweeps.recipes import FULL, LORA, FineTuning, Recipe
 from ppap.diffusion.ddim import DDIM
-from ppap.experts.adapters import Adapter, Biases, Norms
-from ppap.experts.bank import NoiseRanges
-from ppap.experts.transfer import Training
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.parts import Biases, Norms
+from ppap.experts.routing import NoiseRanges
+from ppap.experts.training import Training
 
 __all__ = ["SAMPLER", "SYNTHESIS_SEED", "long_trained_bank", "synthetic_data", "trained_bank"]
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from ablations.sweeps.recipes import FULL, LORA, FineTuning
-from ppap.experts.adapters import Adapter, Biases, Head, Lora, Norms
-from ppap.experts.peft_adapters import Peft
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Head, Norms
+from ppap.experts.adapters.peft import Peft
 
 __all__ = ["FINE_TUNINGS"]
 

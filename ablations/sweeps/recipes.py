@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ppap.experts.adapters import Adapter, full_adapter, ppap_adapter
-from ppap.experts.transfer import Start
+from ppap.experts.adapters.adapter import Adapter, full_adapter, ppap_adapter
+from ppap.experts.training import Start
 
 __all__ = [
     "FULL",
@@ -60,7 +60,7 @@ class Recipe:
         images: synthetic images, relative to the budget's.
         ranges: equal in timesteps, in log-SNR or in measured transfer loss.
         inclusive: whether a boundary goes to the lower expert, as in the released code.
-        start, order, keep_optimiser: see ``ppap.experts.transfer.Training``.
+        start, order, keep_optimiser: see ``ppap.experts.training.Training``.
         temperature: of the teacher.
         normalised: whether the experts see normalised images.
     """

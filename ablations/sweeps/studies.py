@@ -11,7 +11,9 @@ from ablations.cells.results import Result
 from ablations.sweeps.lab import Lab, Measured, Sampling
 from ablations.sweeps.recipes import LORA, METHODS, MULTI, PPAP, QUALITY, SINGLE, FineTuning, Recipe
 from ablations.sweeps.registry import sweep
-from ppap.experts.adapters import Adapter, Biases, Lora, Norms, ppap_adapter
+from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Norms
 
 
 @sweep(

@@ -28,7 +28,10 @@ from ppap.diffusion.schedule import linear_schedule
 from ppap.evaluation.reference import ReferenceStatistics
 from ppap.files.checkpoints import load_weights, save_weights
 from ppap.files.images import from_uint8
-from ppap.tasks.tasks import ClassTask, DepthTask, SegmentationTask, Task
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.depth import DepthTask
+from ppap.tasks.protocol import Task
+from ppap.tasks.segmentation import SegmentationTask
 
 __all__ = ["RECIPES", "networks", "train_all"]
 

@@ -21,7 +21,7 @@ from ppap.denoisers.unet import UNetModel
 from ppap.diffusion.denoiser import Denoiser, freeze
 from ppap.files.checkpoints import CheckpointError, load_weights
 
-__all__ = ["CLASSIFIERS", "DENOISERS", "load_denoiser", "load_noisy_classifier"]
+__all__ = ["load_denoiser", "load_noisy_classifier"]
 
 F = TypeVar("F", bound=Flags)
 

@@ -20,13 +20,11 @@ from ppap.denoisers.blocks import (
     ResBlock,
     Upsample,
     group_norm,
-    timestep_embedding,
     zeroed,
 )
-from ppap.denoisers.classifier import EncoderUNetModel
 from ppap.denoisers.encoder import Encoder, TimestepEmbedSequential
 
-__all__ = ["EncoderUNetModel", "UNetModel", "timestep_embedding"]
+__all__ = ["UNetModel"]
 
 
 class UNetModel(Encoder):

@@ -24,7 +24,7 @@ from ppap.guidance.scale import Scale
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.protocol import GuidanceTask, Task
 
-__all__ = ["ExpertBank", "NoiseRanges"]
+__all__ = ["ExpertBank"]
 
 
 class ExpertBank(nn.Module):

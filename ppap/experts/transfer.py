@@ -14,15 +14,15 @@ from ppap.compute.progress import Progress, reporting
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.schedule import Schedule
 from ppap.experts.bank import ExpertBank
-from ppap.experts.objectives import Distillation, Objective, Supervision
+from ppap.experts.objectives import Distillation, Objective
 from ppap.experts.trainer import Trainer
-from ppap.experts.training import Start, Training
+from ppap.experts.training import Training
 from ppap.files.images import Images
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Distillation", "Objective", "Start", "Supervision", "Training", "transfer"]
+__all__ = ["transfer"]
 
 
 def transfer(

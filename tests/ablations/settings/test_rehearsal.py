@@ -25,7 +25,7 @@ from ablations.settings.rehearsal import seeded_models
 from ablations.sweeps.recipes import PPAP
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.sampling import sample
-from ppap.experts.adapters import ppap_adapter
+from ppap.experts.adapters.adapter import ppap_adapter
 from ppap.files.images import from_uint8, to_uint8
 from reports.published import published
 

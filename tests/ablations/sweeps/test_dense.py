@@ -19,7 +19,7 @@ from ablations.runs import Options
 from ablations.settings.catalogue import BUDGETS, load_setting
 from ablations.sweeps import SWEEPS, Lab, Recipe
 from ppap.experts.bank import ExpertBank
-from ppap.tasks.tasks import DepthTask
+from ppap.tasks.depth import DepthTask
 
 
 def scenes_lab(budget: str = "default") -> Lab:

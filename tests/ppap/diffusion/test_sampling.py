@@ -20,7 +20,7 @@ from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.streams import NoiseStreams
 from ppap.guidance.guides import LikelihoodGuide
-from ppap.tasks.tasks import ClassTask
+from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import SHAPE, images, normal_denoiser, tiny_denoiser, tiny_predictor
 
 SAMPLERS = [
