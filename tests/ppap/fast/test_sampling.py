@@ -11,7 +11,7 @@ from torch import Tensor
 from ablations.settings.catalogue import load_setting
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
-from ppap.experts.adapters import ppap_adapter
+from ppap.experts.adapters.adapter import ppap_adapter
 from ppap.experts.bank import ExpertBank
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
