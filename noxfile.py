@@ -102,6 +102,12 @@ def ablations(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """Guide garments three ways, in two minutes, and draw a picture: .ppap/demo.png."""
+    run_shared(session, "ablations.demo", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Run the benchmarks: pytest --benchmark-only."""
     run_shared(session, "pytest", "--benchmark-only", *session.posargs)

@@ -1,8 +1,9 @@
 """PPAP in two minutes: the README's lines on the weights in this repository, and a picture.
 
-``python -m ablations.demo`` draws garments of ten classes from the same seeds three times: unguided,
-guided naively by a classifier of clean images, and guided by five experts of that classifier,
-which it trains first, without data. An independent judge counts how many show their class.
+``python -m ablations.demo`` draws garments of ten classes from the same seeds three times:
+unguided, guided naively by a classifier of clean images, and guided by five experts of that
+classifier, which it trains first, without data. An independent judge counts how many show their
+class.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def draw(demo: Demo, progress: bool = False) -> dict[str, tuple[Tensor, float]]:
         By the name of the way: (N, 1, 32, 32) images in [-1, 1], and the judge's accuracy.
     """
     setting = load_setting("fashion")
-    denoiser, predictor = setting.denoiser(), setting.predictors["resnet"]()
+    denoiser, predictor = setting.denoiser(), setting.predictor("resnet")
     labels = torch.arange(demo.images) % len(CLASSES)
 
     bank = ppap.ExpertBank(predictor, experts=5, adapter=ppap.ppap_adapter(rank=4, alpha=2.0))
@@ -86,7 +87,7 @@ def picture(found: dict[str, tuple[Tensor, float]], path: Path) -> None:
     axes = figure.subplots(len(found), columns, squeeze=False)
     for row, (name, (images, accuracy)) in zip(axes, found.items(), strict=True):
         for axis, image, label in zip(row, images, CLASSES, strict=False):
-            axis.imshow(image[0], cmap="gray", vmin=-1, vmax=1)
+            axis.imshow(image[0].numpy(), cmap="gray", vmin=-1, vmax=1)
             axis.set(xticks=[], yticks=[])
             if row is axes[0]:
                 axis.set_title(label, fontsize=9)

@@ -1,0 +1,53 @@
+"""README's first example runs as it stands, on small networks and few images."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ppap
+from tests.ppap.networks import SHAPE, tiny_denoiser, tiny_predictor
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def first_example() -> str:
+    found = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_first_example_is_six_lines() -> None:
+    lines = [line for line in first_example().splitlines() if line]
+    assert len(lines) == 6
+    assert lines[0] == "import ppap"
+
+
+def test_the_first_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def load(made: Any, *names: str) -> Any:
+        asked.append(names)
+        return made
+
+    few = ppap.Training(steps=10, batch=4)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ppap, "load_denoiser", partial(load, tiny_denoiser()), raising=False)
+    monkeypatch.setattr(ppap, "load_predictor", partial(load, tiny_predictor()), raising=False)
+    monkeypatch.setattr(ppap, "transfer", partial(ppap.transfer, training=few), raising=False)
+    program = tmp_path / "example.py"
+    program.write_text(first_example().replace("500_000", "12").replace("207", "3"))
+    seen = runpy.run_path(str(program))
+    assert [names[0] for names in asked] == ["adm-imagenet256", "timm/resnet50.tv2_in1k"]
+    images = seen["images"]
+    assert images.shape == (64, *SHAPE)
+    assert images.isfinite().all()
+    again = ppap.ExpertBank.load(tmp_path / "experts", tiny_predictor())
+    guide = again.guide(3, scale=7.5)
+    assert torch.equal(ppap.sample(seen["denoiser"], seeds=64, guide=guide), images)
