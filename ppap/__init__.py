@@ -12,9 +12,11 @@ Everything that a user needs is a name of this package, loaded when it is first 
   :class:`Distillation` without labels, :class:`Supervision` with them;
 * towards what: :class:`ClassTask`, :class:`DepthTask`, :class:`SegmentationTask`,
   :class:`SimilarityTask`;
-* sampling: :func:`sample`, the samplers :class:`DDIM`, :class:`DDPM` and :class:`DPMSolver`, the
-  guides :class:`LikelihoodGuide`, :class:`SumOfGuides` and :func:`naive_guide`, and
-  :class:`FastPath`, which keeps what it has compiled.
+* sampling: :func:`sample`, the samplers :class:`DDIM`, :class:`DDPM`, :class:`DPMSolver` and
+  :class:`DiffusersSampler`, and :class:`FastPath`, which keeps what it has compiled;
+* guides: :class:`LikelihoodGuide`, :class:`PredictedImageGuide`, :class:`SumOfGuides` and
+  :func:`naive_guide`, within a :class:`GuidanceInterval`, with :class:`GradientReuse` or a
+  :class:`ClippedGradient`, and in pipelines of diffusers through a :class:`GuidedScheduler`.
 
 The rooms below, ground floor first, hold the rest: ``files``, ``compute``, ``diffusion``,
 ``denoisers``, ``tasks``, ``predictors``, ``guidance``, ``experts``, ``evaluation``, ``fast``.

@@ -2,6 +2,7 @@ from .denoisers.public import load_denoiser, load_noisy_classifier
 from .diffusion.ddim import DDIM
 from .diffusion.ddpm import DDPM
 from .diffusion.denoiser import Denoiser
+from .diffusion.diffusers_scheduler import DiffusersSampler
 from .diffusion.dpm_solver import DPMSolver
 from .diffusion.schedule import cosine_schedule, linear_schedule
 from .experts.adapters.adapter import Adapter, full_adapter, ppap_adapter
@@ -15,7 +16,10 @@ from .experts.training import Training
 from .experts.transfer import transfer
 from .fast.path import FastPath
 from .fast.sampling import sample, synthesize
+from .guidance.diffusers_pipeline import GuidedScheduler
 from .guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
+from .guidance.predicted_image import PredictedImageGuide
+from .guidance.wrappers import ClippedGradient, GradientReuse, GuidanceInterval
 from .predictors.predictor import Predictor
 from .predictors.public import load_predictor
 from .tasks.classes import ClassTask
@@ -31,19 +35,25 @@ __all__ = [
     "Adapter",
     "Biases",
     "ClassTask",
+    "ClippedGradient",
     "DPMSolver",
     "Denoiser",
     "DepthTask",
+    "DiffusersSampler",
     "Distillation",
     "ExpertBank",
     "FastPath",
     "Full",
+    "GradientReuse",
+    "GuidanceInterval",
+    "GuidedScheduler",
     "Head",
     "LikelihoodGuide",
     "Lora",
     "NoiseRanges",
     "Norms",
     "Peft",
+    "PredictedImageGuide",
     "Predictor",
     "SegmentationTask",
     "SimilarityTask",

@@ -11,9 +11,9 @@ import ppap
 
 NAMES = """
 Denoiser Predictor Adapter Lora Biases Norms Full Head Peft ppap_adapter full_adapter ExpertBank
-NoiseRanges Training Distillation Supervision transfer synthesize sample DDIM DDPM ClassTask
-DepthTask SegmentationTask SimilarityTask LikelihoodGuide SumOfGuides naive_guide linear_schedule
-cosine_schedule load_denoiser load_predictor load_noisy_classifier FastPath
+NoiseRanges Training Distillation Supervision transfer synthesize sample DDIM DDPM DPMSolver
+ClassTask DepthTask SegmentationTask SimilarityTask LikelihoodGuide SumOfGuides naive_guide
+linear_schedule cosine_schedule load_denoiser load_predictor load_noisy_classifier FastPath
 """
 
 
