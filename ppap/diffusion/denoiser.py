@@ -134,6 +134,7 @@ class Denoiser(nn.Module):
                 raise ValueError(f"{name} is given for {len(value)} images, got {len(x_t)}")
         raw = self.network(x_t, timesteps, **self.conditions)
         output: Tensor = raw if isinstance(raw, Tensor) else raw.sample
+        output = output.to(x_t.dtype)  # under autocast a network may return bfloat16
         fraction = None
         if self.learned_variance:
             output, fraction = output.chunk(2, dim=1)

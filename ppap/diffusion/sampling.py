@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppap.compute.precision import Precision, autocast, check_precision
 from ppap.compute.progress import Progress, reporting
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser, module_device
@@ -51,6 +52,7 @@ def trajectory(
     sampler: Sampler | None = None,
     *,
     x_T: Tensor | None = None,  # noqa: N803
+    precision: Precision = "fp32",
     stepper: Stepper = plain_step,
 ) -> Iterator[Step]:
     """Sample one batch, yielding every step.
@@ -62,6 +64,7 @@ def trajectory(
         sampler: ``DDIM(25)`` by default.
         x_T: (B, C, H, W), the noise to begin with; by default each seed's own. The noise of
             later steps is the seed's in either case.
+        precision: in which networks compute, the guide's included; the steps are float32.
         stepper: how steps are computed, :func:`ppap.diffusion.solver.plain_step` or one that
             agrees with it up to rounding.
 
@@ -82,7 +85,8 @@ def trajectory(
         timesteps = torch.full((len(x_t),), timestep, device=device)
         state = State(x_t, timesteps, denoiser, seeds=seeds, number=number, memory=guides_keep)
         noise = streams.draw() if sampler.stochastic else None
-        update = stepper(sampler, schedule, index, state, guide, noise, memory)
+        with autocast(precision, device):
+            update = stepper(sampler, schedule, index, state, guide, noise, memory)
         yield Step(seeds, number, timestep, x_t, update.x_0, update.gradient, update.x)
         x_t, memory = update.x, update.memory
 
@@ -98,6 +102,7 @@ def sample(
     progress: bool | Progress = False,
     on_step: Callable[[Step], None] | None = None,
     device: torch.device | str | None = None,
+    precision: Precision = "fp32",
     stepper: Stepper = plain_step,
 ) -> Tensor:
     """Generate one image per seed.
@@ -113,8 +118,10 @@ def sample(
         x_T: (N, C, H, W), the noise to begin with, instead of each seed's own.
         progress: True shows a bar; a function is told how many images are finished.
         on_step: called after every step of every batch with what happened in it.
-        device: where to compute; the denoiser is moved there and stays. By default it is
-            where the denoiser is.
+        device: where to compute; the denoiser and the guide's model are moved there and stay.
+            By default it is where the denoiser is.
+        precision: in which networks compute, ``"fp32"`` or, where the device has it,
+            ``"bf16"``; the steps themselves are float32.
         stepper: how steps are computed, :func:`ppap.diffusion.solver.plain_step` or one that
             agrees with it up to rounding.
 
@@ -122,6 +129,7 @@ def sample(
         (N, C, H, W) float32 images in [-1, 1] on the CPU, decoded if the denoiser's are latents.
 
     Raises:
+        PrecisionError: for bfloat16 on a device without instructions for it.
         TypeError: if ``seeds`` is neither a number nor a sequence of numbers.
         ValueError: if the guide's targets, the denoiser's conditions or ``x_T`` are for
             another number of images than there are seeds.
@@ -130,6 +138,9 @@ def sample(
     _check_counts(denoiser, seeds, guide, x_T)
     if device is not None:
         denoiser.to(device)
+        if guide is not None and hasattr(guide, "to"):
+            guide.to(device)
+    check_precision(precision, module_device(denoiser))
     images = []
     with reporting(progress, len(seeds), "sample", "images") as done:
         for start in range(0, len(seeds), batch):
@@ -140,6 +151,7 @@ def sample(
                 None if guide is None else guide.rows(rows),
                 sampler,
                 x_T=None if x_T is None else x_T[rows],
+                precision=precision,
                 stepper=stepper,
             )
             last = deque(_observed(steps, on_step), maxlen=1).pop()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ppap.compute.precision import Precision
 from ppap.compute.progress import Progress
 from ppap.diffusion import sampling, synthesis
 from ppap.diffusion.denoiser import Denoiser, module_device
@@ -31,6 +32,7 @@ def sample(
     progress: bool | Progress = False,
     on_step: Callable[[Step], None] | None = None,
     device: torch.device | str | None = None,
+    precision: Precision = "fp32",
     fast: FastPath | bool | None = None,
 ) -> Tensor:
     """Generate one image per seed.
@@ -54,8 +56,10 @@ def sample(
         x_T: (N, C, H, W), the noise to begin with, instead of each seed's own.
         progress: True shows a bar; a function is told how many images are finished.
         on_step: called after every step of every batch with what happened in it.
-        device: where to compute; the denoiser is moved there and stays. By default it is
-            where the denoiser is.
+        device: where to compute; the denoiser and the guide's model are moved there and stay.
+            By default it is where the denoiser is.
+        precision: in which networks compute, ``"fp32"`` or, where the device has it,
+            ``"bf16"``, on the plain path; the steps themselves are float32.
         fast: whether steps are merged, folded and compiled (see :mod:`ppap.fast.path`); one that
             was made before keeps what it has compiled. By default they are on a GPU; on a CPU
             compilation takes a minute the first time, and images differ by rounding.
@@ -64,14 +68,21 @@ def sample(
         (N, C, H, W) float32 images in [-1, 1] on the CPU.
 
     Raises:
+        PrecisionError: for bfloat16 on a device without instructions for it.
         TypeError: if ``seeds`` is neither a number nor a sequence of numbers.
         ValueError: if the guide's targets, the denoiser's conditions or ``x_T`` are for
             another number of images than there are seeds, or the fast path meets conditions
-            that differ between images.
+            that differ between images, or bfloat16.
     """
     if device is not None:
         denoiser.to(device)
     seeds = sampling.seed_list(seeds)
+    if precision != "fp32":
+        if fast:
+            raise ValueError(
+                f"the fast path computes in float32; precision {precision!r} needs fast=False"
+            )
+        fast = False
     path = fast_path(denoiser, min(batch, len(seeds)), fast)
     return sampling.sample(
         denoiser,
@@ -82,6 +93,8 @@ def sample(
         x_T=x_T,
         progress=progress,
         on_step=on_step,
+        device=device,
+        precision=precision,
         stepper=plain_step if path is None else path.step,
     )
 

@@ -77,6 +77,10 @@ class LikelihoodGuide:
             return len(self.targets)
         return len(self.scale) if isinstance(self.scale, Tensor) else None
 
+    def to(self, device: torch.device | str) -> None:
+        """Move the model that guides, if it is a module."""
+        move(self.model, device)
+
     def rows(self, chosen: slice) -> LikelihoodGuide:
         targets = self.targets if len(self.targets) == 1 else self.targets[chosen]
         return LikelihoodGuide(self.model, self.task, targets, scale_rows(self.scale, chosen))
@@ -110,6 +114,11 @@ class SumOfGuides:
     def target_count(self) -> int | None:
         return next((n for part in self.parts if (n := part.target_count) is not None), None)
 
+    def to(self, device: torch.device | str) -> None:
+        """Move the models of all that have one."""
+        for part in self.parts:
+            move(part, device)
+
     def rows(self, chosen: slice) -> SumOfGuides:
         return SumOfGuides(tuple(part.rows(chosen) for part in self.parts))
 
@@ -141,6 +150,13 @@ def naive_guide(
         scale: guidance scale, likewise.
     """
     return LikelihoodGuide(IgnoreTimestep(predictor), task, targets, scale)
+
+
+def move(model: object, device: torch.device | str) -> None:
+    """Move a model, guide or predictor to a device, if it can be moved."""
+    found = model.predictor if isinstance(model, IgnoreTimestep) else model
+    if hasattr(found, "to"):
+        found.to(device)
 
 
 def as_targets(targets: Targets) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ppap.diffusion.guide import State
-from ppap.guidance.guides import Targets, as_targets, targets_for
+from ppap.guidance.guides import Targets, as_targets, move, targets_for
 from ppap.guidance.scale import Scale, checked_scale, scale_rows, scaled
 from ppap.tasks.protocol import GuidanceTask
 
@@ -62,6 +62,10 @@ class PredictedImageGuide:
         if len(self.targets) != 1:
             return len(self.targets)
         return len(self.scale) if isinstance(self.scale, Tensor) else None
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the model that guides, if it is a module."""
+        move(self.predictor, device)
 
     def rows(self, chosen: slice) -> PredictedImageGuide:
         targets = self.targets if len(self.targets) == 1 else self.targets[chosen]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ppap.diffusion.guide import Guide, State
+from ppap.guidance.guides import move
 
 __all__ = ["ClippedGradient", "GradientReuse", "GuidanceInterval"]
 
@@ -54,6 +55,10 @@ class GuidanceInterval:
     def target_count(self) -> int | None:
         return self.guide.target_count
 
+    def to(self, device: torch.device | str) -> None:
+        """Move the guide within."""
+        move(self.guide, device)
+
     def rows(self, chosen: slice) -> GuidanceInterval:
         return replace(self, guide=self.guide.rows(chosen))
 
@@ -90,6 +95,10 @@ class GradientReuse:
     def target_count(self) -> int | None:
         return self.guide.target_count
 
+    def to(self, device: torch.device | str) -> None:
+        """Move the guide within."""
+        move(self.guide, device)
+
     def rows(self, chosen: slice) -> GradientReuse:
         return replace(self, guide=self.guide.rows(chosen))
 
@@ -123,6 +132,10 @@ class ClippedGradient:
     @property
     def target_count(self) -> int | None:
         return self.guide.target_count
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the guide within."""
+        move(self.guide, device)
 
     def rows(self, chosen: slice) -> ClippedGradient:
         return replace(self, guide=self.guide.rows(chosen))

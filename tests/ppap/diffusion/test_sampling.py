@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ppap.compute import precision
+from ppap.compute.precision import PrecisionError
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser, Prediction
@@ -19,7 +21,8 @@ from ppap.diffusion.sampling import Step, sample, trajectory
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.streams import NoiseStreams
-from ppap.guidance.guides import LikelihoodGuide
+from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
+from ppap.guidance.wrappers import GradientReuse
 from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import SHAPE, images, normal_denoiser, tiny_denoiser, tiny_predictor
 
@@ -194,7 +197,7 @@ def test_a_number_of_seeds_is_a_range_and_progress_counts_images() -> None:
             sample(tiny_denoiser(), wrong)  # type: ignore[arg-type]
 
 
-def test_the_denoiser_is_moved_to_the_device() -> None:
+def test_denoiser_and_guide_are_moved_to_the_device() -> None:
     network = torch.nn.Linear(8, 8)
 
     def where(x_t: Tensor, timesteps: Tensor) -> Tensor:
@@ -204,11 +207,38 @@ def test_the_denoiser_is_moved_to_the_device() -> None:
 
     network.forward = where  # type: ignore[method-assign, assignment]
     found: list[str] = []
-    denoiser = Denoiser(network, linear_schedule(), SHAPE)
+    denoiser, predictor = Denoiser(network, linear_schedule(), SHAPE), tiny_predictor()
+    guides = SumOfGuides((GradientReuse(naive_guide(predictor, ClassTask(), 1), 2),))
     with pytest.raises(RuntimeError, match="seen enough"):
-        sample(denoiser, 2, device="meta")
+        sample(denoiser, 2, guides, device="meta")
     assert network.weight.device.type == "meta"
+    assert predictor.mean.device.type == "meta"
     assert found == ["meta"]
+
+
+def test_bfloat16_networks_and_float32_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 3, 3, padding=1).requires_grad_(False)
+    kinds: list[torch.dtype] = []
+
+    def network(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        del timesteps
+        found = layer(x_t)
+        kinds.append(found.dtype)
+        return found
+
+    denoiser = Denoiser(network, linear_schedule(), SHAPE)
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
+    with pytest.raises(PrecisionError):
+        sample(denoiser, 2, precision="bf16")
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    guide = LikelihoodGuide(lambda x, t: layer(x).mean((2, 3)), ClassTask(), 1, 5.0)
+    steps: list[Step] = []
+    rough = sample(denoiser, 2, guide, DDIM(5), precision="bf16", on_step=steps.append)
+    assert set(kinds) == {torch.bfloat16}
+    assert all(step.x.dtype == torch.float32 for step in steps)
+    fine = sample(denoiser, 2, guide, DDIM(5))
+    assert 0 < (rough - fine).abs().max() < 0.1
 
 
 def test_seeds_and_targets_must_match() -> None:
