@@ -28,6 +28,7 @@ examples:
   python -m ablations run methods --setting imagenet256 --rehearse
   python -m ablations run methods --dry-run            what would be computed, and how long
   python -m ablations compare A B                      two results folders side by side
+  python -m ablations publish A                        put a run among the committed results
   python -m ablations show 3fa9                        where a result comes from
   python -m ablations gc                               what no record needs; --delete removes it
 """
@@ -95,6 +96,15 @@ def _compare(given: dict[str, Any]) -> int:
     if given["csv"]:
         given["csv"].write_text(comparison.csv(), encoding="utf-8")
     print(comparison.markdown(), end="")
+    return 0
+
+
+def _publish(given: dict[str, Any]) -> int:
+    preflight.require_packages()
+    from ablations.publish import publish_all
+
+    for path in publish_all(given["folders"], given["into"]):
+        print(path)
     return 0
 
 
@@ -166,6 +176,18 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("first", metavar="FOLDER", type=Path, help="of a run")
     comparing.add_argument("second", metavar="FOLDER", type=Path, help="of another")
     comparing.add_argument("--csv", metavar="FILE", type=Path, help="write all figures there too")
+
+    publishing = commands.add_parser(
+        "publish", help="put a run's results among the committed ones, and build all of them"
+    )
+    publishing.set_defaults(command=_publish)
+    publishing.add_argument(
+        "folders", nargs="+", metavar="FOLDER", type=Path, help=f"of a run, e.g. {OUTPUT}/..."
+    )
+    publishing.add_argument(
+        "--into", metavar="RESULTS", type=Path, default=RESULTS,
+        help="other results than reports/results; their page is RESULTS/index.html then",
+    )  # fmt: skip
 
     listing = commands.add_parser("list", help="the sweeps and budgets there are")
     listing.set_defaults(command=_list)

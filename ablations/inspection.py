@@ -12,6 +12,7 @@ from ablations.machine import engine, records
 from ablations.machine.store import DamagedArtifactError, Store
 from ablations.runs import Options
 from ablations.sweeps import SWEEPS
+from reports.identity import RECORDS_FILE
 
 __all__ = ["garbage", "garbage_lines", "provenance_lines", "status_lines"]
 
@@ -152,7 +153,7 @@ def garbage_lines(found: list[tuple[str, int]]) -> Iterator[str]:
 def _records(results: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every record of every results folder, by key."""
     for folder in results:
-        for path in sorted(folder.rglob(records.RECORDS_FILE)):
+        for path in sorted(folder.rglob(RECORDS_FILE)):
             yield from records.read(path.parent).items()
 
 

@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ablations.errors import UserError
-from ablations.machine.records import RECORDS_FILE
 from ablations.machine.store import Store
+from reports.identity import RECORDS_FILE
 
 __all__ = [
     "GROUP",

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / ".ppap" / "results"
 """Where runs put their results: git ignores it."""
 RESULTS = ROOT / "reports" / "results"
-"""The committed ones, which ``python -m reports publish`` alone writes."""
+"""The committed ones, which ``python -m ablations publish`` alone writes."""
 AMOUNTS = ("seeds", "samples", "steps", "synthetic")
 """Of a budget, what an option can change."""
 EXIT_FAILED, EXIT_USER = 1, 2

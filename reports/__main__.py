@@ -1,4 +1,4 @@
-"""Command line: ``python -m reports build``, ``publish`` and ``compare``."""
+"""Command line: ``python -m reports build`` and ``python -m reports compare``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ablations.errors import UserError
 from reports.build import (
     KERNELS,
     PAGE,
-    RESULTS,
     build,
     build_all,
     build_kernels,
@@ -19,7 +17,7 @@ from reports.build import (
     results_folders,
 )
 from reports.compare import compare
-from reports.publish import publish
+from reports.errors import UserError
 
 __all__ = ["main"]
 
@@ -49,23 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="of all folders together (default: only where no folder is named, reports/index.html)",
     )
-    publishing = commands.add_parser(
-        "publish", help="put a run's results among those of reports/results, and build all of them"
-    )
-    publishing.add_argument(
-        "folders",
-        metavar="FOLDER",
-        nargs="+",
-        type=Path,
-        help="of a run, e.g. .ppap/results/fashion-default",
-    )
-    publishing.add_argument(
-        "--into",
-        metavar="RESULTS",
-        type=Path,
-        default=RESULTS,
-        help="other results than reports/results; their page is RESULTS/index.html then",
-    )
     comparing = commands.add_parser("compare", help="the rows of two results folders side by side")
     comparing.add_argument("first", metavar="A", type=Path, help="a folder or its records.jsonl")
     comparing.add_argument("second", metavar="B", type=Path)
@@ -78,23 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.csv.write_text(comparison.csv(), encoding="utf-8")
             print(comparison.markdown(), end="")
             return 0
-        if options.command == "publish":
-            written = _publish(options.folders, options.into)
-        else:
-            written = _build(options.folders, options.page)
-        for path in written:
+        for path in _build(options.folders, options.page):
             print(path)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _publish(folders: list[Path], root: Path) -> list[Path]:
-    changed = dict.fromkeys(publish(folder, root) for folder in folders)
-    written = [path for folder in changed for path in build(folder)]
-    target = PAGE if root == RESULTS else root / "index.html"
-    return [*written, build_page(results_folders(root), target)]
 
 
 def _build(named: list[Path], target: Path | None) -> list[Path]:

@@ -1,7 +1,7 @@
 """Reading result records: JSON lines, checked at the door, as pandas frames.
 
 Where several records say the same of the same row, the last counts, whatever their keys
-(:func:`ablations.machine.records.latest`): no table has a row twice.
+(:func:`reports.identity.latest`): no table has a row twice.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablations.machine.records import GRIDS_FILE, RECORDS_FILE, latest
 from reports.grids import Grid, Strip, read_grids
+from reports.identity import GRIDS_FILE, RECORDS_FILE, latest
 from reports.metrics import LEGACY, METRICS
 from reports.schema import RecordError, parse
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ablations.errors import UserError
+from reports.errors import UserError
 from reports.metrics import METRICS
 
 __all__ = ["RecordError", "parse"]

@@ -1,9 +1,7 @@
 """Records: results with their provenance, the one seam between the harness and the reports.
 
 A results folder holds ``records.jsonl``, one JSON object a line, and ``grids.npz`` with the
-pictures that ``grid`` records name. A record replaces another that says the same of the same row,
-whatever their keys: code that has changed gives a result a new key, and a table no second row.
-No torch here until something is stamped.
+pictures that ``grid`` records name. No torch here until something is stamped.
 """
 
 from __future__ import annotations
@@ -26,28 +24,18 @@ import numpy.typing as npt
 
 from ablations.errors import UserError
 from ppap.compute.cpu import cpu_model, instruction_limits, instruction_set
+from reports.identity import GRIDS_FILE, RECORDS_FILE, latest
 
-__all__ = ["RECORDS_FILE", "joined", "latest", "read", "stamp", "update", "write_grids"]
+__all__ = ["joined", "read", "stamp", "update", "write_grids"]
 
 if sys.platform != "win32":
     import fcntl
 
-RECORDS_FILE, GRIDS_FILE = "records.jsonl", "grids.npz"
 PACKAGES = (
     "accelerate", "diffusers", "numpy", "peft", "safetensors", "scipy", "timm", "torch",
     "torch-fidelity", "torchvision", "transformers", "triton",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
-WHOSE = ("setting", "budget", "sweep", "predictor")
-IDENTITY = {
-    "row": (*WHOSE, "method", "sampler", "axes"),
-    "tradeoff": (*WHOSE, "method", "scale", "seed"),
-    "noise_accuracy": (*WHOSE, "method", "seed"),
-    "grid": (*WHOSE, "array"),
-    "strip": (*WHOSE, "array"),
-    "sweep": WHOSE,
-}
-"""By kind, the fields that say what a record is about; a comparison is about its row."""
 Record = Mapping[str, Any]
 
 
@@ -89,25 +77,6 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return {record["key"]: dict(record) for record in latest(_lines(folder / RECORDS_FILE))}
 
 
-def latest(records: Iterable[Record]) -> list[Record]:
-    """The records without those that a later one replaces, each in the place of the first.
-
-    A comparison whose row or reference row has been replaced by another is left out: it compares
-    what is no longer there.
-    """
-    records = list(records)
-    rows = {r["key"]: _identity(r) for r in records if r.get("kind") == "row"}
-    kept: dict[str, Record] = {}
-    for record in records:
-        if record.get("kind") == "comparison":
-            kept["comparison of " + rows.get(record["row"], record["row"])] = record
-        else:
-            kept[_identity(record)] = record
-    standing = {r["key"] for r in kept.values() if r.get("kind") == "row"} | {None}
-    gone = rows.keys() - standing
-    return [r for r in kept.values() if not gone & {r.get("row"), r.get("reference")}]
-
-
 def update(folder: Path, records: Iterable[Record]) -> int:
     """Put records into a results folder; returns how many it did not hold yet.
 
@@ -132,13 +101,6 @@ def update(folder: Path, records: Iterable[Record]) -> int:
                 os.fsync(file.fileno())
             scratch.replace(path)
     return len(fresh)
-
-
-def _identity(record: Record) -> str:
-    """What the record is about, as text; its key where its kind does not tell."""
-    kind = record.get("kind")
-    fields = IDENTITY.get(str(kind), ("key",))
-    return json.dumps([kind, *(record.get(field) for field in fields)], sort_keys=True)
 
 
 def _lines(path: Path) -> list[Record]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ablations.machine import records
-from reports.build import RESULTS
-from reports.records import GRIDS_FILE, REHEARSAL, RecordError, read_folder
+from reports.build import PAGE, RESULTS, build, build_page, results_folders
+from reports.identity import GRIDS_FILE, RECORDS_FILE
+from reports.records import REHEARSAL, RecordError, read_folder
 
-__all__ = ["publish"]
+__all__ = ["publish", "publish_all"]
 
 
 def publish(folder: Path, root: Path = RESULTS) -> Path:
@@ -42,7 +44,7 @@ def publish(folder: Path, root: Path = RESULTS) -> Path:
     if target.resolve() == folder.resolve():
         records.update(target, ())  # without what has been replaced
         return target
-    if (target / records.RECORDS_FILE).is_file():
+    if (target / RECORDS_FILE).is_file():
         read_folder(target)
     own = [r for r in records.read(folder).values() if r["kind"] != "failure"]
     if named := [record["array"] for record in own if record["kind"] in ("grid", "strip")]:
@@ -50,3 +52,22 @@ def publish(folder: Path, root: Path = RESULTS) -> Path:
             records.write_grids(target, {name: grids[name] for name in named})
     records.update(target, own)
     return target
+
+
+def publish_all(folders: Sequence[Path], root: Path = RESULTS) -> list[Path]:
+    """Publish several runs, and build the tables of each and the page of all results.
+
+    Args:
+        folders: of runs.
+        root: of the results.
+
+    Returns:
+        The files that were written, the page last.
+
+    Raises:
+        RecordError: as :func:`publish`.
+    """
+    changed = dict.fromkeys(publish(folder, root) for folder in folders)
+    written = [path for folder in changed for path in build(folder)]
+    page = PAGE if root == RESULTS else root / "index.html"
+    return [*written, build_page(results_folders(root), page)]

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ablations.__main__ import main
 from ablations.machine import records
-from reports.__main__ import main
+from ablations.publish import publish
 from reports.build import RESULTS, results_folders
-from reports.publish import publish
+from reports.identity import RECORDS_FILE
 from reports.records import RecordError, read_folder
 from reports.tables import csv_table
 from tests.reports.conftest import failure, grid, row, sweep, write_folder
@@ -39,8 +40,9 @@ def test_a_run_is_merged_and_its_rows_replace_those_of_other_keys(tmp_path: Path
 
 
 def test_the_command_builds_what_it_published(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    folder = write_folder(tmp_path / "fashion-test", sweep())
     root = tmp_path / "published"
     assert main(["publish", str(folder), "--into", str(root)]) == 0
     written = capsys.readouterr().out.splitlines()
@@ -92,5 +94,5 @@ def test_no_committed_table_has_a_row_twice_and_each_is_that_of_its_records(
         assert table == csv_table(kept)
         with (folder / f"{kept.sweep}.csv").open(encoding="utf-8") as file:
             assert len(list(csv.DictReader(file))) == len(names)
-    lines = (folder / records.RECORDS_FILE).read_text().splitlines()
+    lines = (folder / RECORDS_FILE).read_text().splitlines()
     assert len(records.read(folder)) == len(lines), "no record that another replaces"

@@ -1,0 +1,51 @@
+"""What a record is about: of two that say the same of the same row, the later counts.
+
+Their keys do not matter: code that has changed gives a result a new key, and a table no second row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["GRIDS_FILE", "RECORDS_FILE", "latest"]
+
+RECORDS_FILE, GRIDS_FILE = "records.jsonl", "grids.npz"
+WHOSE = ("setting", "budget", "sweep", "predictor")
+IDENTITY = {
+    "row": (*WHOSE, "method", "sampler", "axes"),
+    "tradeoff": (*WHOSE, "method", "scale", "seed"),
+    "noise_accuracy": (*WHOSE, "method", "seed"),
+    "grid": (*WHOSE, "array"),
+    "strip": (*WHOSE, "array"),
+    "sweep": WHOSE,
+}
+"""By kind, the fields that say what a record is about; a comparison is about its row."""
+Record = Mapping[str, Any]
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """The records without those that a later one replaces, each in the place of the first.
+
+    A comparison whose row or reference row has been replaced by another is left out: it compares
+    what is no longer there.
+    """
+    records = list(records)
+    rows = {r["key"]: _identity(r) for r in records if r.get("kind") == "row"}
+    kept: dict[str, Record] = {}
+    for record in records:
+        if record.get("kind") == "comparison":
+            kept["comparison of " + rows.get(record["row"], record["row"])] = record
+        else:
+            kept[_identity(record)] = record
+    standing = {r["key"] for r in kept.values() if r.get("kind") == "row"} | {None}
+    gone = rows.keys() - standing
+    return [r for r in kept.values() if not gone & {r.get("row"), r.get("reference")}]
+
+
+def _identity(record: Record) -> str:
+    """What the record is about, as text; its key where its kind does not tell."""
+    kind = record.get("kind")
+    fields = IDENTITY.get(str(kind), ("key",))
+    return json.dumps([kind, *(record.get(field) for field in fields)], sort_keys=True)
