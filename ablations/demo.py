@@ -19,7 +19,7 @@ from torch import Tensor
 
 import ppap
 from ablations.settings.fashion import CLASSES
-from ablations.settings.setting import load_setting
+from ablations.settings.catalogue import load_setting
 
 __all__ = ["Demo", "draw", "main"]
 
