@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 import ppap
-from ablations.settings.fashion import CLASSES
 from ablations.settings.catalogue import load_setting
+from ablations.settings.fashion import CLASSES
 
 __all__ = ["Demo", "draw", "main"]
 

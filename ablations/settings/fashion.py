@@ -7,18 +7,17 @@ predictors are timm networks; the evaluator shares an architecture with neither.
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import pairwise
-from typing import cast
 
 import torch
-from timm.models.resnet import BasicBlock, ResNet
+from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from ablations.settings import data
 from ablations.settings.budget import Budget
 from ablations.settings.setting import GuidedTask, SelectionRule, Setting, Split
 from ablations.settings.shipped import ShippedWeights
+from ablations.settings.small_networks import Evaluator, small_resnet
 from ppap.denoisers.unet import UNetModel
 from ppap.diffusion.denoiser import SpaceToDepth
 from ppap.evaluation.metrics import correct
@@ -30,7 +29,7 @@ __all__ = [
     "CLASSES",
     "SELECTION",
     "SHAPE",
-    "Evaluator",
+    "evaluator",
     "load",
     "predictor",
     "resnet",
@@ -112,15 +111,8 @@ def unet() -> SpaceToDepth:
 
 
 def resnet(width: int = 16) -> ResNet:
-    """A four-stage ResNet of basic blocks with the usual small-image stem (3x3, stride 1)."""
-    channels = (width, 3 * width // 2, 3 * width, 4 * width)
-    network = ResNet(
-        BasicBlock, (1, 1, 1, 1), num_classes=len(CLASSES), in_chans=1, channels=channels
-    )
-    network.conv1 = nn.Conv2d(1, width, 3, padding=1, bias=False)
-    network.bn1 = nn.BatchNorm2d(width)
-    network.layer1 = nn.Sequential(BasicBlock(width, width))
-    return network
+    """The small ResNet of a width, with fresh weights."""
+    return small_resnet(SHAPE[0], len(CLASSES), width)
 
 
 def vit() -> VisionTransformer:
@@ -146,43 +138,9 @@ def untrained(width: int) -> Predictor:
     return Predictor(resnet(width), MEAN, STD, name=f"fashion/resnet-{width}")
 
 
-class Evaluator(nn.Module):
-    """A plain convolutional network: the independent judge, and the feature extractor.
-
-    Attributes:
-        FEATURES: width of the features that FID, KID, precision and recall are taken on.
-    """
-
-    FEATURES = 64
-
-    def __init__(self) -> None:
-        super().__init__()
-
-        def stage(*widths: int) -> list[nn.Module]:
-            layers: list[nn.Module] = []
-            for before, after in pairwise(widths):
-                layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after)]
-                layers += [nn.ReLU()]
-            return layers
-
-        self.trunk = nn.Sequential(
-            *stage(1, 16, 24),
-            nn.MaxPool2d(2),
-            *stage(24, 48, 48),
-            nn.MaxPool2d(2),
-            *stage(48, 96, self.FEATURES),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-        )
-        self.head = nn.Linear(self.FEATURES, len(CLASSES))
-
-    def features(self, images: Tensor) -> Tensor:
-        """(B, 1, 32, 32) images in [-1, 1] -> (B, 64) features."""
-        return cast(Tensor, self.trunk(images))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 1, 32, 32) images in [-1, 1] -> (B, 10) logits."""
-        return cast(Tensor, self.head(self.features(images)))
+def evaluator() -> Evaluator:
+    """The independent judge of class and feature extractor, with fresh weights."""
+    return Evaluator(SHAPE[0], len(CLASSES))
 
 
 def load() -> Setting:
@@ -191,7 +149,7 @@ def load() -> Setting:
     Raises:
         UserError: if there are none.
     """
-    weights = ShippedWeights("fashion", SHAPE, unet, Evaluator, "fashion-evaluator-64")
+    weights = ShippedWeights("fashion", SHAPE, unet, evaluator, "fashion-evaluator-64")
 
     @lru_cache
     def labelled(split: Split) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import cast
 
 import torch
-from timm.models.resnet import BasicBlock, ResNet
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +22,7 @@ from ablations.settings.rendering.solids import SEGMENTS, SHAPES
 from ablations.settings.scene_targets import labelled, numbered_targets, target_scenes
 from ablations.settings.setting import GuidedTask, SelectionRule, Setting, TargetOrder
 from ablations.settings.shipped import ShippedWeights
+from ablations.settings.small_networks import Evaluator, small_resnet
 from ppap.denoisers.unet import UNetModel
 from ppap.diffusion.denoiser import SpaceToDepth
 from ppap.diffusion.schedule import Schedule, linear_schedule
@@ -37,8 +38,8 @@ __all__ = [
     "SHAPE",
     "DenseEvaluator",
     "EncoderDecoder",
-    "Evaluator",
     "Preconditioned",
+    "evaluator",
     "load",
     "predictor",
     "resnet",
@@ -111,13 +112,8 @@ def unet() -> Preconditioned:
 
 
 def resnet(width: int = 16) -> ResNet:
-    """A four-stage ResNet of basic blocks with the usual small-image stem (3x3, stride 1)."""
-    channels = (width, 3 * width // 2, 3 * width, 4 * width)
-    network = ResNet(BasicBlock, (1, 1, 1, 1), num_classes=len(CLASSES), channels=channels)
-    network.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
-    network.bn1 = nn.BatchNorm2d(width)
-    network.layer1 = nn.Sequential(BasicBlock(width, width))
-    return network
+    """The small ResNet of a width, with fresh weights."""
+    return small_resnet(SHAPE[0], len(CLASSES), width)
 
 
 class _Block(nn.Module):
@@ -175,43 +171,9 @@ def untrained(width: int) -> Predictor:
     return Predictor(resnet(width), MEAN, STD, name=f"scenes/resnet-{width}")
 
 
-class Evaluator(nn.Module):
-    """A plain convolutional network: the independent judge of class, and the feature extractor.
-
-    Attributes:
-        FEATURES: width of the features that FID, KID, precision and recall are taken on.
-    """
-
-    FEATURES = 64
-
-    def __init__(self) -> None:
-        super().__init__()
-
-        def stage(*widths: int) -> list[nn.Module]:
-            layers: list[nn.Module] = []
-            for before, after in pairwise(widths):
-                layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after)]
-                layers += [nn.ReLU()]
-            return layers
-
-        self.trunk = nn.Sequential(
-            *stage(3, 16, 24),
-            nn.MaxPool2d(2),
-            *stage(24, 48, 48),
-            nn.MaxPool2d(2),
-            *stage(48, 96, self.FEATURES),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-        )
-        self.head = nn.Linear(self.FEATURES, len(CLASSES))
-
-    def features(self, images: Tensor) -> Tensor:
-        """(B, 3, 32, 32) images in [-1, 1] -> (B, 64) features."""
-        return cast(Tensor, self.trunk(images))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, 32, 32) images in [-1, 1] -> (B, 10) logits."""
-        return cast(Tensor, self.head(self.features(images)))
+def evaluator() -> Evaluator:
+    """The independent judge of class and feature extractor, with fresh weights."""
+    return Evaluator(SHAPE[0], len(CLASSES))
 
 
 class DenseEvaluator(nn.Module):
@@ -254,7 +216,7 @@ def load() -> Setting:
     Raises:
         UserError: if there are none.
     """
-    weights = ShippedWeights("scenes", SHAPE, unet, Evaluator, "scenes-evaluator-64")
+    weights = ShippedWeights("scenes", SHAPE, unet, evaluator, "scenes-evaluator-64")
     return Setting(
         name="scenes",
         classes=CLASSES,

@@ -80,7 +80,7 @@ def networks() -> dict[str, Callable[[], nn.Module]]:
         "denoiser": fashion.unet,
         "resnet": lambda: fashion.predictor("resnet"),
         "vit": lambda: fashion.predictor("vit"),
-        "evaluator": fashion.Evaluator,
+        "evaluator": fashion.evaluator,
     }
 
 

@@ -83,7 +83,7 @@ def networks() -> dict[str, Callable[[], nn.Module]]:
         "resnet": lambda: scenes.predictor("resnet"),
         "depth": lambda: scenes.predictor("depth"),
         "segmentation": lambda: scenes.predictor("segmentation"),
-        "evaluator": scenes.Evaluator,
+        "evaluator": scenes.evaluator,
         "depth-evaluator": lambda: scenes.DenseEvaluator(scenes.OUTPUTS["depth"]),
         "segmentation-evaluator": lambda: scenes.DenseEvaluator(scenes.OUTPUTS["segmentation"]),
     }
