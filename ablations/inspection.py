@@ -37,7 +37,7 @@ def provenance_lines(store: Store, results: Sequence[Path], prefix: str) -> Iter
             f"{some} of {store.url} or the records below {places} begin with {prefix!r}",
             "give another" if not found else "give more of the key",
         )
-    told: set[str] = set()
+    shown: set[str] = set()
 
     def tell(key: str, depth: int) -> Iterator[str]:
         indent = "  " * depth
@@ -56,14 +56,14 @@ def provenance_lines(store: Store, results: Sequence[Path], prefix: str) -> Iter
                 yield from tell(needed, depth + 1)
             return
         stamp = meta["provenance"]
-        again = key in told
+        again = key in shown
         yield (
             f"{indent}{key}  {meta.get('label', meta['cell']['kind'])}  {stamp['created']}  "
             f"commit {stamp['commit']}{' (dirty)' * stamp['dirty']}  "
             f"{stamp['wall_seconds']:.1f} s{'  (as above)' * again}"
         )
         if not again:
-            told.add(key)
+            shown.add(key)
             for needed in _inputs(meta):
                 yield from tell(needed, depth + 1)
 

@@ -46,9 +46,9 @@ def require_packages(names: Iterable[str] = PACKAGES) -> None:
     """
     mend = f"install the dependency group '{GROUP}': pip install --group {GROUP}"
     if missing := [name for name in names if find_spec(name) is None]:
-        told = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
+        named = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
         verb = "are" if len(missing) > 1 else "is"
-        raise UserError(f"tables and figures need {told}, which {verb} not installed", mend)
+        raise UserError(f"tables and figures need {named}, which {verb} not installed", mend)
     for module in REPORTS:
         try:
             importlib.import_module(module)
@@ -92,9 +92,9 @@ def require_room(needed: Iterable[tuple[Path, int]]) -> None:
         total = sum(count for _, count in folders)
         free = shutil.disk_usage(_existing(folders[0][0])).free
         if total > free:
-            told = " and ".join(str(folder) for folder, _ in folders)
+            named = " and ".join(str(folder) for folder, _ in folders)
             raise UserError(
-                f"{told} may take {total / 2**20:,.0f} MiB, and {free / 2**20:,.0f} are free",
+                f"{named} may take {total / 2**20:,.0f} MiB, and {free / 2**20:,.0f} are free",
                 "make room, or name other places with --store and --output",
             )
 

@@ -55,11 +55,11 @@ def published(path: Path = PATH) -> tuple[Published, ...]:
         _demand(source, ("text", "url", "settings", "setting", "note", "figures"), path)
         if not source["url"].startswith("https://"):
             raise ValueError(f"{path.name}: {source['url']} is not https")
-        told = {"source": source["text"]} | {k: source[k] for k in ("url", "setting", "note")}
-        told["settings"] = tuple(source["settings"])
+        about = {"source": source["text"]} | {k: source[k] for k in ("url", "setting", "note")}
+        about["settings"] = tuple(source["settings"])
         for figure in source["figures"]:
             _demand(figure, ("method", "metric", "value", "uncertainty"), path)
-            found.append(Published(**figure, **told))
+            found.append(Published(**figure, **about))
     return tuple(found)
 
 

@@ -161,8 +161,8 @@ class Folder:
         """Every machine that a row was seen on, in words, with its version of torch."""
         stamps = [r["provenance"] for records in self.sweeps for r in records.raw.values()]
         seen = [(m, s) for s in stamps for m in s.get("machines", [s["hardware"]])]
-        told = [f"{machine_name(m)}, torch {s['packages'].get('torch')}" for m, s in seen]
-        return tuple(dict.fromkeys(told))
+        described = [f"{machine_name(m)}, torch {s['packages'].get('torch')}" for m, s in seen]
+        return tuple(dict.fromkeys(described))
 
 
 def read_folder(folder: Path) -> Folder:

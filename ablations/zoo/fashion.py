@@ -122,7 +122,7 @@ def measure(target: Path) -> dict[str, Any]:
             reference = ReferenceStatistics.load(target / "reference.safetensors")
             entry |= drawn_quality(denoiser, extractor, reference)
         else:
-            hits = in_batches(network, images).argmax(1) == labels
-            entry["test_accuracy"] = round(float(hits.float().mean()), 4)
+            correct = in_batches(network, images).argmax(1) == labels
+            entry["test_accuracy"] = round(float(correct.float().mean()), 4)
         facts["models"][name] = entry
     return facts | {"fingerprint": fingerprint(target, networks())}

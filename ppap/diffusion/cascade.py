@@ -65,7 +65,7 @@ class Stage:
         denoiser: an up-sampler's, unless the stage is the first.
         sampler: e.g. ``DDIM(25)``; GLIDE's up-sampler was published with ``DDIM("fast27")``.
         guide: steers this stage; its targets run parallel to the seeds, or one is for all.
-        condition: what an up-sampler is told of the images before it.
+        condition: how an up-sampler is conditioned on the images before it.
         batch: images per network call.
     """
 
@@ -125,8 +125,8 @@ def upsample(stage: Stage, images: Tensor, seeds: Sequence[int], place: int = 1)
     parts = []
     for start in range(0, len(seeds), stage.batch):  # conditions are made as they are needed
         rows = slice(start, start + stage.batch)
-        told = stage.condition(images[rows], seeds[rows])
-        denoiser = stage.denoiser.rows(rows).with_conditions(**told)
+        conditions = stage.condition(images[rows], seeds[rows])
+        denoiser = stage.denoiser.rows(rows).with_conditions(**conditions)
         guide = None if stage.guide is None else stage.guide.rows(rows)
         parts.append(sample(denoiser, seeds[rows], guide, stage.sampler, batch=stage.batch))
     return torch.cat(parts) if parts else torch.empty(0, *stage.denoiser.shape)

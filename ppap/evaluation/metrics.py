@@ -171,8 +171,8 @@ def correct(logits: Tensor, labels: Tensor) -> Floats:
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"expected (N, K) logits and (N,) labels, got {shapes}")
-    hits: Floats = (logits.argmax(1).cpu() == labels.cpu()).double().numpy()
-    return hits
+    same: Floats = (logits.argmax(1).cpu() == labels.cpu()).double().numpy()
+    return same
 
 
 def matrix_fid(matrix: Floats, reference: ReferenceStatistics) -> float:
