@@ -85,12 +85,12 @@ def picture(found: dict[str, tuple[Tensor, float]], path: Path) -> None:
     columns = len(CLASSES)
     figure = Figure(figsize=(columns, 1.05 * len(found) + 0.3), dpi=120, layout="constrained")
     axes = figure.subplots(len(found), columns, squeeze=False)
+    for axis, label in zip(axes[0], CLASSES, strict=True):
+        axis.set_title(label, fontsize=9)
     for row, (name, (images, accuracy)) in zip(axes, found.items(), strict=True):
-        for axis, image, label in zip(row, images, CLASSES, strict=False):
+        for axis, image in zip(row, images, strict=False):
             axis.imshow(image[0].numpy(), cmap="gray", vmin=-1, vmax=1)
             axis.set(xticks=[], yticks=[])
-            if row is axes[0]:
-                axis.set_title(label, fontsize=9)
         row[0].set_ylabel(f"{name}\n{100 * accuracy:.0f} % right", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
