@@ -23,9 +23,10 @@ from ablations.settings.scene_targets import labelled, numbered_targets, target_
 from ablations.settings.setting import GuidedTask, SelectionRule, Setting, TargetOrder
 from ablations.settings.shipped import ShippedWeights
 from ablations.settings.small_networks import Evaluator, small_resnet
+from ppap.denoisers.preconditioned import Preconditioned
 from ppap.denoisers.unet import UNetModel
 from ppap.diffusion.denoiser import SpaceToDepth
-from ppap.diffusion.schedule import Schedule, linear_schedule
+from ppap.diffusion.schedule import linear_schedule
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
@@ -38,7 +39,6 @@ __all__ = [
     "SHAPE",
     "DenseEvaluator",
     "EncoderDecoder",
-    "Preconditioned",
     "evaluator",
     "load",
     "predictor",
@@ -57,35 +57,6 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
 NORM_GROUPS = 4
 SPREAD = 0.357
 """Root mean square of the images in [-1, 1]."""
-
-
-class Preconditioned(nn.Module):
-    """A velocity predictor whose network adds to what is linear in the noisy image.
-
-    Karras et al. (arXiv 2206.00364, section 5) in terms of the velocity: the best linear
-    estimate passes by the network, which sees inputs and owes outputs of unit variance. A
-    network too narrow to hand its noisy input through need not.
-
-    Args:
-        network: called as ``network(x_t, timesteps)``.
-        schedule: of the noise.
-        spread: root mean square of the images in [-1, 1].
-    """
-
-    def __init__(self, network: nn.Module, schedule: Schedule, spread: float) -> None:
-        super().__init__()
-        self.network = network
-        self.schedule = schedule
-        self.spread = spread
-
-    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """(B, C, H, W) velocity for (B, C, H, W) noisy images at (B,) timesteps."""
-        level = self.schedule.signal(timesteps)[:, None, None, None]
-        variance = level * self.spread**2 + 1 - level
-        linear = (level * (1 - level)).sqrt() * (1 - self.spread**2) / variance
-        rest = self.spread * variance.rsqrt()
-        found = self.network(x_t * variance.rsqrt(), timesteps)
-        return linear * x_t + rest * cast(Tensor, found)
 
 
 def unet() -> Preconditioned:
