@@ -69,11 +69,11 @@ def draw(demo: Demo, progress: bool = False) -> dict[str, tuple[Tensor, float]]:
         "naive": ppap.naive_guide(predictor, ppap.ClassTask(), labels, demo.scale),
         "PPAP": bank.guide(labels, scale=demo.scale),
     }
-    found = {}
+    judge, found = setting.extractor(), {}
     for name, guide in guides.items():
         images = ppap.sample(denoiser, seeds=demo.images, guide=guide)
         with torch.no_grad():
-            seen = setting.extractor()(images).logits.argmax(1)
+            seen = judge(images).logits.argmax(1)
         found[name] = images, float((seen == labels).float().mean())
     return found
 

@@ -17,8 +17,7 @@ from ablations.settings import data
 from ablations.settings.budget import Budget
 from ablations.settings.setting import GuidedTask, SelectionRule, Setting, Split
 from ablations.settings.shipped import ShippedWeights
-from ablations.settings.small_networks import Evaluator, small_resnet
-from ppap.denoisers.unet import UNetModel
+from ablations.settings.small_networks import Evaluator, small_resnet, small_unet
 from ppap.diffusion.denoiser import SpaceToDepth
 from ppap.evaluation.metrics import correct
 from ppap.predictors.predictor import Predictor
@@ -96,17 +95,7 @@ BUDGETS = {
 
 def unet() -> SpaceToDepth:
     """The unconditional ADM U-Net, on images folded to 16x16x4 (0.9 M parameters)."""
-    network = UNetModel(
-        image_size=16,
-        in_channels=4,
-        model_channels=32,
-        out_channels=4,
-        num_res_blocks=1,
-        attention_resolutions=(4,),
-        channel_mult=(1, 1, 2),
-        num_head_channels=32,
-        use_scale_shift_norm=True,
-    )
+    network = small_unet(4, 4, 32, (1, 1, 2))
     return SpaceToDepth(network, factor=2)
 
 

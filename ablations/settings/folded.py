@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
-
+from ablations.settings.small_networks import small_unet
 from ppap.denoisers.folded import FoldedUNet
 from ppap.denoisers.preconditioned import Preconditioned
-from ppap.denoisers.unet import UNetModel
 from ppap.diffusion.schedule import linear_schedule
 
 __all__ = ["SPREADS", "fashion_unet", "scenes_unet"]
@@ -34,20 +32,5 @@ def scenes_unet() -> Preconditioned:
 
 
 def _preconditioned(channels: int, widths: Sequence[float], spread: float) -> Preconditioned:
-    network = UNetModel(
-        image_size=16,
-        in_channels=4 * channels,
-        model_channels=64,
-        out_channels=4 * FEATURES,
-        num_res_blocks=1,
-        attention_resolutions=(4,),
-        channel_mult=widths,
-        num_head_channels=32,
-        use_scale_shift_norm=True,
-    )
-    for layer in network.modules():
-        if isinstance(layer, nn.GroupNorm):
-            # ADM's 32 groups would be of two channels, whose means and scales, among them the
-            # colours of a scene, they take away.
-            layer.num_groups = NORM_GROUPS
+    network = small_unet(4 * channels, 4 * FEATURES, 64, widths, NORM_GROUPS)
     return Preconditioned(FoldedUNet(channels, network, FEATURES), linear_schedule(), spread)

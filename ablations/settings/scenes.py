@@ -22,9 +22,8 @@ from ablations.settings.rendering.solids import SEGMENTS, SHAPES
 from ablations.settings.scene_targets import labelled, numbered_targets, target_scenes
 from ablations.settings.setting import GuidedTask, SelectionRule, Setting, TargetOrder
 from ablations.settings.shipped import ShippedWeights
-from ablations.settings.small_networks import Evaluator, small_resnet
+from ablations.settings.small_networks import Evaluator, small_resnet, small_unet
 from ppap.denoisers.preconditioned import Preconditioned
-from ppap.denoisers.unet import UNetModel
 from ppap.diffusion.denoiser import SpaceToDepth
 from ppap.diffusion.schedule import linear_schedule
 from ppap.predictors.predictor import Predictor
@@ -65,20 +64,7 @@ def unet() -> Preconditioned:
     Its norms have 4 groups. ADM's 32 would be one per channel here and take every channel's mean
     and scale away, and with them the colours of the scene.
     """
-    network = UNetModel(
-        image_size=16,
-        in_channels=12,
-        model_channels=32,
-        out_channels=12,
-        num_res_blocks=1,
-        attention_resolutions=(4,),
-        channel_mult=(1, 2, 2),
-        num_head_channels=32,
-        use_scale_shift_norm=True,
-    )
-    for layer in network.modules():
-        if isinstance(layer, nn.GroupNorm):
-            layer.num_groups = NORM_GROUPS
+    network = small_unet(12, 12, 32, (1, 2, 2), NORM_GROUPS)
     return Preconditioned(SpaceToDepth(network, factor=2), linear_schedule(), SPREAD)
 
 

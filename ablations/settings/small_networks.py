@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-__all__ = ["Evaluator", "small_resnet"]
+from ppap.denoisers.unet import UNetModel
+
+__all__ = ["Evaluator", "small_resnet", "small_unet"]
+
+
+def small_unet(
+    in_channels: int,
+    out_channels: int,
+    width: int,
+    multipliers: Sequence[float],
+    norm_groups: int | None = None,
+) -> UNetModel:
+    """An ADM U-Net for 32x32 images folded to 16x16: one block a level, attention at the lowest.
+
+    Args:
+        in_channels: of the folded images.
+        out_channels: of its output, folded likewise.
+        width: channels of the first level.
+        multipliers: of the width, one a level.
+        norm_groups: of every group norm; ADM's 32 by default, which in a network this narrow are
+            one or two channels each and take their means and scales away.
+    """
+    network = UNetModel(
+        image_size=16,
+        in_channels=in_channels,
+        model_channels=width,
+        out_channels=out_channels,
+        num_res_blocks=1,
+        attention_resolutions=(4,),
+        channel_mult=multipliers,
+        num_head_channels=32,
+        use_scale_shift_norm=True,
+    )
+    if norm_groups is not None:
+        for layer in network.modules():
+            if isinstance(layer, nn.GroupNorm):
+                layer.num_groups = norm_groups
+    return network
 
 
 def small_resnet(in_channels: int, classes: int, width: int = 16) -> ResNet:
