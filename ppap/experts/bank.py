@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class ExpertBank(nn.Module):
 
     Attributes:
         ranges: of the experts.
+        seed: as given.
         absorbed: whether :meth:`absorb_statistics` was called.
 
     Raises:
@@ -79,14 +81,9 @@ class ExpertBank(nn.Module):
         self.ranges = NoiseRanges.equal(experts, steps) if isinstance(experts, int) else experts
         self.task = predictor.task if task is None else task
         self.adapter = ppap_adapter() if adapter is None else adapter
-        generator = torch.Generator().manual_seed(seed)
-        self.experts = nn.ModuleList(
-            Expert(
-                self.adapter.create(predictor.network, generator),
-                self.adapter.buffers(predictor.network),
-            )
-            for _ in range(len(self.ranges))
-        ).to(next(predictor.network.parameters()).device)
+        self.seed = seed
+        device = next(predictor.network.parameters()).device
+        self.experts = nn.ModuleList(self._fresh()).to(device)
         self.student = self.adapter.student(predictor.network)
         self._written = WrittenWeights(predictor.network)
         self._cached: tuple[int, dict[str, Tensor]] | None = None
@@ -205,6 +202,15 @@ class ExpertBank(nn.Module):
         except UngroupableError:
             return None
 
+    def _fresh(self) -> Iterator[Expert]:
+        """Experts that leave the predictor as it is, low noise to high, as :meth:`reset` does."""
+        network = self.predictor.network
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(len(self.ranges)):
+            own = self.adapter.create(network, generator)
+            expert = Expert(own, self.adapter.buffers(network))
+            yield absorbed(expert, network) if self.absorbed else expert
+
     def _effective(self, number: int) -> dict[str, Tensor]:
         expert = self.expert(number)
         return self.student.effective(self._base(), expert.tensors()) | expert.statistics()
@@ -222,6 +228,23 @@ class ExpertBank(nn.Module):
         """Make one expert start from another's state."""
         self.expert(target).load_state_dict(self.expert(source).state_dict())
         self._cached = None
+
+    def reset(self) -> None:
+        """Make every expert what it was before it was trained: the unadapted predictor."""
+        self.unmerge()
+        for number, fresh in enumerate(self._fresh()):
+            self.expert(number).load_state_dict(fresh.state_dict())
+
+    def trained(self) -> list[int]:
+        """The experts that are no longer as :meth:`reset` leaves them, low noise to high.
+
+        Unmerges, for it looks at the predictor as it was.
+        """
+        self.unmerge()
+        return [
+            number for number, fresh in enumerate(self._fresh())
+            if not _same(self.expert(number).state_dict(), fresh.state_dict())
+        ]  # fmt: skip
 
     @torch.no_grad()
     def merge(self, expert: int) -> Predictor:
@@ -321,3 +344,8 @@ class ExpertBank(nn.Module):
     def fingerprint(self) -> str:
         """Hexadecimal digest of the unadapted predictor's parameters."""
         return fingerprint(self._base())
+
+
+def _same(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether tensors by name are equal, wherever they are."""
+    return all(torch.equal(value, other[key].to(value)) for key, value in state.items())

@@ -55,7 +55,6 @@ class GroupedNetwork:
     ) -> None:
         if not all(isinstance(part, PARTS) for part in adapter.parts):
             raise UngroupableError(f"{adapter} has a part that cannot be grouped")
-        lora = next((part for part in adapter.parts if isinstance(part, Lora)), None)
         shared = [*network.parameters(), *network.buffers()]
         self._network = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
         self._names = list(names)
@@ -65,7 +64,7 @@ class GroupedNetwork:
             kind = grouped_kind(layer)
             if kind is None:
                 raise UngroupableError(f"{path or 'the network itself'} cannot be grouped")
-            weight = layer.weight
+            weight, lora = layer.weight, adapter.lora_of(path)
             scale = lora.scale(weight) if lora and isinstance(weight, Tensor) else 1.0
             self._layers[path] = kind(layer, scale)
             self._network.set_submodule(path, self._layers[path])

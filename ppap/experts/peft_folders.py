@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases, Norms
 from ppap.experts.adapters.peft import Peft
@@ -56,9 +57,8 @@ def _peft_model(bank: ExpertBank, number: int) -> Any:
     parts = tuple(part for part in bank.adapter.parts if part is not method)
     if not all(isinstance(part, Lora | Biases | Norms) for part in parts):
         raise ValueError(f"peft has no form for {bank.adapter}; save the bank itself")
-    lora = next((part for part in parts if isinstance(part, Lora)), None)
-    if lora is not None:
-        config, own = _lora_config(network, lora, own)
+    if any(isinstance(part, Lora) for part in parts):
+        config, own = _lora_config(network, bank.adapter, own)
     elif method is not None:
         config = method.config(network)
     else:
@@ -89,7 +89,7 @@ def _layer(network: nn.Module, key: str) -> nn.Module | None:
 
 
 def _lora_config(
-    network: nn.Module, lora: Lora, own: Mapping[str, Tensor]
+    network: nn.Module, adapter: Adapter, own: Mapping[str, Tensor]
 ) -> tuple[Any, dict[str, Tensor]]:
     """peft's settings, and the tensors with LoRA's in peft's form and by peft's names."""
     import peft
@@ -98,8 +98,9 @@ def _lora_config(
     for key in [key for key in own if key.endswith(".lora_A")]:
         name = key.removesuffix(".lora_A")
         down, up = converted.pop(key), converted.pop(f"{name}.lora_B")
-        weight = network.get_submodule(name).weight
+        weight, lora = network.get_submodule(name).weight, adapter.lora_of(name)
         assert isinstance(weight, Tensor)
+        assert lora is not None
         if weight.ndim == 4:
             down, up = _convolutions(down, up, weight)
         ranks[name] = len(down)
@@ -107,8 +108,6 @@ def _lora_config(
         converted |= {f"{name}.lora_A.default.weight": down, f"{name}.lora_B.default.weight": up}
     pattern = "|".join(re.escape(name) for name in ranks)
     config = peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=cast(int, lora.alpha),
         target_modules=pattern,
         rank_pattern={f"^{re.escape(name)}": rank for name, rank in ranks.items()},
         alpha_pattern=cast(Any, {f"^{re.escape(name)}": value for name, value in alphas.items()}),

@@ -107,9 +107,11 @@ def released_state(bank: ExpertBank, number: int) -> dict[str, Tensor]:
     Raises:
         ValueError: as :func:`save_released`.
     """
-    if bank.absorbed or not all(isinstance(p, Lora | Biases | Norms) for p in bank.adapter.parts):
+    parts = bank.adapter.parts
+    known = all(isinstance(part, Lora | Biases | Norms) for part in parts)
+    if bank.absorbed or not known or sum(isinstance(part, Lora) for part in parts) > 1:
         raise ValueError(
-            "the released format holds loralib's LoRA, biases and norms with their statistics; "
+            "the released format holds one LoRA of loralib's, biases and norms with statistics; "
             f"this bank has {bank.adapter}" + " and absorbed its statistics" * bank.absorbed
         )
     base = bank.predictor.network.state_dict() | bank.overwritten

@@ -9,7 +9,7 @@ from ppap.compute.precision import Precision
 
 __all__ = ["Order", "Start", "Training"]
 
-Start = Literal["previous", "base", "shared"]
+Start = Literal["previous", "base", "shared", "own"]
 Order = Literal["ascending", "descending", "together"]
 
 
@@ -23,8 +23,9 @@ class Training:
         learning_rate: AdamW's, annealed linearly to 0 within each expert's share.
         weight_decay: AdamW's.
         start: what an expert starts from: ``"previous"``, the one trained before it, which is what
-            the released code does; ``"base"``, the unadapted predictor; ``"shared"``, one expert
-            trained on all ranges for ``shared_share`` of the steps.
+            the released code does; ``"base"``, the unadapted predictor, whatever it was trained to
+            before; ``"shared"``, one expert trained on all ranges for ``shared_share`` of the
+            steps; ``"own"``, itself, for a bank whose training goes on.
         shared_share: of the steps, spent on the shared start; used by ``"shared"`` alone.
         seed: of every draw.
         order: in which experts are trained: ``"ascending"``, low noise to high, as in the released
@@ -56,8 +57,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"training needs steps and a batch, got {self.steps}, {self.batch}")
-        if self.start not in ("previous", "base", "shared"):
-            raise ValueError(f"unknown start {self.start!r}; choose previous, base or shared")
+        if self.start not in get_args(Start):
+            raise ValueError(f"unknown start {self.start!r}; choose from {get_args(Start)}")
         if not 0 < self.shared_share < 1:
             raise ValueError(f"shared_share must lie in (0, 1), got {self.shared_share}")
         if self.order not in get_args(Order):

@@ -43,7 +43,8 @@ def transfer(
     whose statistics are those of the shares. (On CPUs without MPI the former starts one process.)
 
     Args:
-        bank: its experts are trained in place.
+        bank: its experts are trained in place; what was merged into its predictor is unmerged. To
+            go on with a trained bank say ``Training(start="own")``.
         denoiser: whose noise the experts are to see through, or its full schedule.
         images: (N, C, H, W) uint8: a tensor, or what
             :func:`ppap.diffusion.synthesis.synthesize` gave.
@@ -62,16 +63,20 @@ def transfer(
 
     Raises:
         ValueError: if there are no images or images of another shape than the denoiser's, the
-            bank's ranges and the schedule differ in length, processes cannot share the batch
+            bank's ranges and the schedule differ in length, the training would write one expert
+            over others that are trained already, processes cannot share the batch
             evenly, the device would emulate the precision asked for, or an accelerator brings
             one of its own.
     """
     objective = Distillation() if objective is None else objective
     training = Training() if training is None else training
+    bank.unmerge()
     schedule = denoiser.schedule if isinstance(denoiser, Denoiser) else denoiser
     _check(bank, denoiser, images, training, accelerator)
     precision = choose_precision(training.precision, next(bank.parameters()).device)
     keep_freed_memory()
+    if training.start == "base":
+        bank.reset()
     loss = objective.loss(bank, images)
     if progress is True and accelerator is not None and not accelerator.is_main_process:
         progress = False
@@ -127,6 +132,7 @@ def _check(
             f"the bank's ranges end at {bank.ranges.boundaries[-1]}, "
             f"the schedule at {len(schedule)}; make the bank with steps={len(schedule)}"
         )
+    _check_start(bank, training)
     workers = accelerator.num_processes if accelerator else 1
     if training.batch % workers:
         raise ValueError(
@@ -142,4 +148,18 @@ def _check(
         raise ValueError(
             f"an accelerator has a precision of its own; leave the training's {training.precision}"
             " at fp32, and choose Accelerator(mixed_precision=...)"
+        )
+
+
+def _check_start(bank: ExpertBank, training: Training) -> None:
+    """Refuse to write one expert over others that hold a training's result."""
+    if training.start not in ("previous", "shared") or len(bank) == 1:
+        return
+    last = training.start == "previous" and training.order == "descending"
+    source = len(bank) - 1 if last else 0
+    lost = [number for number in bank.trained() if number != source]
+    if lost:
+        raise ValueError(
+            f"experts {lost} of the bank are trained already, and start={training.start!r} would "
+            f"write expert {source} over them; go on with start='own', or anew with start='base'"
         )

@@ -25,10 +25,11 @@ __all__ = ["Adapter", "full_adapter", "ppap_adapter"]
 
 @dataclass(frozen=True)
 class Adapter:
-    """The parts of an adapter, applied in order.
+    """The parts of an adapter, applied in order, low-rank updates last.
 
     Attributes:
-        parts: e.g. ``(Biases(), Norms(), Lora(rank=4))``.
+        parts: e.g. ``(Biases(), Norms(), Lora(rank=4))``. Several :class:`Lora` parts, of another
+            rank or scaling each, are for different layers.
 
     Raises:
         ValueError: for more than one part with a forward of its own.
@@ -48,14 +49,21 @@ class Adapter:
         """Fresh trainable tensors of all parts, by name.
 
         Raises:
-            ValueError: if no layer of the network matches.
+            ValueError: if no layer of the network matches, or two low-rank updates want the same.
         """
         own: Tensors = {}
         for part in self.parts:
-            own.update(part.create(network, generator))
+            created = part.create(network, generator)
+            self._check_layers(own.keys() & created.keys())
+            own.update(created)
         if not own:
             raise ValueError(f"{self} finds nothing to train in {type(network).__name__}")
         return own
+
+    def lora_of(self, layer: str) -> Lora | None:
+        """The part whose low-rank update a layer gets, by the layer's name."""
+        found = (part for part in self.parts if isinstance(part, Lora) and part.adapts(layer))
+        return next(found, None)
 
     def buffers(self, network: nn.Module) -> Tensors:
         """Fresh copies of the buffers that the adapter keeps for itself."""
@@ -79,6 +87,14 @@ class Adapter:
             if isinstance(part, Wrapping):
                 return part.student(network, self.parts)
         return Student(network, self.parts)
+
+    def _check_layers(self, twice: set[str]) -> None:
+        """Own copies of a parameter may be named by two parts; low-rank updates may not."""
+        layers = sorted(key.removesuffix(".lora_A") for key in twice if key.endswith(".lora_A"))
+        if layers:
+            raise ValueError(
+                f"two Lora parts adapt {layers[0]}; give them `layers` that find different ones"
+            )
 
 
 def ppap_adapter(rank: int = 16, alpha: float = 8.0) -> Adapter:

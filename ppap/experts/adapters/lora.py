@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -58,6 +59,10 @@ class Lora:
         unscaled = weight.ndim == 2 and self.linear_scaling == "published"
         return 1.0 if unscaled else self.scaling
 
+    def adapts(self, layer: str) -> bool:
+        """Whether a layer's low-rank update is this part's, by the layer's name."""
+        return re.search(self.layers, layer) is not None
+
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         own: Tensors = {}
         for name, layer in matching_layers(network, self.layers):
@@ -88,7 +93,7 @@ class Lora:
     def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
         for key, down in own.items():
             layer, _, kind = key.rpartition(".")
-            if kind == "lora_A":
+            if kind == "lora_A" and self.adapts(layer):
                 weight, up = weights[f"{layer}.weight"], own[f"{layer}.lora_B"]
                 weights[f"{layer}.weight"] = _updated(weight, down, up, self.scale(weight))
 

@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from ppap.experts.adapters.layers import PPAP_LORA_LAYERS, matching_layers
 from ppap.experts.adapters.parts import Part, Tensors
-from ppap.experts.adapters.student import Student
+from ppap.experts.adapters.student import Student, in_order
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -187,7 +187,7 @@ class PeftStudent(Student):
 
     def _without_peft(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
         weights = dict(base)
-        for part in self.parts:
+        for part in in_order(self.parts):
             if part is not self.part:
                 part.apply(weights, own)
         return weights

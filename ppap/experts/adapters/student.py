@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Part, Tensors
 
-__all__ = ["Student", "Wrapping"]
+__all__ = ["Student", "Wrapping", "in_order"]
+
+
+def in_order(parts: Iterable[Part]) -> list[Part]:
+    """Low-rank updates last: an own copy of the weight that came after would undo them."""
+    return sorted(parts, key=lambda part: isinstance(part, Lora))
 
 
 class Student:
@@ -28,7 +34,7 @@ class Student:
     def effective(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
         """The network's parameters under the adapter, by name; see :meth:`Adapter.effective`."""
         weights = dict(base)
-        for part in self.parts:
+        for part in in_order(self.parts):
             part.apply(weights, own)
         return weights
 

@@ -143,7 +143,7 @@ def test_mistakes_are_named() -> None:
         transfer(bank, SCHEDULE, DATA[:0], Distillation(ClassTask()), SHORT)
     with pytest.raises(ValueError, match="as many labels"):
         transfer(bank, SCHEDULE, DATA, Supervision(torch.zeros(3).long()), SHORT)
-    with pytest.raises(ValueError, match="previous, base or shared"):
+    with pytest.raises(ValueError, match="unknown start"):
         replace(SHORT, start="next")
     with pytest.raises(ValueError, match="unknown order"):
         replace(SHORT, order="upwards")
