@@ -28,7 +28,7 @@ ADAPTERS = {
     "paper, convolutions": (tiny_predictor, ppap_adapter(RANK, ALPHA)),
     "paper, attention": (transformer, ppap_adapter(RANK, ALPHA)),
     "unscaled": (transformer, Adapter((Lora(RANK, ALPHA, linear_scaling="published"), Biases()))),
-    "two ranks": (transformer, Adapter((Lora(2, 1.0, r"qkv$"), Lora(3, 6.0, r"attn\.proj$")))),
+    "two ranks": (transformer, Adapter((Lora(2, 9.0, "qkv$"), Lora(3, 30.0, "proj$"), Biases()))),
     "no biases": (tiny_predictor, Adapter((Lora(RANK, ALPHA), Norms()))),
 }
 
