@@ -15,9 +15,11 @@ from torch import Tensor
 from ablations.errors import UserError
 from ablations.settings.setting import Split
 from ppap.files.images import Images
+from ppap.files.pictures import PictureError, read_picture
 
 __all__ = ["ImageFolder", "Mirrored", "load_cifar"]
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 
 
@@ -61,23 +63,36 @@ class ImageFolder:
         self.size = size
 
     @classmethod
-    def of(cls, folder: Path, size: int | None) -> ImageFolder:
+    def of(cls, folder: Path, size: int | None, classes: int | None = None) -> ImageFolder:
         """The folder's classes in alphabetical order, which for ImageNet is that of the labels.
 
+        A class is a folder that holds images, itself or in folders of its own. What is hidden,
+        such as ``.ipynb_checkpoints``, and files that are no images are passed over.
+
+        Args:
+            folder: of the folders of classes.
+            size: of the square images, in pixels.
+            classes: how many there must be, so that none that is empty or too many shifts the
+                labels of those after it; None takes what there is.
+
         Raises:
-            UserError: if there is no such folder, or nothing in it.
+            UserError: if there is no such folder, nothing in it, or another number of classes.
         """
-        classes = sorted(path for path in folder.glob("*") if path.is_dir())
-        files = [
-            (path, label) for label, one in enumerate(classes) for path in sorted(one.iterdir())
-        ]
-        if not files:
+        every = [_images_below(path) for path in _visible(folder) if path.is_dir()]
+        found = [images for images in every if images]
+        if not found:
             raise UserError(
                 f"no labelled images at {folder}",
                 "put ImageNet's folders of classes there, or set PPAP_DATA to what holds imagenet/",
             )
+        if classes is not None and len(found) != classes:
+            raise UserError(
+                f"{folder} holds images of {len(found)} classes, not of {classes}",
+                "put one folder of images for each class there, and nothing else",
+            )
         assert size is not None
-        return cls([path for path, _ in files], torch.tensor([label for _, label in files]), size)
+        labels = [label for label, images in enumerate(found) for _ in images]
+        return cls([path for images in found for path in images], torch.tensor(labels), size)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -95,8 +110,10 @@ class ImageFolder:
         return torch.stack([self._read(self.files[place]) for place in places])
 
     def _read(self, path: Path) -> Tensor:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
+        try:
+            image = read_picture(path)
+        except PictureError as error:
+            raise UserError(str(error), "mend or delete that file") from error
         while min(image.size) >= 2 * self.size:
             half = (image.width // 2, image.height // 2)
             image = image.resize(half, Image.Resampling.BOX)
@@ -106,6 +123,21 @@ class ImageFolder:
         left, top = (wide - self.size) // 2, (high - self.size) // 2
         cropped = image.crop((left, top, left + self.size, top + self.size))
         return torch.from_numpy(np.array(cropped)).movedim(-1, 0)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, in alphabetical order, but for what is hidden."""
+    return sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+
+
+def _images_below(folder: Path) -> list[Path]:
+    found = []
+    for path in _visible(folder):
+        if path.is_dir():
+            found += _images_below(path)
+        elif path.suffix.lower() in SUFFIXES:
+            found.append(path)
+    return found
 
 
 def places_of(chosen: slice | Tensor, count: int) -> Tensor:

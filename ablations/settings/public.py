@@ -177,7 +177,8 @@ class Public:
         """
         if self.data == "cifar10":
             return load_cifar(models.data, split)
-        folder = ImageFolder.of(models.data / "imagenet" / {"test": "val"}.get(split, split), size)
+        images = models.data / "imagenet" / {"test": "val"}.get(split, split)
+        folder = ImageFolder.of(images, size, len(self.classes(models)))
         return folder, folder.labels
 
 

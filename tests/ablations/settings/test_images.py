@@ -31,6 +31,43 @@ def test_images_are_cropped_to_their_middle_and_read_as_they_are_wanted(tmp_path
         ImageFolder.of(tmp_path / "n0", 16)
 
 
+def painted(path: Path, grey: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (20, 20), grey).save(path)
+
+
+def test_what_is_hidden_empty_or_no_image_is_no_class_and_no_image(tmp_path: Path) -> None:
+    painted(tmp_path / "n1" / "a.JPEG", 50)
+    painted(tmp_path / "n2" / "images" / "b.png", 150)  # as in Tiny ImageNet
+    painted(tmp_path / ".ipynb_checkpoints" / "a-checkpoint.png", 9)
+    painted(tmp_path / "n2" / ".trash" / "c.png", 9)
+    (tmp_path / "n1" / ".DS_Store").write_bytes(b"Bud1")
+    (tmp_path / "n1" / "._a.JPEG").write_bytes(b"Mac OS X")
+    (tmp_path / "n1" / "notes.txt").write_text("no image")
+    (tmp_path / "__pycache__").mkdir()
+    images = ImageFolder.of(tmp_path, 16, classes=2)
+    assert images.labels.tolist() == [0, 1]
+    assert images[:].float().mean((1, 2, 3)).round().tolist() == [50, 150]
+
+
+def test_a_class_without_images_or_one_too_many_shifts_no_label(tmp_path: Path) -> None:
+    painted(tmp_path / "n2" / "a.png", 9)
+    (tmp_path / "n1").mkdir()
+    with pytest.raises(UserError, match="images of 1 classes, not of 2"):
+        ImageFolder.of(tmp_path, 16, classes=2)
+    painted(tmp_path / "n1" / "b.png", 9)
+    painted(tmp_path / "backup" / "b.png", 9)
+    with pytest.raises(UserError, match="images of 3 classes, not of 2"):
+        ImageFolder.of(tmp_path, 16, classes=2)
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    painted(tmp_path / "n1" / "a.png", 9)
+    (tmp_path / "n1" / "b.jpg").write_bytes(b"not found")
+    with pytest.raises(UserError, match=r"b\.jpg cannot be read .*mend or delete"):
+        ImageFolder.of(tmp_path, 16)[:]
+
+
 def test_mirrored_images_follow_the_others() -> None:
     plain = torch.arange(24, dtype=torch.uint8).view(2, 1, 3, 4)
     mirrored = Mirrored(plain)

@@ -54,7 +54,7 @@ def test_labels_are_read_from_both_kinds_of_file(tmp_path: Path) -> None:
     image = Image.fromarray(labels)
     image.save(tmp_path / "grey.png")
     palette = image.copy()
-    palette.putpalette(bytes(255 - k // 3 for k in range(768)))
+    palette.putpalette(bytes((k * k) % 251 for k in range(768)))
     palette.save(tmp_path / "palette.png")
     np.save(tmp_path / "labels.npy", np.where(labels == 255, -1, labels.astype(int)))
     expected = torch.tensor([[0, 3, -1], [10, 1, 2]])
@@ -71,12 +71,61 @@ def test_a_mask_asks_for_a_label_and_leaves_the_rest_alone(tmp_path: Path) -> No
     assert mask_labels(tmp_path / "mask.png", 4, outside=0).tolist() == [[4, 0], [0, 4]]
 
 
+def test_a_mask_drawn_in_a_palette_is_the_picture_and_not_its_places(tmp_path: Path) -> None:
+    drawn = np.zeros((6, 6), np.uint8)
+    drawn[2:4, 1:5] = 255
+    expected = mask_labels(torch.from_numpy(drawn), 7)
+    indexed = Image.fromarray((drawn == 0).astype(np.uint8)).convert("P")
+    for black, white in (([0, 0, 0], [255] * 3), ([20, 0, 0], [250, 250, 90])):
+        indexed.putpalette(white + black)
+        indexed.save(tmp_path / "mask.png")
+        assert torch.equal(mask_labels(tmp_path / "mask.png", 7), expected)
+    Image.fromarray(np.where(drawn, 90, 12).astype(np.uint8)).save(tmp_path / "grey.png")
+    assert torch.equal(mask_labels(tmp_path / "grey.png", 7), expected)
+
+
+def test_a_mask_with_soft_edges_is_cut_at_their_middle(tmp_path: Path) -> None:
+    sharp = np.zeros((8, 8), np.uint8)
+    sharp[2:6, 2:6] = 255
+    Image.fromarray(sharp).resize((64, 64), Image.Resampling.BILINEAR).save(tmp_path / "soft.jpg")
+    found = mask_labels(tmp_path / "soft.jpg", 1, 0)
+    assert found.float().mean().item() == pytest.approx(0.25, abs=0.02)
+    Image.fromarray(np.arange(9, dtype=np.uint8).reshape(3, 3)).save(tmp_path / "objects.png")
+    with pytest.raises(ValueError, match="9 brightnesses from 0 to 8"):
+        mask_labels(tmp_path / "objects.png", 1)
+
+
+def test_depth_survives_a_palette_and_is_not_made_of_colours(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (4, 1))
+    image = Image.fromarray(ramp).convert("RGB").quantize(64)
+    image.save(tmp_path / "ramp.png")
+    assert torch.equal(load_depth(tmp_path / "ramp.png"), torch.from_numpy(ramp).float())
+    image.putpalette(bytes((k * k) % 251 for k in range(192)))
+    image.save(tmp_path / "colours.png")
+    with pytest.raises(ValueError, match="palette of colours"):
+        load_depth(tmp_path / "colours.png")
+    Image.fromarray(ramp).save(tmp_path / "ramp.jpg")
+    with pytest.raises(ValueError, match="compressed with loss"):
+        load_depth(tmp_path / "ramp.jpg", unknown=0)
+
+
+def test_the_last_of_16_bits_is_unlabelled_and_255_a_label(tmp_path: Path) -> None:
+    labels = np.array([[0, 255], [846, 65535]], np.uint16)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    assert load_labels(tmp_path / "labels.png").tolist() == [[0, 255], [846, -1]]
+    Image.fromarray(labels.astype(np.int32)).save(tmp_path / "labels.tiff")
+    assert load_labels(tmp_path / "labels.tiff").tolist() == labels.tolist()
+
+
 def test_files_that_hold_no_map_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         load_depth(tmp_path / "absent.png")
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ValueError, match="cannot be read"):
         load_labels(tmp_path / "text.png")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_depth(tmp_path / "empty.npy")
     Image.new("RGB", (4, 4)).save(tmp_path / "colour.png")
     with pytest.raises(ValueError, match="save one channel"):
         load_labels(tmp_path / "colour.png")

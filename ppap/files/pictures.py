@@ -1,0 +1,161 @@
+"""Image files: what a viewer shows of them, or the numbers that they hold, never something else.
+
+Pillow's own conversions cut 16 bits off at 255, read a palette's places for its greys, keep the
+colour under transparent pixels and leave a camera's orientation to the viewer. What cannot be read
+without a guess is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from ppap.files.checkpoints import one_line
+
+__all__ = ["PictureError", "read_grey", "read_labels", "read_picture"]
+
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+LOSSY = ("JPEG", "MPO", "JPEG2000")
+T = TypeVar("T")
+Numbers = npt.NDArray[Any]
+
+
+class PictureError(ValueError):
+    """An image file that is missing, damaged, or not what is asked of it."""
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """The picture in an image file, upright, as RGB of 8 bits, on white where it is transparent.
+
+    Grey pictures may have 16 bits, or floats in [0, 1].
+
+    Raises:
+        PictureError: if the file is missing, damaged or of numbers without an agreed range.
+    """
+    return _opened(path, lambda image: _in_colour(path, image))
+
+
+def read_grey(path: str | Path, coloured: bool = False, exact: bool = False) -> Numbers:
+    """(H, W) grey levels of an image file, upright: 8 or 16 bits, or what a TIFF holds.
+
+    A palette of greys gives its greys, and black and white are 0 and 255.
+
+    Args:
+        path: the file.
+        coloured: whether a palette of colours gives their brightness.
+        exact: whether single numbers mean something, which compression with loss does not keep.
+
+    Raises:
+        PictureError: if the file is missing or damaged, has colours or transparent pixels, or is
+            compressed with loss and must not be.
+    """
+    return _opened(path, lambda image: _levels(path, image, coloured, exact))
+
+
+def read_labels(path: str | Path) -> Numbers:
+    """(H, W) integers of an image file of labels, upright: grey levels, or places in a palette.
+
+    Raises:
+        PictureError: if the file is missing, damaged, compressed with loss, of colours without a
+            palette, or does not say which numbers it means: a palette of greys other than their
+            places, or greys of fewer than 8 bits.
+    """
+    return _opened(path, lambda image: _label_numbers(path, image))
+
+
+def _opened(path: str | Path, read: Callable[[Image.Image], T]) -> T:
+    try:
+        with Image.open(path) as image:
+            return read(image)
+    except PictureError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
+        raise PictureError(f"{path} cannot be read as an image ({one_line(error)})") from error
+
+
+def _in_colour(path: str | Path, image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode in (*SIXTEEN_BITS, "I", "F"):
+        image = Image.fromarray(_eight_bits(path, np.asarray(image)))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _eight_bits(path: str | Path, numbers: Numbers) -> npt.NDArray[np.uint8]:
+    low, high = numbers.min(), numbers.max()
+    if numbers.dtype.kind == "f":
+        fits, top = bool(low >= 0 and high <= 1), 1.0
+    elif numbers.dtype.itemsize == 2:
+        fits, top = True, 65535.0
+    else:  # 32 bits, in which 16 are often kept; small numbers may as well be of 8
+        fits, top = bool(low >= 0 and 255 < high <= 65535), 65535.0
+    if not fits:
+        raise PictureError(
+            f"{path} holds {numbers.dtype} numbers from {low} to {high}, of which nobody can tell "
+            "what is white; save 8 or 16 bits"
+        )
+    return np.asarray((numbers.astype(np.float64) * (255 / top)).round(), np.uint8)
+
+
+def _levels(path: str | Path, image: Image.Image, coloured: bool, exact: bool) -> Numbers:
+    if exact:
+        _refuse_loss(path, image)
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise PictureError(f"{path} has transparent pixels; lay it on a plain ground first")
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "P":
+        if not coloured and not _grey_palette(image):
+            raise PictureError(f"{path} has a palette of colours; save greys")
+        image = image.convert("RGB").convert("L")
+    elif image.mode == "1":
+        image = image.convert("L")
+    return _one_channel(path, image)
+
+
+def _label_numbers(path: str | Path, image: Image.Image) -> Numbers:
+    _refuse_loss(path, image)
+    if any(tile.args in ("L;2", "L;4") for tile in getattr(image, "tile", [])):
+        raise PictureError(
+            f"{path} holds greys of fewer than 8 bits, which may stand for 0, 1, 2 or be spread "
+            "over 0 to 255; save 8 bits"
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "P" and (palette := _grey_palette(image)):
+        used = np.unique(np.asarray(image)).tolist()
+        if any(palette[place] != place for place in used):
+            raise PictureError(
+                f"{path} has a palette of greys that are not their places, and either may be "
+                "meant; save the labels as greys without a palette"
+            )
+    return _one_channel(path, image)
+
+
+def _refuse_loss(path: str | Path, image: Image.Image) -> None:
+    if image.format in LOSSY:
+        raise PictureError(f"{path} is compressed with loss, which changes numbers; save a PNG")
+
+
+def _grey_palette(image: Image.Image) -> list[int] | None:
+    """The greys of an image's palette by their places; None if there are colours among them."""
+    palette = image.getpalette() or []
+    colours = np.array(palette, np.uint8).reshape(-1, 3)
+    grey = (colours == colours[:, :1]).all()
+    return colours[:, 0].tolist() if grey else None
+
+
+def _one_channel(path: str | Path, image: Image.Image) -> Numbers:
+    found = np.array(image)
+    if found.ndim != 2 or not found.size:
+        raise PictureError(
+            f"{path} holds {image.mode} pixels, of {len(image.getbands())} channels; a map is "
+            "(H, W) numbers: save one channel"
+        )
+    return found

@@ -1,0 +1,138 @@
+"""Image files show what a viewer shows, and hold the numbers they seem to hold, or are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppap.files.pictures import PictureError, read_grey, read_labels, read_picture
+
+GREY = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
+SMALL = np.array([[0, 3, 7], [255, 7, 3]], np.uint8)
+
+
+def shown(path: Path) -> np.ndarray:
+    return np.asarray(read_picture(path))
+
+
+def coloured_palette(numbers: np.ndarray) -> Image.Image:
+    image = Image.fromarray(numbers).convert("P")
+    image.putpalette([(37 * k * (channel + 1)) % 256 for k in range(256) for channel in range(3)])
+    return image
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize(
+    "numbers",
+    [GREY.astype(np.uint16) * 257, GREY.astype(np.int32) * 257, GREY.astype(np.float32) / 255],
+    ids=["16 bits", "16 of 32 bits", "floats"],
+)
+def test_a_picture_of_more_bits_is_that_of_8(
+    numbers: np.ndarray, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"grey.{suffix if numbers.dtype == np.uint16 else 'tiff'}"
+    Image.fromarray(numbers).save(path)
+    assert np.array_equal(shown(path), np.repeat(GREY[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        GREY.astype(np.int32),
+        GREY.astype(np.int32) * 65536,
+        GREY.astype(np.float32),
+        GREY / np.float32(255) - np.float32(0.5),
+        np.full((4, 4), np.nan, np.float32),
+    ],
+    ids=["8 of 32 bits", "32 bits", "floats to 255", "negative", "no number"],
+)
+def test_a_picture_whose_white_nobody_knows_is_refused(numbers: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(numbers).save(tmp_path / "a.tiff")
+    with pytest.raises(PictureError, match="what is white"):
+        read_picture(tmp_path / "a.tiff")
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, 3), (8, 1)])
+@pytest.mark.parametrize("numbers", [GREY, GREY.astype(np.uint16) * 257], ids=["8", "16"])
+def test_a_turned_camera_is_turned_back(
+    orientation: int, turns: int, numbers: np.ndarray, tmp_path: Path
+) -> None:
+    image = Image.fromarray(numbers)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(shown(tmp_path / "a.png")[..., 0], np.rot90(GREY, turns))
+    assert np.array_equal(read_grey(tmp_path / "a.png"), np.rot90(numbers, turns))
+    assert np.array_equal(read_labels(tmp_path / "a.png"), np.rot90(numbers, turns))
+
+
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[..., 0] = 200
+    pixels[0, :, 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    palette = coloured_palette(SMALL)
+    palette.save(tmp_path / "b.png", transparency=3)
+    assert shown(tmp_path / "a.png")[:, 0].tolist() == [[200, 0, 0], [255, 255, 255]]
+    assert shown(tmp_path / "b.png")[0, 1].tolist() == [255, 255, 255]
+    assert shown(tmp_path / "b.png")[0, 2].tolist() == [37 * 7 % 256, 37 * 14 % 256, 37 * 21 % 256]
+    with pytest.raises(PictureError, match="transparent"):
+        read_grey(tmp_path / "b.png", coloured=True)
+
+
+@pytest.mark.parametrize("order", [[255, 0, 3, 7], [7, 3, 0, 255]])
+def test_a_palette_of_greys_is_read_for_its_greys(order: list[int], tmp_path: Path) -> None:
+    places = np.vectorize(order.index)(SMALL).astype(np.uint8)
+    image = Image.fromarray(places).convert("P")
+    image.putpalette([grey for grey in order for _ in range(3)])
+    image.save(tmp_path / "a.png")
+    assert np.array_equal(read_grey(tmp_path / "a.png"), SMALL)
+    with pytest.raises(PictureError, match="either may be meant"):
+        read_labels(tmp_path / "a.png")
+
+
+def test_a_palette_of_colours_stands_for_its_places(tmp_path: Path) -> None:
+    coloured_palette(SMALL).save(tmp_path / "a.png")
+    assert np.array_equal(read_labels(tmp_path / "a.png"), SMALL)
+    with pytest.raises(PictureError, match="palette of colours"):
+        read_grey(tmp_path / "a.png")
+    # A palette of every grey in its place says the same either way.
+    Image.fromarray(SMALL).convert("P").save(tmp_path / "b.png")
+    assert np.array_equal(read_labels(tmp_path / "b.png"), SMALL)
+    assert np.array_equal(read_grey(tmp_path / "b.png"), SMALL)
+
+
+def test_labels_that_compression_or_few_bits_may_have_changed_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(SMALL).save(tmp_path / "a.jpg")
+    Image.fromarray(SMALL).save(tmp_path / "b.png", bits=4)
+    with pytest.raises(PictureError, match="compressed with loss"):
+        read_labels(tmp_path / "a.jpg")
+    with pytest.raises(PictureError, match="compressed with loss"):
+        read_grey(tmp_path / "a.jpg", exact=True)
+    with pytest.raises(PictureError, match="fewer than 8 bits"):
+        read_labels(tmp_path / "b.png")
+    assert read_grey(tmp_path / "a.jpg").shape == SMALL.shape
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0" + b"0" * 100, None])
+def test_what_is_no_image_is_refused_in_one_line(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    if content is not None:
+        path.write_bytes(content)
+    for read in (read_picture, read_grey, read_labels):
+        with pytest.raises(PictureError, match=r"a\.png cannot be read as an image") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_image_cut_short_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    for suffix in ("png", "jpg", "bmp", "tiff", "gif"):
+        path = tmp_path / f"a.{suffix}"
+        Image.fromarray(noise).save(path)
+        path.write_bytes(path.read_bytes()[:700])
+        with pytest.raises(PictureError, match="cannot be read as an image"):
+            read_picture(path)
