@@ -21,9 +21,13 @@ NORM_GROUPS = 8
 FEATURES = 16
 
 
-def fashion_unet() -> Preconditioned:
-    """For 32x32 greyscale garments: 4.1 M parameters, 216 M multiplications an image."""
-    return _preconditioned(1, (1, 1.5, 2), SPREADS["fashion"])
+def fashion_unet(classes: int | None = None) -> Preconditioned:
+    """For 32x32 greyscale garments: 4.1 M parameters, 216 M multiplications an image.
+
+    Args:
+        classes: that it is conditional on; by default none.
+    """
+    return _preconditioned(1, (1, 1.5, 2), SPREADS["fashion"], classes)
 
 
 def scenes_unet() -> Preconditioned:
@@ -31,6 +35,8 @@ def scenes_unet() -> Preconditioned:
     return _preconditioned(3, (1, 2, 2), SPREADS["scenes"])
 
 
-def _preconditioned(channels: int, widths: Sequence[float], spread: float) -> Preconditioned:
-    network = small_unet(4 * channels, 4 * FEATURES, 64, widths, NORM_GROUPS)
+def _preconditioned(
+    channels: int, widths: Sequence[float], spread: float, classes: int | None = None
+) -> Preconditioned:
+    network = small_unet(4 * channels, 4 * FEATURES, 64, widths, NORM_GROUPS, classes)
     return Preconditioned(FoldedUNet(channels, network, FEATURES), linear_schedule(), spread)

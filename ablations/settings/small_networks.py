@@ -20,6 +20,7 @@ def small_unet(
     width: int,
     multipliers: Sequence[float],
     norm_groups: int | None = None,
+    classes: int | None = None,
 ) -> UNetModel:
     """An ADM U-Net for 32x32 images folded to 16x16: one block a level, attention at the lowest.
 
@@ -30,6 +31,7 @@ def small_unet(
         multipliers: of the width, one a level.
         norm_groups: of every group norm; ADM's 32 by default, which in a network this narrow are
             one or two channels each and take their means and scales away.
+        classes: that it is conditional on; None for an unconditional one.
     """
     network = UNetModel(
         image_size=16,
@@ -41,6 +43,7 @@ def small_unet(
         channel_mult=multipliers,
         num_head_channels=32,
         use_scale_shift_norm=True,
+        num_classes=classes,
     )
     if norm_groups is not None:
         for layer in network.modules():

@@ -2,7 +2,8 @@
 
 A training leaves its state every two minutes and continues from it with the same draws. Its
 learning rate is constant until the cool-down, so that a longer training continues a shorter one
-from the state that was kept before its cool-down.
+from the state that was kept before its cool-down. Its end is a number of steps, or a time: on a
+GPU that is lent for minutes, what counts is when it ends.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ AVERAGE_POWER = 6.94
 """Power of the average over a training: its width is a tenth of the steps done (arXiv
 2312.02696, equation 3 of appendix C), whatever their number turns out to be."""
 LEAST_ROWS = 32
+UNLABELLED = 0.15
+"""Share of a class-conditional denoiser's images that are shown without their label, by which
+it is an unconditional one, too (arXiv 2207.12598, section 3.2)."""
+LOGGED_STEPS = 50
 _LOG = logging.getLogger(__name__)
 
 
@@ -51,6 +56,8 @@ class DenoiserRecipe:
             which four fifths of the images are seen; the rest are seen at uniform timesteps.
         evaluate_every: steps between points of the learning curve.
         seed: of the initial weights and all draws.
+        seconds: of the training's end, by the clock; 0 for the end after ``steps``, which are
+            then what the share of the cool-down is taken of.
     """
 
     steps: int
@@ -62,11 +69,23 @@ class DenoiserRecipe:
     log_noise: tuple[float, float] = (-0.3, 1.4)
     evaluate_every: int = 750
     seed: int = 0
+    seconds: float = 0.0
 
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a 0-based step, as a share of its peak."""
+    @property
+    def constant_share(self) -> float:
+        """Of the training, with a constant learning rate."""
+        return (self.steps - self.cooldown) / self.steps
+
+    def rate_at(self, step: int, done: float | None = None) -> float:
+        """Learning rate of a 0-based step, as a share of its peak.
+
+        Args:
+            step: of the optimiser.
+            done: share of the training that is behind; by default that of its steps.
+        """
+        left = 1 - (step / self.steps if done is None else done)
         rising = (step + 1) / self.warm_up
-        falling = (self.steps - step) / max(1, self.cooldown)
+        falling = left * self.steps / max(1, self.cooldown)
         return min(1.0, rising, falling)
 
 
@@ -94,6 +113,9 @@ class DenoiserTraining:
         folder: for ``state.pt``, ``plateau.pt`` (the state before the cool-down) and
             ``curve.jsonl``.
         precision: of the network's layers; weights and their average stay float32.
+        device: where it is trained; on a GPU the network is compiled.
+        labels: (N,) int64 in 0..K-1 for a network conditional on K + 1 classes, the last of which
+            stands for none; None for an unconditional one.
     """
 
     def __init__(
@@ -103,21 +125,29 @@ class DenoiserTraining:
         recipe: DenoiserRecipe,
         folder: Path,
         precision: Precision,
+        device: torch.device | str = "cpu",
+        labels: Tensor | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
-        self.network, self.averaged = make(), make().eval().requires_grad_(False)
+        self.device = torch.device(device)
+        self.network = make().to(self.device)
+        self.averaged = make().to(self.device).eval().requires_grad_(False)
         self.averaged.load_state_dict(self.network.state_dict())
         for network in (self.network, self.averaged):
             # With Conv1d among the weights, channels-last is for four dimensions alone.
             network.to(memory_format=torch.channels_last)
-        self.images, self.recipe, self.folder = images, recipe, folder
+        self.images, self.recipe, self.folder = images.to(self.device), recipe, folder
+        self.labels = None if labels is None else labels.to(self.device)
         self.precision = precision
+        on_gpu = self.device.type == "cuda"
+        self.predict = torch.compile(self.network) if on_gpu else self.network
         self.optimisers = _optimisers(self.network, recipe, precision)
         self.peaks = [recipe.hidden_rate, recipe.other_rate]
         self.weights = noise_weights(
             self.network.schedule, self.network.spread, recipe.log_noise
         ).cumsum(0)
-        self.step, self.seconds = 0, 0.0
+        self.weights = self.weights.to(self.device)
+        self.step, self.seconds, self.began = 0, 0.0, time.monotonic()
         if (folder / "state.pt").exists():
             self._resume()
 
@@ -131,45 +161,56 @@ class DenoiserTraining:
         batches = minibatches(len(self.images), recipe.batch, recipe.seed)
         for _ in range(self.step):
             next(batches)
-        saved_at, began, running = time.monotonic(), time.process_time() - self.seconds, 0.0
-        while self.step < recipe.steps:
-            value = self._advance(next(batches))
-            running = value if not running else 0.98 * running + 0.02 * value
-            self.seconds = time.process_time() - began
-            if self.step % 50 == 0:
-                _LOG.info("step %d, loss %.5f, %.0f s", self.step, running, self.seconds)
-            if self.step == recipe.steps - recipe.cooldown:
+        saved_at, began, running = time.monotonic(), time.process_time() - self.seconds, None
+        self.began, before = time.monotonic(), 0.0
+        while (done := self._done()) < 1:
+            if before < recipe.constant_share <= done:
                 self._save("plateau.pt")
-            due = self.step % recipe.evaluate_every == 0 or self.step == recipe.steps
+            value, before = self._advance(next(batches), done), done
+            running = value if running is None else running.lerp_(value, 0.02)
+            self.seconds = time.process_time() - began
+            if self.step % LOGGED_STEPS == 0:
+                _LOG.info("step %d, loss %.5f, %.0f s", self.step, float(running), self.seconds)
+            due = self.step % recipe.evaluate_every == 0 or self._done() >= 1
             if due or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                 self._save("state.pt")
                 saved_at = time.monotonic()
             if due:
                 paused = time.process_time()
-                self._note(running, evaluate(self.averaged))
+                self._note(float(running), recipe.rate_at(self.step - 1, done), evaluate)
                 began += time.process_time() - paused
         return self.averaged
 
-    def _advance(self, chosen: Tensor) -> float:
-        recipe, network = self.recipe, self.network
-        generator = torch.Generator().manual_seed(1_000_003 * recipe.seed + self.step)
+    def _done(self) -> float:
+        """Share of the training that is behind."""
+        if self.recipe.seconds:
+            return (time.monotonic() - self.began) / self.recipe.seconds
+        return self.step / self.recipe.steps
+
+    def _advance(self, chosen: Tensor, done: float) -> Tensor:
+        """One step on the chosen images; its loss."""
+        recipe, network, on = self.recipe, self.network, self.device
+        generator = torch.Generator(on).manual_seed(1_000_003 * recipe.seed + self.step)
+        chosen = chosen.to(on)
         x_0 = from_uint8(self.images[chosen])
-        noise = torch.randn(x_0.shape, generator=generator)
+        noise = torch.randn(x_0.shape, generator=generator, device=on)
         # One timestep from each of B equal parts of the distribution: less varied losses.
-        places = torch.arange(len(x_0)) + torch.rand(len(x_0), generator=generator)
+        places = torch.arange(len(x_0), device=on)
+        places = places + torch.rand(len(x_0), generator=generator, device=on)
         t = torch.searchsorted(self.weights, places.double() / len(x_0) * self.weights[-1])
         t = t.clamp(max=len(self.weights) - 1)
-        level = network.schedule.signal(t)[:, None, None, None]
+        conditions = self._conditions(chosen, generator)
+        level = network.signal(t)
         velocity = level.sqrt() * noise - (1 - level).sqrt() * x_0
-        with autocast(self.precision, "cpu"):
-            found = network(network.schedule.add_noise(x_0, t, noise), t)
+        with autocast(self.precision, on):
+            found = self.predict(level.sqrt() * x_0 + (1 - level).sqrt() * noise, t, **conditions)
         loss = ((found.float() - velocity) / network.output_scale(t)).square().mean()
         network.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         for optimiser, peak in zip(self.optimisers, self.peaks, strict=True):
             for group in optimiser.param_groups:
-                group["lr"] = peak * recipe.rate_at(self.step)
+                group["lr"] = peak * recipe.rate_at(self.step, done)
             optimiser.step()
         self.step += 1
         share = 1 - (1 - 1 / self.step) ** (AVERAGE_POWER + 1)
@@ -177,7 +218,14 @@ class DenoiserTraining:
             torch._foreach_lerp_(
                 list(self.averaged.parameters()), list(network.parameters()), share
             )
-        return float(loss.detach())
+        return loss.detach()
+
+    def _conditions(self, chosen: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        if self.labels is None:
+            return {}
+        labels = self.labels[chosen]
+        hidden = torch.rand(len(labels), generator=generator, device=self.device) < UNLABELLED
+        return {"y": torch.where(hidden, self.labels.amax() + 1, labels)}
 
     def _save(self, name: str) -> None:
         state = {
@@ -192,23 +240,27 @@ class DenoiserTraining:
         part.replace(self.folder / name)
 
     def _resume(self) -> None:
-        saved = torch.load(self.folder / "state.pt", weights_only=True)
+        saved = torch.load(self.folder / "state.pt", map_location=self.device, weights_only=True)
         self.network.load_state_dict(saved["network"])
         self.averaged.load_state_dict(saved["averaged"])
         for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
             optimiser.load_state_dict(state)
         self.step, self.seconds = saved["step"], saved["seconds"]
 
-    def _note(self, loss: float, figures: dict[str, Any]) -> None:
+    def _note(
+        self, loss: float, rate: float, evaluate: Callable[[nn.Module], dict[str, Any]]
+    ) -> None:
         row = {
             "step": self.step,
             "images": self.step * self.recipe.batch,
             "cpu_seconds": round(self.seconds),
-            "learning_rate": self.recipe.rate_at(self.step - 1),
+            "seconds": round(time.monotonic() - self.began),
+            "learning_rate": round(rate, 4),
             "loss": round(loss, 5),
         }
+        row |= evaluate(self.averaged)
         with (self.folder / "curve.jsonl").open("a") as file:
-            file.write(json.dumps(row | figures) + "\n")
+            file.write(json.dumps(row) + "\n")
 
 
 def _optimisers(

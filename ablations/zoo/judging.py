@@ -11,7 +11,7 @@ from torch import Tensor
 from ablations.settings.shipped import EvaluatorExtractor
 from ppap.compute.precision import Precision
 from ppap.diffusion.ddim import DDIM
-from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.denoiser import Denoiser, module_device
 from ppap.evaluation.features import extract
 from ppap.evaluation.metrics import fid, frechet_distance
 from ppap.evaluation.reference import Floats, ReferenceStatistics, moments
@@ -79,6 +79,7 @@ class UnguidedJudge:
 
 
 def drawn(denoiser: Denoiser, count: int, precision: Precision, first: int = FIRST_SEED) -> Tensor:
-    """(N, C, H, W) unguided samples of DDIM-25, in [-1, 1]."""
+    """(N, C, H, W) unguided samples of DDIM-25, in [-1, 1]; each of its row of conditions."""
     seeds: Sequence[int] = range(first, first + count)
-    return sample(denoiser, seeds, sampler=DDIM(25), precision=precision, fast=False)
+    batch = 1000 if module_device(denoiser).type == "cuda" else 128
+    return sample(denoiser, seeds, None, DDIM(25), batch=batch, precision=precision, fast=False)

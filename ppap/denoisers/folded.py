@@ -45,8 +45,11 @@ class FoldedUNet(nn.Module):
         nn.init.zeros_(self.draw.weight)
         nn.init.zeros_(cast(Tensor, self.draw.bias))
 
-    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """(B, C, H, W), H and W even, for (B, C, H, W) noisy images at (B,) timesteps."""
-        features = F.pixel_shuffle(self.unet(F.pixel_unshuffle(x_t, 2), timesteps), 2)
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) for (B, C, H, W) noisy images at (B,) timesteps, of (B,) labels.
+
+        H and W are even. Labels go with a class-conditional U-Net, and only with one.
+        """
+        features = F.pixel_shuffle(self.unet(F.pixel_unshuffle(x_t, 2), timesteps, y), 2)
         joined = torch.cat([features, self.stem(x_t)], dim=1)
         return cast(Tensor, self.draw(F.silu(self.blend(F.silu(joined)))))

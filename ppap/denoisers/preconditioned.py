@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from ppap.diffusion.schedule import Schedule
@@ -19,7 +20,7 @@ class Preconditioned(nn.Module):
     network too narrow to hand its noisy input through need not.
 
     Args:
-        network: called as ``network(x_t, timesteps)``.
+        network: called as ``network(x_t, timesteps)``, with ``y`` if it is class-conditional.
         schedule: of the noise.
         spread: root mean square of the images in [-1, 1].
     """
@@ -29,17 +30,24 @@ class Preconditioned(nn.Module):
         self.network = network
         self.schedule = schedule
         self.spread = spread
+        table = torch.from_numpy(schedule.alphas_cumprod).float()
+        self.register_buffer("levels", table, persistent=False)
+
+    def signal(self, timesteps: Tensor) -> Tensor:
+        """(B, 1, 1, 1) float32 signal level of (B,) timesteps, looked up on their device."""
+        return cast(Tensor, self.levels)[timesteps][:, None, None, None]
 
     def output_scale(self, timesteps: Tensor) -> Tensor:
         """(B, 1, 1, 1) root mean square of what the network adds to the velocity."""
-        level = self.schedule.signal(timesteps)[:, None, None, None]
+        level = self.signal(timesteps)
         return self.spread * (level * self.spread**2 + 1 - level).rsqrt()
 
-    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """(B, C, H, W) velocity for (B, C, H, W) noisy images at (B,) timesteps."""
-        level = self.schedule.signal(timesteps)[:, None, None, None]
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) velocity for (B, C, H, W) noisy images at (B,) timesteps, of (B,) labels."""
+        level = self.signal(timesteps)
         variance = level * self.spread**2 + 1 - level
         linear = (level * (1 - level)).sqrt() * (1 - self.spread**2) / variance
         rest = self.output_scale(timesteps)
-        found = self.network(x_t * variance.rsqrt(), timesteps)
+        conditions = {} if y is None else {"y": y}
+        found = self.network(x_t * variance.rsqrt(), timesteps, **conditions)
         return linear * x_t + rest * cast(Tensor, found)
