@@ -121,7 +121,7 @@ def train(
     batches = minibatches(count, recipe.batch, recipe.seed)
     for _ in range(first):
         next(batches)
-    saved_at, running = time.monotonic(), 0.0
+    saved_at, running = time.monotonic(), None
     progress = tqdm(range(first, recipe.steps), desc=name, initial=first, total=recipe.steps)
     for step in progress:
         generator = torch.Generator().manual_seed(step)
@@ -133,10 +133,10 @@ def train(
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         _average(averaged, network, min(recipe.average, step / (step + 10)))
-        latest = float(value.detach())
-        running = latest if step == first else 0.98 * running + 0.02 * latest
+        latest = value.detach()  # read now and then alone: a GPU need not wait
+        running = latest if running is None else running.lerp(latest, 0.02)
         if step % 50 == 0:
-            progress.set_postfix(loss=f"{running:.4f}")
+            progress.set_postfix(loss=f"{float(running):.4f}")
         if time.monotonic() - saved_at > CHECKPOINT_SECONDS or step + 1 == recipe.steps:
             state = {
                 "network": network.state_dict(),

@@ -104,3 +104,44 @@ def test_the_noise_weights_are_a_distribution_with_the_stated_centre() -> None:
 def test_uniform_weights_are_all_alike() -> None:
     weights = noise_weights(linear_schedule(), 0.5, (-1.0, 0.3), uniform=1.0)
     torch.testing.assert_close(weights, torch.full((1000,), 1e-3, dtype=torch.float64))
+
+
+def test_a_training_by_the_clock_ends_in_time_with_its_rate_cooled_down(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, seconds=2.0, evaluate_every=10**6)
+    run = training(tmp_path / "run", recipe)
+    run.run(nothing)
+    (point,) = (tmp_path / "run" / "curve.jsonl").read_text().splitlines()
+    assert run.step > 0
+    assert json.loads(point)["learning_rate"] < 1
+    assert recipe.rate_at(1000, 0.0) == 1
+    assert recipe.rate_at(1000, 5 / 6) == pytest.approx(0.5)
+
+
+class Labelled(Blur):
+    """Remembers the labels that it was shown."""
+
+    def __init__(self, seen: list[Tensor]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
+        assert y is not None
+        self.seen.append(y)
+        return super().forward(x_t, timesteps)
+
+
+def test_some_images_of_a_conditional_training_hide_their_label(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+    labels = torch.arange(40) % 3
+    DenoiserTraining(
+        lambda: Preconditioned(Labelled(seen), linear_schedule(), 0.5),
+        torch.zeros(40, 1, 8, 8, dtype=torch.uint8),
+        replace(RECIPE, steps=60, evaluate_every=100, batch=20),
+        tmp_path,
+        "fp32",
+        labels=labels,
+    ).run(nothing)
+    shown = torch.cat(seen).bincount()
+    assert len(shown) == 4
+    assert 0.1 < float(shown[3] / shown.sum()) < 0.2
+    assert bool((shown[:3] > 0.2 * shown.sum()).all())
