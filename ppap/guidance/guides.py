@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ppap.diffusion.guide import Guide, State
+from ppap.files.checkpoints import one_line
 from ppap.guidance.scale import Scale, checked_scale, scale_rows, scaled
 from ppap.tasks.protocol import GuidanceTask
 
@@ -51,6 +52,7 @@ class LikelihoodGuide:
         targets: (N, ...) or (1, ...).
 
     Raises:
+        TypeError: for targets that are none, such as names.
         ValueError: for a scale that is not finite, or another number of scales than of
             targets.
     """
@@ -160,10 +162,21 @@ def move(model: object, device: torch.device | str) -> None:
 
 
 def as_targets(targets: Targets) -> Tensor:
-    """Targets as a tensor (N, ...), a single number as (1,)."""
-    if isinstance(targets, Sequence) and any(isinstance(target, Tensor) for target in targets):
-        return torch.stack([torch.as_tensor(target) for target in targets])
-    found = torch.as_tensor(targets)
+    """Targets as a tensor (N, ...), a single number as (1,).
+
+    Raises:
+        TypeError: for what is neither a number, nor a tensor, nor a list of such.
+    """
+    try:
+        if isinstance(targets, Sequence) and not isinstance(targets, str):
+            found = torch.stack([torch.as_tensor(target) for target in targets])
+        else:
+            found = torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            "targets are a number, a tensor (N, ...) or a list of numbers or of tensors of one "
+            f"shape, got {type(targets).__name__} ({one_line(error)})"
+        ) from error
     return found[None] if found.ndim == 0 else found
 
 

@@ -23,6 +23,7 @@ def checked_scale(scale: Scale, target_count: int | None) -> float | Tensor | Sc
     """A scale as guides keep it: a number, a (N,) float32 tensor or a function.
 
     Raises:
+        TypeError: for what is neither a number, nor numbers, nor a function.
         ValueError: if a number is not finite, or there is another number of scales than of
             targets.
     """
@@ -32,7 +33,12 @@ def checked_scale(scale: Scale, target_count: int | None) -> float | Tensor | Sc
         if not math.isfinite(scale):
             raise ValueError(f"a guidance scale must be finite, got {scale}")
         return scale
-    values = torch.as_tensor(scale, dtype=torch.float32)
+    try:
+        values = torch.as_tensor(scale, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"a guidance scale is a number, numbers or a function of abar, got {scale!r}"
+        ) from error
     if values.ndim == 0:
         return checked_scale(float(values), target_count)
     if values.ndim != 1 or target_count not in (None, len(values)):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ppap.tasks.checks import check_alike, checked_values
 from ppap.tasks.maps import known_mean, standardised
 
 __all__ = ["DepthTask", "align_depth"]
@@ -28,31 +31,37 @@ class DepthTask:
             deviation: that is 2 - 2 r for a correlation r, where the least-squares residual,
             1 - r^2, would be as content with a map turned inside out.
         ratio: a pixel is right whose depth is off by a smaller factor; 1.25 gives delta_1.
+
+    Raises:
+        ValueError: for a ratio that is not above 1 and finite; in use, for a prediction or targets
+            of another shape, targets that are infinite or no floating-point numbers.
     """
 
     aligned: bool = True
     ratio: float = 1.25
 
     def __post_init__(self) -> None:
-        if not self.ratio > 1:
+        if not 1 < self.ratio < math.inf:
             raise ValueError(f"the ratio of depths must be above 1, got {self.ratio}")
 
-    def transfer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def transfer_loss(self, student: Any, teacher: Any) -> Tensor:
         """Mean squared difference of two maps, as they are: the student keeps the scale."""
-        return F.mse_loss(_map(student), _map(teacher).detach())
+        ours, theirs = _map(student), _map(teacher).detach()
+        check_alike(ours, theirs)
+        return F.mse_loss(ours, theirs)
 
-    def supervised_loss(self, student: Tensor, targets: Tensor) -> Tensor:
+    def supervised_loss(self, student: Any, targets: Tensor) -> Tensor:
         """Mean squared error, over known pixels and then over images."""
         return -self.log_likelihood(student, targets).mean()
 
-    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def log_likelihood(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) minus the mean squared error over known pixels, of normalised maps if aligned."""
         found, wanted, known = _compared(prediction, targets)
         if self.aligned:
             found, wanted = standardised(found, known), standardised(wanted, known)
         return -known_mean((found - wanted).square(), known)
 
-    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def score(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) delta_1: share of known pixels that are right, after alignment if aligned.
 
         A pixel that alignment leaves without a positive depth is wrong.
@@ -61,20 +70,20 @@ class DepthTask:
         right = (found < self.ratio * wanted) & (wanted < self.ratio * found)
         return known_mean(right.to(torch.float32), known)
 
-    def errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def errors(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) root mean squared error in the target's unit, after alignment if aligned."""
         found, wanted, known = _compared(self._fitted(prediction, targets), targets)
         return known_mean((found - wanted).square(), known).sqrt()
 
-    def target(self, prediction: Tensor) -> Tensor:
+    def target(self, prediction: Any) -> Tensor:
         """(B, H, W) the map itself."""
         return _map(prediction)
 
-    def _fitted(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def _fitted(self, prediction: Any, targets: Tensor) -> Tensor:
         return align_depth(prediction, targets) if self.aligned else _map(prediction)
 
 
-def align_depth(prediction: Tensor, targets: Tensor) -> Tensor:
+def align_depth(prediction: Any, targets: Tensor) -> Tensor:
     """Maps times the scale and plus the shift that fit them best to their targets.
 
     Args:
@@ -93,23 +102,18 @@ def align_depth(prediction: Tensor, targets: Tensor) -> Tensor:
     return scale[:, None, None] * away + goal[:, None, None]
 
 
-def _map(prediction: Tensor) -> Tensor:
+def _map(prediction: Any) -> Tensor:
     """(B, H, W) of (B, H, W) or (B, 1, H, W)."""
-    if prediction.ndim == 4 and prediction.shape[1] == 1:
+    if isinstance(prediction, Tensor) and prediction.ndim == 4 and prediction.shape[1] == 1:
         return prediction[:, 0]
-    if prediction.ndim != 3:
-        raise ValueError(
-            f"a depth map has the shape (B, H, W) or (B, 1, H, W), got {tuple(prediction.shape)}"
-        )
+    if not isinstance(prediction, Tensor) or prediction.ndim != 3:
+        found = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction)
+        raise ValueError(f"a depth map has the shape (B, H, W) or (B, 1, H, W), got {found}")
     return prediction
 
 
-def _compared(prediction: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _compared(prediction: Any, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Predicted map, target without NaN, and where it is known: all (B, H, W)."""
     found = _map(prediction)
-    if found.shape != targets.shape:
-        raise ValueError(
-            f"depth of shape {tuple(found.shape)} cannot be compared with targets of shape "
-            f"{tuple(targets.shape)}; resize the targets"
-        )
-    return found, targets.nan_to_num(nan=0.0), ~targets.isnan()
+    wanted = checked_values(targets, found.shape, "depth targets", unknown=True)
+    return found, wanted.nan_to_num(nan=0.0), ~wanted.isnan()

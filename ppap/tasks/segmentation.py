@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn import functional as F
 
+from ppap.tasks.checks import check_alike, checked_labels, checked_scores
 from ppap.tasks.maps import known_mean
 
 __all__ = ["IGNORED", "SegmentationTask"]
@@ -23,34 +25,41 @@ class SegmentationTask:
 
     Attributes:
         temperature: the teacher's logits are divided by it, as in :class:`ClassTask`.
+
+    Raises:
+        TypeError: in use, for a prediction that is no tensor.
+        ValueError: for a temperature that is not positive and finite; in use, for a prediction or
+            targets of another shape or dtype, or a label that does not exist.
     """
 
     temperature: float = 0.25
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"the teacher's temperature must be positive, got {self.temperature}")
 
-    def transfer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def transfer_loss(self, student: Any, teacher: Any) -> Tensor:
         """KL(teacher || student) in nats, mean over pixels and images."""
+        student, teacher = _logits(student), _logits(teacher)
+        check_alike(student, teacher)
         target = F.log_softmax(teacher.detach() / self.temperature, dim=1)
         ours = F.log_softmax(student, dim=1)
         return F.kl_div(ours, target, reduction="none", log_target=True).sum(dim=1).mean()
 
-    def supervised_loss(self, student: Tensor, targets: Tensor) -> Tensor:
+    def supervised_loss(self, student: Any, targets: Tensor) -> Tensor:
         """Cross-entropy in nats, mean over labelled pixels and then over images."""
         return -self.log_likelihood(student, targets).mean()
 
-    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def log_likelihood(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) log-probability of the labels in nats per labelled pixel."""
-        labels, known = _labels(prediction, targets)
-        picked = F.log_softmax(prediction, dim=1).gather(1, labels[:, None])[:, 0]
+        logits, labels, known = _compared(prediction, targets)
+        picked = F.log_softmax(logits, dim=1).gather(1, labels[:, None])[:, 0]
         return known_mean(picked, known)
 
-    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def score(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) mean intersection over union, of the labels that either map holds."""
-        labels, known = _labels(prediction, targets)
-        one_hot = F.one_hot(torch.stack([prediction.argmax(1), labels]), prediction.shape[1])
+        logits, labels, known = _compared(prediction, targets)
+        one_hot = F.one_hot(torch.stack([logits.argmax(1), labels]), logits.shape[1])
         ours, theirs = (one_hot * known[None, :, :, :, None]).bool()
         both = (ours & theirs).sum(dim=(1, 2))
         either = (ours | theirs).sum(dim=(1, 2))
@@ -58,25 +67,23 @@ class SegmentationTask:
         found: Tensor = (both / either.clamp(min=1)).sum(1) / held.sum(1).clamp(min=1)
         return found
 
-    def errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def errors(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) share of labelled pixels whose most likely label is another."""
-        labels, known = _labels(prediction, targets)
-        return known_mean((prediction.argmax(1) != labels).to(torch.float32), known)
+        logits, labels, known = _compared(prediction, targets)
+        return known_mean((logits.argmax(1) != labels).to(torch.float32), known)
 
-    def target(self, prediction: Tensor) -> Tensor:
+    def target(self, prediction: Any) -> Tensor:
         """(B, H, W) most likely labels."""
-        return prediction.argmax(dim=1)
+        return _logits(prediction).argmax(dim=1)
 
 
-def _labels(prediction: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels that can be looked up, and which of them count: both (B, H, W)."""
-    batch, classes, *size = prediction.shape
-    if targets.shape != (batch, *size):
-        raise ValueError(
-            f"logits of shape {tuple(prediction.shape)} cannot be compared with labels of shape "
-            f"{tuple(targets.shape)}; resize the targets"
-        )
-    traced = get_proxy_mode() is not None  # values are not known then
-    if not traced and targets.numel() and int(targets.max()) >= classes:
-        raise ValueError(f"label {int(targets.max())} is beyond the {classes} classes")
-    return targets.clamp(min=0), targets >= 0
+def _logits(prediction: Any) -> Tensor:
+    return checked_scores(prediction, 4, "segmentation")
+
+
+def _compared(prediction: Any, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, labels that can be looked up in them, and which of these count."""
+    logits = _logits(prediction)
+    batch, classes, *size = logits.shape
+    labels = checked_labels(targets, torch.Size((batch, *size)), classes, IGNORED)
+    return logits, labels.clamp(min=0), labels >= 0

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ppap.tasks.checks import checked_values
 
 __all__ = ["SimilarityTask"]
 
@@ -23,15 +27,19 @@ class SimilarityTask:
 
     Attributes:
         scale: the concentration; 100 is the inverse temperature at which CLIP was trained.
+
+    Raises:
+        ValueError: for a scale that is not positive and finite; in use, for a prediction or targets
+            of another shape, targets that are not finite or no floating-point numbers.
     """
 
     scale: float = 100.0
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
+        if not 0 < self.scale < math.inf:
             raise ValueError(f"the scale of similarities must be positive, got {self.scale}")
 
-    def transfer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def transfer_loss(self, student: Any, teacher: Any) -> Tensor:
         """scale (1 - cos), batch mean.
 
         But for a factor it is the divergence of two von Mises-Fisher distributions about the
@@ -39,34 +47,33 @@ class SimilarityTask:
         """
         return self.supervised_loss(student, teacher.detach())
 
-    def supervised_loss(self, student: Tensor, targets: Tensor) -> Tensor:
+    def supervised_loss(self, student: Any, targets: Tensor) -> Tensor:
         """scale (1 - cos), batch mean."""
         return -self.log_likelihood(student, targets).mean()
 
-    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def log_likelihood(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) scale (cos - 1): 0 at the target, -2 scale at its opposite."""
         return -self.scale / 2 * _chords(prediction, targets).square().sum(dim=1)
 
-    def score(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def score(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) cosines."""
         away: Tensor = _chords(prediction, targets).square().sum(dim=1)
         return 1 - away / 2
 
-    def errors(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def errors(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) angles in radians, from 0 to pi."""
         chords: Tensor = torch.linalg.vector_norm(_chords(prediction, targets), dim=1)
         return 2 * (chords / 2).clamp(max=1).asin()
 
-    def target(self, prediction: Tensor) -> Tensor:
+    def target(self, prediction: Any) -> Tensor:
         """(B, D) embeddings of unit length."""
         return F.normalize(prediction, dim=1)
 
 
-def _chords(prediction: Tensor, targets: Tensor) -> Tensor:
+def _chords(prediction: Any, targets: Tensor) -> Tensor:
     """(B, D) from each target to its prediction, both on the unit sphere."""
-    if prediction.ndim != 2 or prediction.shape != targets.shape:
-        raise ValueError(
-            f"embeddings of shape {tuple(prediction.shape)} cannot be compared with targets of "
-            f"shape {tuple(targets.shape)}; take one target (D,) per image from the same model"
-        )
+    if not isinstance(prediction, Tensor) or prediction.ndim != 2:
+        found = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction)
+        raise ValueError(f"similarity predictions are embeddings (B, D), got {found}")
+    targets = checked_values(targets, prediction.shape, "embeddings")
     return F.normalize(prediction, dim=1) - F.normalize(targets, dim=1)

@@ -1,0 +1,128 @@
+"""Predictions and targets looked at before they are compared: nothing is broadcast or rounded.
+
+A wrong target would otherwise guide towards something else without a word, or end in whatever a
+tensor operation has to say of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+__all__ = ["check_alike", "checked_labels", "checked_scores", "checked_values"]
+
+MENDS = {
+    1: "give one class index per image",
+    2: "take one target (D,) per image from the same model",
+    3: "resize the targets",
+}
+"""What to do about targets of another shape, by the number of dimensions that they should have."""
+
+
+def checked_scores(prediction: Any, dimensions: int, task: str) -> Tensor:
+    """Scores of K classes: (B, K) of images or (B, K, H, W) of their pixels, K at least 2.
+
+    Args:
+        prediction: what a network gave.
+        dimensions: 2 or 4.
+        task: whose prediction it is to be, for the message.
+
+    Raises:
+        TypeError: if it is no tensor, as of networks with several outputs.
+        ValueError: for another shape.
+    """
+    wanted = "(B, K)" if dimensions == 2 else "(B, K, H, W)"
+    found = _tensor(prediction, task)
+    if found.ndim != dimensions or found.shape[1] < 2:
+        raise ValueError(
+            f"{task} predictions are {wanted} scores of at least two classes, got "
+            f"{tuple(found.shape)}; name the task that the network was made for"
+        )
+    return found
+
+
+def checked_labels(targets: Tensor, shape: torch.Size, classes: int, lowest: int = 0) -> Tensor:
+    """Labels as int64, each from ``lowest`` to ``classes`` - 1.
+
+    In a traced graph their values are not known: there they are looked at by whoever runs it.
+
+    Args:
+        targets: integers of any width.
+        shape: that they must have, (B,) or (B, H, W).
+        classes: how many there are.
+        lowest: 0, or -1 where that marks what is not labelled.
+
+    Raises:
+        ValueError: for another shape or dtype, or a label that does not exist.
+    """
+    _check_shape(targets, shape, "labels")
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(f"labels are integers, got {targets.dtype}; convert them with .long()")
+    labels = targets.long()
+    if _values_known() and labels.numel():
+        low, high = int(labels.min()), int(labels.max())
+        if low < lowest or high >= classes:
+            wrong = low if low < lowest else high
+            raise ValueError(f"label {wrong} is none of the {classes} classes, 0 to {classes - 1}")
+    return labels
+
+
+def checked_values(targets: Tensor, shape: torch.Size, kind: str, unknown: bool = False) -> Tensor:
+    """Targets that are real numbers.
+
+    Args:
+        targets: floating-point.
+        shape: that they must have.
+        kind: what they are, for the message.
+        unknown: whether NaN may mark what is not known.
+
+    Raises:
+        ValueError: for another shape or dtype, infinity, or NaN unless it may be there.
+    """
+    _check_shape(targets, shape, kind)
+    if not targets.is_floating_point():
+        raise ValueError(
+            f"{kind} are floating-point numbers, got {targets.dtype}; convert them with .float()"
+        )
+    if _values_known():
+        fine = targets.isfinite() | targets.isnan() if unknown else targets.isfinite()
+        rows = (~fine.flatten(1).all(1)).nonzero()[:, 0].tolist()
+        if rows:
+            raise ValueError(f"{kind} must be finite; those of row {rows[0]} are not")
+    return targets
+
+
+def check_alike(student: Tensor, teacher: Tensor) -> None:
+    """Refuse a student and a teacher that would be broadcast.
+
+    Raises:
+        ValueError: unless their shapes are equal.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"the student predicts {tuple(student.shape)}, the teacher {tuple(teacher.shape)}"
+        )
+
+
+def _check_shape(targets: Tensor, shape: torch.Size, kind: str) -> None:
+    if targets.shape != shape:
+        raise ValueError(
+            f"{kind} for these predictions have the shape {tuple(shape)}, got "
+            f"{tuple(targets.shape)}; {MENDS[len(shape)]}"
+        )
+
+
+def _tensor(prediction: Any, task: str) -> Tensor:
+    if not isinstance(prediction, Tensor):
+        raise TypeError(
+            f"{task} predictions are a tensor, got {type(prediction).__name__}; choose one output "
+            "of the network (ppap.predictors.wrappers.SelectOutput)"
+        )
+    return prediction
+
+
+def _values_known() -> bool:
+    return get_proxy_mode() is None and not torch.compiler.is_compiling()
