@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from torch import Tensor
@@ -16,15 +16,35 @@ from ablations.machine.store import Artifact
 from ablations.settings.setting import device
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
+from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.guide import Guide
+from ppap.diffusion.schedule import linear_schedule
 from ppap.fast.sampling import sample
 from ppap.files.images import to_uint8
 from ppap.guidance.guides import SumOfGuides
 
-__all__ = ["SampleShard", "Samples", "record_scale"]
+__all__ = ["AnySampler", "SampleShard", "Samples", "record_scale", "sampler_name"]
 
+AnySampler = DDIM | DDPM | DPMSolver
 MOST_AT_ONCE, SHARD = 1000, 500
 """Samples that one cell draws, and those of a shard where there are more."""
+
+
+def sampler_name(sampler: AnySampler) -> str:
+    """What records call a sampler; no two that draw differently share a name.
+
+    Plain DDIM and DDPM go by their spacing, ``ddim25`` and ``250``. Others may visit the same
+    timesteps, so they go by their class, their steps and all that is not left at its default.
+    """
+    by_count = isinstance(sampler, DDIM | DDPM) and isinstance(sampler.steps, int)
+    if by_count and sampler == type(sampler)(sampler.steps):
+        return sampler.spacing
+    told = [
+        f"{field.name}={value!r}"
+        for field in fields(sampler)
+        if (value := getattr(sampler, field.name)) != field.default or field.name == "steps"
+    ]
+    return f"{type(sampler).__name__}({', '.join(told)})"
 
 
 @dataclass(frozen=True)
@@ -38,7 +58,7 @@ class Samples(Cell):
     """
 
     setup: Setup
-    sampler: DDIM | DDPM
+    sampler: AnySampler
     guidance: tuple[Guidance, ...]
     first_seed: int
     count: int
@@ -84,7 +104,8 @@ class Samples(Cell):
     def image_seconds(self) -> float:
         """Expected time of one image."""
         gradients = sum(part.model.image_seconds() for part in self.guidance)
-        return self.sampler.steps * (DENOISE_SECONDS + gradients)
+        steps = len(self.sampler.respace(linear_schedule()))
+        return steps * (DENOISE_SECONDS + gradients)
 
     @property
     def place(self) -> int:

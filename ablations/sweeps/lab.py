@@ -13,7 +13,7 @@ from ablations.cells.noise import GradientQuality, NoiseAccuracy
 from ablations.cells.pictures import Grid, Panel
 from ablations.cells.predictors import Pretrained, predictor_name
 from ablations.cells.results import About, Axis, NoiseCurve, Result, Row, TradeoffPoint
-from ablations.cells.samples import Samples
+from ablations.cells.samples import AnySampler, Samples, sampler_name
 from ablations.cells.scores import Score
 from ablations.cells.selection import Selection
 from ablations.cells.setup import Setup
@@ -23,8 +23,6 @@ from ablations.settings.budget import Budget
 from ablations.settings.setting import Setting
 from ablations.sweeps.banks import SAMPLER, long_trained_bank, synthetic_data, trained_bank
 from ablations.sweeps.recipes import Recipe
-from ppap.diffusion.ddim import DDIM
-from ppap.diffusion.ddpm import DDPM
 
 __all__ = ["Lab", "Measured", "Models", "Sampling"]
 
@@ -47,7 +45,7 @@ class Sampling:
         samples: per seed; None takes the budget's.
     """
 
-    sampler: DDIM | DDPM = SAMPLER
+    sampler: AnySampler = SAMPLER
     scale: float | Literal["usual"] | None = "usual"
     samples: int | None = None
 
@@ -179,7 +177,7 @@ class Lab:
             self.setup,
             about,
             tuple(self.seeds),
-            sampling.sampler.spacing,
+            sampler_name(sampling.sampler),
             figures,
             trained,
             tuple(map(self._noise_accuracy, every)) if measured.noise else (),
