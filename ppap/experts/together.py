@@ -8,6 +8,7 @@ runs at every step is a flat list of tensor operations, forward and backward, wi
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +19,14 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ppap.compute.compiler import can_compile
+from ppap.compute.agreement import agree
+from ppap.compute.compiler import can_compile, just_in_time
 from ppap.compute.precision import Precision, autocast
 from ppap.experts.bank import ExpertBank
 
 __all__ = ["JointStep"]
+
+logger = logging.getLogger(__name__)
 
 
 class JointStep:
@@ -35,7 +39,8 @@ class JointStep:
         bank: in training mode.
         loss: (predictions (B, ...), chosen (B,)) -> scalar mean over the batch.
         compile: whether the traced step goes through inductor, which takes up to a minute and
-            pays from hundreds of steps on; without a compiler it is traced only.
+            pays from hundreds of steps on; without a compiler it is traced only, and so it is if
+            the compiled step gives another result on its first batch, which is logged.
         precision: in which predictions are computed.
 
     Attributes:
@@ -84,18 +89,50 @@ class JointStep:
         self.bank.predictor.network.train(bool(self._statistics))
         state = self.parameters.detach(), self._statistics, self._base
         if self._run is None:
-            kept = {name: value.clone() for name, value in self._statistics.items()}
-            with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of operators without a batching rule
-                graph = make_fx(_plain(self._step))(*state, x_t, chosen)
-            for name, value in kept.items():  # tracing ran the step, too
-                self._statistics[name].copy_(value)
-            graph.graph.eliminate_dead_code()
-            graph.recompile()
-            self._run = torch.compile(graph, fullgraph=True) if self.compile else graph
+            self._run = self._prepared(*state, x_t, chosen)
         with torch.no_grad():
             loss, self.parameters.grad = self._run(*state, x_t, chosen)
         return float(loss)
+
+    def _prepared(self, *arguments: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+        """The step as a graph for such arguments, compiled if it is to be."""
+        kept = {name: value.clone() for name, value in self._statistics.items()}
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of operators without a batching rule
+            graph = make_fx(_plain(self._step))(*arguments)
+        self._restore(kept)  # tracing ran the step, too
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        if not self.compile:
+            return graph
+        compiled = just_in_time(graph)
+        try:
+            found = self._tried(compiled, arguments, kept)
+        except Exception as error:  # noqa: BLE001 whatever a compiler says of a correct graph
+            logger.warning("the joint step is traced, not compiled: %s", error)
+            self._restore(kept)
+            return graph
+        half = self.precision != "fp32"
+        expected = self._tried(graph, arguments, kept)
+        if not all(agree(a[None], b[None], half) for a, b in zip(found, expected, strict=True)):
+            logger.warning("the joint step is traced, not compiled: it would give another result")
+            return graph
+        return compiled
+
+    def _tried(
+        self, run: Callable[..., Any], arguments: tuple[Any, ...], kept: dict[str, Tensor]
+    ) -> list[Tensor]:
+        """What a step gives and makes of the statistics, by expert; nothing is changed for good."""
+        cards = [self.parameters.device] if self.parameters.is_cuda else []
+        with torch.no_grad(), torch.random.fork_rng(cards):
+            loss, gradient = run(*arguments)
+        found = [loss[None], *gradient, *(v for s in self._statistics.values() for v in s.clone())]
+        self._restore(kept)
+        return [value.reshape(-1) for value in found]
+
+    def _restore(self, kept: dict[str, Tensor]) -> None:
+        for name, value in kept.items():
+            self._statistics[name].copy_(value)
 
     def _step(
         self,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from ppap.compute.agreement import agree
 from ppap.compute.tracing import Traced
 from ppap.diffusion.guide import Guide
-from ppap.fast.agreement import agree, logger
 from ppap.fast.views import View, view_of
 from ppap.guidance.guides import LikelihoodGuide, NoiseAwareModel, SumOfGuides
 from ppap.tasks.protocol import GuidanceTask
 
 __all__ = ["Gradient", "Gradients", "Term"]
+
+logger = logging.getLogger(__name__)
 
 Compiled = Callable[..., Any]
 Compiler = Callable[[Traced, tuple[Any, ...]], Compiled]

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppap.compute.compiler import can_compile
+from ppap.compute.compiler import can_compile, just_in_time
 from ppap.compute.packages import cache_folder, package
 from ppap.diffusion.denoiser import Denoiser, Prediction
 from ppap.diffusion.guide import Guide, State
@@ -148,11 +148,10 @@ class FastPath:
             return module
         if any(isinstance(a, Tensor) and a.is_cuda for a in arguments):
             self.compilations += 1
-            compiled: Callable[..., Any] = torch.compile(module, fullgraph=True, dynamic=False)
-            return compiled
-        compiled, missing = package(module, arguments, self.cache, freezing)
+            return just_in_time(module)
+        loaded, missing = package(module, arguments, self.cache, freezing)
         self.compilations += missing
-        return compiled
+        return loaded
 
 
 def _fill(x: Tensor, count: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from ppap.compute.agreement import agree
 from ppap.compute.changes import Watch
 from ppap.compute.tracing import Traced, laid_out, state_of
 from ppap.diffusion.denoiser import Denoiser, Prediction
-from ppap.fast.agreement import agree, logger
 
 __all__ = ["CompiledDenoiser"]
+
+logger = logging.getLogger(__name__)
 
 Compiler = Callable[..., Callable[..., Any]]
 

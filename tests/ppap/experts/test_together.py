@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -67,6 +68,43 @@ def test_two_joint_steps_are_the_experts_own(case: str, compile: bool) -> None:
         together.experts.state_dict().items(), apart.experts.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("fault", ["another loss", "another gradient", "other statistics", "error"])
+def test_a_compiled_step_that_gives_another_result_is_dropped(
+    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And its trial leaves no trace: neither in the statistics nor in what is drawn next."""
+
+    def wrong(graph: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+        def run(*arguments: Any) -> tuple[Tensor, Tensor]:
+            value, gradient = graph(*arguments)
+            torch.rand(1)
+            if fault == "error":
+                raise RuntimeError("C++ compile error")
+            if fault == "another loss":
+                return value * torch.nan, gradient
+            if fault == "another gradient":
+                gradient[-1, -1] += 1.0  # the tail of one expert's
+            else:
+                next(iter(arguments[1].values()))[-1] += 1.0
+            return value, gradient
+
+        return run
+
+    monkeypatch.setattr("ppap.experts.together.just_in_time", wrong)
+    x_t = images(EXPERTS * SHARE, 0).view(EXPERTS, SHARE, 3, 8, 8)
+    results = []
+    for compile in (False, True):
+        bank = bank_of(tiny_predictor(), ppap_adapter(2, 2.0), EXPERTS).train()
+        torch.manual_seed(7)
+        joint = JointStep(bank, loss, compile)
+        value = joint(x_t, torch.arange(EXPERTS * SHARE).view(EXPERTS, SHARE))
+        assert bool(caplog.records) == compile
+        joint.write_back()
+        results.append((value, joint.parameters.grad, bank.state_dict(), torch.rand(3)))
+    torch.testing.assert_close(*results, atol=0, rtol=0)
+    assert "the joint step is traced, not compiled" in caplog.text
 
 
 def test_training_together_brings_every_student_to_the_teacher() -> None:

@@ -1,21 +1,17 @@
-"""The check of a compiled graph against the network that it stands for."""
+"""The check of a compiled graph against what it stands for."""
 
 from __future__ import annotations
 
-import logging
-
 from torch import Tensor
 
-__all__ = ["agree", "logger"]
-
-logger = logging.getLogger("ppap.fast")
+__all__ = ["agree"]
 
 ROUNDING, HALF_ROUNDING = 5e-3, 5e-2
 """Relative errors that are taken for rounding, TF32's included, and that of half precision."""
 
 
 def agree(found: Tensor, expected: Tensor, half: bool) -> bool:
-    """Whether two results are the same up to rounding.
+    """Whether two results are the same up to rounding; NaN agrees with nothing.
 
     At a kink, such as a ReLU's, rounding may turn the gradient of a single sample, so that the
     median sample counts.
