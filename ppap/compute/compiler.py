@@ -37,7 +37,7 @@ def just_in_time(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
-    settings = torch.compiler.config
+    settings: Any = torch.compiler.config  # its methods are made at run time
     tag = f"{settings.cache_key_tag} {instruction_set()}".strip()
     eager_draws = torch._inductor.config.patch(fallback_random=True)
     with settings.patch(cache_key_tag=tag), eager_draws:
