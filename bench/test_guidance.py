@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 
 import pytest
 import torch
 from torch import Tensor
 
-from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.guide import Guide, State
-from ppap.diffusion.solver import Stepper, plain_step
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
 from ppap.fast.views import view_of
@@ -20,28 +17,9 @@ from ppap.guidance.guides import naive_guide
 from ppap.tasks.classes import ClassTask
 
 from .conftest import Measure
+from .guided import SAMPLER, WAYS, stepper
 from .reference import ReferenceExperts
 from .workloads import BATCH, EXPERTS, PREDICTORS, SCALE, TARGETS, agree, bank_of, denoiser, noisy
-
-INDEX = 11  # of DDIM-25: timestep 440, the third expert's
-SAMPLER = DDIM(25)
-WAYS = ("reference", "plain", "fast path")
-
-
-def stepper(way: str, predictor: str) -> Callable[[Tensor], Tensor]:
-    """x_t at one timestep -> x at the next."""
-    bank, schedule = bank_of(predictor), denoiser().schedule.respace(SAMPLER.spacing)
-    guide: Guide = bank.guide(TARGETS, SCALE)
-    if way == "reference":
-        guide = ReferenceExperts(bank).guide(TARGETS, SCALE)
-    fast = FastPath(denoiser(), BATCH)
-    timesteps = torch.full((BATCH,), int(schedule.timesteps[INDEX]))
-
-    def run(stepper: Stepper, x_t: Tensor) -> Tensor:
-        state = State(x_t, timesteps, denoiser(), number=INDEX)
-        return stepper(SAMPLER, schedule, INDEX, state, guide, None, None).x
-
-    return partial(run, fast.step if way == "fast path" else plain_step)
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import torch
@@ -18,22 +19,23 @@ PREDICTORS = ("resnet", "vit")
 
 
 @cache
-def denoiser() -> Denoiser:
-    return load_setting("fashion").denoiser()
+def denoiser(device: str = "cpu") -> Denoiser:
+    return copy.deepcopy(load_setting("fashion").denoiser()).to(device)
 
 
-def bank_of(predictor: str, experts: int = EXPERTS) -> ExpertBank:
-    bank = ExpertBank(load_setting("fashion").predictor(predictor), experts, ppap_adapter(4, 2.0))
+def bank_of(predictor: str, experts: int = EXPERTS, device: str = "cpu") -> ExpertBank:
+    network = copy.deepcopy(load_setting("fashion").predictor(predictor))
+    bank = ExpertBank(network, experts, ppap_adapter(4, 2.0))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in bank.experts.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
-    return bank.eval()
+    return bank.eval().to(device)
 
 
-def noisy(count: int = BATCH) -> Tensor:
+def noisy(count: int = BATCH, device: str = "cpu") -> Tensor:
     """(count, 1, 32, 32) normal images."""
-    return torch.randn(count, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    return torch.randn(count, 1, 32, 32, generator=torch.Generator().manual_seed(1)).to(device)
 
 
 def agree(ours: Tensor, theirs: Tensor, share: float = 0.95, within: float = 1e-3) -> None:

@@ -7,22 +7,19 @@ timed before its result and gradients agree with the reference in float64.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from ppap_kernels.operations import PASSES, Problem, Way, problems
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor
 
 from bench.conftest import describe
 
+from .preparation import prepared
 from .timing import device, pairs_of
 
 ON = device()
 DTYPES = (torch.bfloat16, torch.float16) if ON.type == "cuda" else (torch.float32,)
-TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 ALL = [
     pytest.param(case, way, dtype, what, id=f"{case.name}-{case.shape}-{what}-{dtype}-{way.name}")
     for case in problems(ON)
@@ -33,49 +30,6 @@ ALL = [
     for way in case.ways
     if what in way.passes
 ]
-
-
-def prepared(
-    case: Problem, way: Way, dtype: torch.dtype, what: str, on: torch.device
-) -> tuple[Callable[[], Any], Callable[[], None]]:
-    """What is timed, and the gate before it."""
-    tensors = case.make(dtype, on)
-    wanted: list[str] = []
-    if what != "forward":
-        wanted = ["x", *(case.trained if what == "full backward" else ())]
-        for name in wanted:
-            tensors[name].requires_grad_()
-    probe = _probe(case.reference(tensors).detach())
-
-    def run(compute: Callable[[dict[str, Tensor]], Tensor], given: dict[str, Tensor]) -> Any:
-        if not wanted:
-            with torch.no_grad():
-                return [compute(given)]
-        found = compute(given)
-        owned = way.owns(given) if compute is way.run else given
-        inputs = [owned[name] for name in wanted]
-        return torch.autograd.grad(found, inputs, probe.to(found.dtype), allow_unused=True)
-
-    def gate() -> None:
-        if not way.comparable:
-            return
-        exact = {
-            name: value.detach().double() if value.is_floating_point() else value
-            for name, value in tensors.items()
-        }
-        for name in wanted:
-            exact[name].requires_grad_()
-        ours, theirs = run(way.run, tensors), run(case.reference, exact)
-        for found, expected in zip(ours, theirs, strict=True):
-            apart = (found.double() - expected).abs().max() / expected.abs().max()
-            assert apart <= TOLERANCE[dtype], f"{way.name} is off by {apart:.1e} of the largest"
-
-    return lambda: run(way.run, tensors), gate
-
-
-def _probe(like: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(like.shape, generator=generator).to(like.device, like.dtype)
 
 
 @pytest.mark.parametrize(("case", "way", "dtype", "what"), ALL)

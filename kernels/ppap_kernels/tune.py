@@ -12,7 +12,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,21 @@ def tune(
     dtype: torch.dtype,
     device: torch.device,
     report: Callable[[str], None] = lambda line: None,
+    among: Iterable[Config] | None = None,
 ) -> dict[str, Any] | None:
     """The fastest way at one entry's shape, as a line of a table; None for kernels not tuned.
 
     A candidate that does not compile, does not fit or gives a wrong result is passed over, and
     said to be.
+
+    Args:
+        kernel: name in the tables.
+        entry: its shape and shipped configuration.
+        timer: microseconds of a call.
+        dtype: of the operands.
+        device: where they are.
+        report: told what is passed over.
+        among: configurations to try, by default all of :func:`candidates`.
     """
     launches = TUNED[kernel].launches if kernel in TUNED else None
     if launches is None:
@@ -60,7 +70,7 @@ def tune(
     launch, plain = launches(entry.shape, dtype, device)
     expected = plain().double()
     best: tuple[float, Config] | None = None
-    for config in candidates(kernel, entry.config):
+    for config in candidates(kernel, entry.config) if among is None else among:
         try:
             apart = (launch(config).double() - expected).abs().max() / expected.abs().max()
             if not apart <= TOLERANCE:

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch_fidelity
 from torch import Tensor
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from ppap.files.images import from_uint8
 
@@ -122,6 +120,9 @@ def register_extractor(extractor: FeatureExtractor) -> str:
     Raises:
         ValueError: if the name is taken, or is none torch-fidelity accepts.
     """
+    import torch_fidelity
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
     if extractor.name in FEATURE_EXTRACTORS_REGISTRY:
         raise ValueError(f"torch-fidelity already has {extractor.name!r}; take another name")
 

@@ -16,10 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.hub import get_dir
-from torch_fidelity.feature_extractor_inceptionv3 import (
-    URL_INCEPTION_V3,
-    FeatureExtractorInceptionV3,
-)
 
 from ppap.evaluation.features import Features, extract
 from ppap.evaluation.reference import ReferenceStatistics, SpatialMoments
@@ -28,7 +24,7 @@ from ppap.files.images import from_uint8, to_uint8
 
 __all__ = ["INCEPTION_FILE", "InceptionExtractor", "load_openai_reference"]
 
-INCEPTION_FILE = URL_INCEPTION_V3.rpartition("/")[2]
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """Name of the published weights; torch-fidelity fetches them by itself where it can."""
 PUBLISHED = INCEPTION_FILE.removesuffix(".pth").rpartition("-")[2]
 SPATIAL_CHANNELS = 7
@@ -51,6 +47,11 @@ class InceptionExtractor:
     """
 
     def __init__(self, path: str | Path | None = None, device: torch.device | str = "cpu") -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import (
+            URL_INCEPTION_V3,
+            FeatureExtractorInceptionV3,
+        )
+
         cached = Path(get_dir()) / "checkpoints" / INCEPTION_FILE
         file = cached if path is None and cached.is_file() else path
         if file is not None:

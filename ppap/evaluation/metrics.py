@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch_fidelity import metric_fid, metric_isc, metric_kid
 
 from ppap.evaluation.features import Features
 from ppap.evaluation.reference import (
@@ -79,6 +78,8 @@ def image_quality(
     Raises:
         ValueError: for too few images, another extractor, or a reference without features.
     """
+    from torch_fidelity import metric_isc, metric_kid
+
     check_extractor(features, reference)
     if kid_subsets < 1 or kid_subset_size < 2:
         raise ValueError(f"KID needs 1 subset of 2, got {kid_subsets} of {kid_subset_size}")
@@ -127,6 +128,8 @@ def frechet_distance(mean_a: Floats, cov_a: Floats, mean_b: Floats, cov_b: Float
     Raises:
         ValueError: if the shapes do not match.
     """
+    from torch_fidelity import metric_fid
+
     shapes = [array.shape for array in (mean_a, cov_a, mean_b, cov_b)]
     size = mean_a.size
     if shapes != [(size,), (size, size)] * 2:

@@ -14,7 +14,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch_fidelity import metric_fid
 
 from ppap.evaluation.features import FeatureExtractor, Features, extract
 
@@ -201,6 +200,8 @@ class ReferenceStatistics:
 
 def moments(matrix: Tensor) -> tuple[Floats, Floats]:
     """Mean (D,) and unbiased covariance (D, D) of an (N, D) float64 matrix, as FID takes them."""
+    from torch_fidelity import metric_fid
+
     found = metric_fid.fid_features_to_statistics(matrix)
     size = matrix.shape[1]
     return found["mu"], found["sigma"].reshape(size, size)

@@ -12,7 +12,7 @@ from ppap_kernels.operations import PASSES, Problem, Way, problems
 from torch import Tensor
 
 from bench.kernels import timing
-from bench.kernels.test_kernels import prepared
+from bench.kernels.preparation import prepared
 
 CPU = torch.device("cpu")
 

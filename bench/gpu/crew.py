@@ -1,0 +1,207 @@
+"""Processes that check the kernels and compile ahead, side by side, before anything is timed.
+
+Each takes the next job that nobody has taken. A GPU's error, after which its process can compute
+nothing more, costs that job alone: the process starts anew and goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.gpu.accuracy import MODES, checks, run_check
+from bench.gpu.end_to_end import compile_once, compile_training_once
+from bench.gpu.kernel_times import compile_rival, kernel_cases
+from bench.gpu.session import Deadline, Record
+from bench.gpu.sizes import GPU, REHEARSAL, Sizes
+from bench.gpu.tuning import candidate_launches
+
+__all__ = ["crew", "jobs", "main", "take_jobs"]
+
+Job = tuple[str, Callable[[], Iterator[dict[str, Any]]]]
+CHECKED = "check"
+GPU_ERRORS = ("CUDA error", "illegal memory access", "unspecified launch failure", "misaligned")
+
+
+def jobs(sizes: Sizes) -> Iterator[Job]:
+    """The longest compilations, the checks, then what is nice to have compiled ahead."""
+    on = sizes.on
+
+    def nothing(function: Callable[[], Any]) -> Callable[[], Iterator[dict[str, Any]]]:
+        def run() -> Iterator[dict[str, Any]]:
+            function()
+            return iter(())
+
+        return run
+
+    def guided(predictor: str, mode: str, way: str) -> Job:
+        ahead = nothing(lambda: compile_once(predictor, mode, way, sizes))
+        return f"compile {way} {predictor} {mode}", ahead
+
+    def trained(predictor: str, batch: int) -> Job:
+        ahead = nothing(lambda: compile_training_once(predictor, batch, sizes))
+        return f"compile training {predictor} {batch}", ahead
+
+    for predictor in sizes.predictors:
+        yield guided(predictor, "tf32", "fast path")
+        yield guided(predictor, "fp32", "fast path")
+    every = list(checks(on))
+    for mode in sorted(MODES, key=("bf16", "fp32", "tf32", "fp16").index):
+        if not (mode == "bf16" and on.type == "cpu"):  # which the interpreter has wrong
+            for check in every:
+                name = f"{CHECKED} {check.name} {check.shape} {mode}"
+                yield name, lambda check=check, mode=mode: run_check(check, mode, on)  # type: ignore[misc]
+    if sizes.compile:
+        for predictor in sizes.predictors:
+            for mode in ("tf32", "bf16", "fp32"):
+                yield guided(predictor, mode, "plain, torch.compile")
+            for batch in sizes.training:
+                yield trained(predictor, batch)
+        for case in kernel_cases(on):
+            if any(way.name == "torch.compile" for way in case[0].ways):
+                name = f"compile {case[0].name} {case[0].shape} {case[2]} {case[1]}"
+                yield name, nothing(lambda case=case: compile_rival(case, on))  # type: ignore[misc]
+    for number, (name, launch) in enumerate(candidate_launches(on)):
+        if sizes.compile or number < 2:
+            yield f"candidate {name}", nothing(launch)
+
+
+def take_jobs(sizes: Sizes, folder: Path, member: int, deadline: Deadline) -> None:
+    """Do what nobody has taken; one line of JSON for every finding."""
+    poison()
+    with (folder / f"{member}.jsonl").open("a") as found:
+
+        def say(row: dict[str, Any]) -> None:
+            found.write(json.dumps(row, default=str) + "\n")
+            found.flush()
+
+        for number, (name, run) in enumerate(jobs(sizes)):
+            if deadline.left <= 0:
+                return
+            if not _claimed(folder / f"{number}.claim"):
+                continue
+            began, failed = time.monotonic(), ""
+            try:
+                for row in run():
+                    say({"job": name, "row": row})
+                    failed = failed or row.get("failed", "")
+            except Exception as error:  # noqa: BLE001 whatever a driver or a compiler raises
+                failed = f"{type(error).__name__}: {str(error)[:1500]}"
+            torch._dynamo.reset()
+            say({"job": name, "seconds": round(time.monotonic() - began, 2), "failed": failed})
+            if any(text in failed for text in GPU_ERRORS):
+                found.close()
+                os.execv(sys.executable, [sys.executable, "-m", "bench.gpu.crew", *sys.argv[1:]])
+
+
+def _claimed(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def poison() -> None:
+    """Fill every output that kernels allocate with NaN, so that what is not written shows."""
+    original = Tensor.new_empty
+
+    def new_empty(self: Tensor, *size: Any, **options: Any) -> Tensor:
+        fresh = original(self, *size, **options)
+        return fresh.fill_(torch.nan) if fresh.is_floating_point() else fresh
+
+    Tensor.new_empty = new_empty  # type: ignore[assignment, method-assign]
+
+
+def crew(record: Record, sizes: Sizes, folder: Path, members: int, deadline: Deadline) -> None:
+    """Let some processes do the jobs; put what the checks found into the record."""
+    folder.mkdir(parents=True)
+    rehearsal = ["--rehearse"] if sizes is REHEARSAL else []
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    running = []
+    for member in range(members):
+        command = [
+            sys.executable, "-m", "bench.gpu.crew", str(folder), str(member), str(deadline.at),
+            *rehearsal,
+        ]  # fmt: skip
+        log = (folder / f"{member}.log").open("w")
+        running.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    try:
+        while deadline.left > 0 and any(process.poll() is None for process in running):
+            time.sleep(0.2)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    for member, process in enumerate(running):
+        if process.returncode not in (0, -9):
+            log_text = (folder / f"{member}.log").read_text()[-3000:]
+            record.errors.append(
+                {"what": f"process {member}", "error": "ended", "traceback": log_text}
+            )
+            print(f"  FAILED process {member}: {log_text[-300:]}")
+    gather(record, sizes, folder)
+
+
+def gather(record: Record, sizes: Sizes, folder: Path) -> None:
+    """Read what the processes wrote, and say which checks failed and what was left."""
+    ended: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # cut off with its process
+                continue
+            if "row" in entry:
+                record.rows.append(entry["row"])
+            else:
+                ended[entry["job"]] = entry
+    for name, entry in ended.items():
+        if entry["failed"] and not name.startswith(CHECKED):
+            record.errors.append({"what": name, "error": "failed", "traceback": entry["failed"]})
+            if not name.startswith("candidate"):
+                print(f"  FAILED {name}: {entry['failed'][:200]}")
+    for number, (name, _) in enumerate(jobs(sizes)):
+        if name not in ended:
+            begun = (folder / f"{number}.claim").exists()
+            record.left_out.append(f"{name}: {'not finished' if begun else 'no time left'}")
+    checked = [name for name in ended if name.startswith(CHECKED)]
+    wrong = [row for row in record.rows if not row["ok"]]
+    record.notes["checks"] = {
+        "jobs": len(checked),
+        "results": len(record.rows),
+        "wrong": len(wrong),
+    }
+    record.notes["seconds"] = {name: entry["seconds"] for name, entry in ended.items()}
+    print(f"  {len(checked)} checks, {len(record.rows)} results, {len(wrong)} wrong")
+    for row in wrong[:40]:
+        about = " ".join(str(row[key]) for key in ("operation", "shape", "mode", "backend", "pass"))
+        print(f"  WRONG {about}: {row.get('errors') or row.get('failed', '')[:200]}")
+    record.write()
+
+
+def main() -> int:
+    """One process of the crew."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.crew")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("member", type=int)
+    parser.add_argument("until", type=float)
+    parser.add_argument("--rehearse", action="store_true")
+    options = parser.parse_args()
+    sizes = REHEARSAL if options.rehearse else GPU
+    take_jobs(sizes, options.folder, options.member, Deadline(options.until))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,103 @@
+"""The tables of configurations, measured here, as far as time allows."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from ppap_kernels import tune
+from ppap_kernels.dispatch import Entry, slug, table
+
+from bench.gpu.hardware import clock
+from bench.gpu.session import Deadline, Record
+from bench.gpu.sizes import Sizes
+
+__all__ = ["candidate_launches", "tables"]
+
+
+def tables(record: Record, sizes: Sizes, deadline: Deadline, folder: Path) -> None:
+    """Write ``configs/<gpu>.json`` into a folder; every entry gets an equal share of the time."""
+    on_gpu = sizes.on.type == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else "rehearsal"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    timer = microseconds if on_gpu else lambda function: 1e6 * clock(function)
+    entries = [(kernel, entry) for kernel in tune.CANDIDATES for entry in table("default")[kernel]]
+    found: dict[str, list[dict[str, Any]]] = {}
+    target = folder / "configs" / f"{slug(name)}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for number, (kernel, entry) in enumerate(entries):
+        if deadline.left <= 0:
+            record.leave_out(f"{kernel} {dict(entry.shape)}", "no time left")
+            continue
+        own = deadline.share(1 / (len(entries) - number))
+        tried: list[dict[str, int]] = []
+        among = within(own, kernel, entry, tried, sizes.candidates)
+        said: list[str] = []
+        line = record.attempt(
+            f"{kernel} {dict(entry.shape)}",
+            lambda: tune.tune(kernel, entry, timer, dtype, sizes.on, said.append, among),  # noqa: B023
+        )
+        if line is None:
+            continue
+        found.setdefault(kernel, []).append(line)
+        every = sum(1 for _ in tune.candidates(kernel, entry.config))
+        shown = {key: line.get(key) for key in ("backend", "torch_us", "triton_us", "config")}
+        row = {"kernel": kernel, **line, "tried": len(tried), "of": every, "passed_over": said}
+        record.add(row, f"{kernel} {dict(entry.shape)}: {shown}, {len(tried)} of {every} tried")
+        note = f"Measured in {str(dtype).removeprefix('torch.')}, torch {torch.__version__}."
+        document = {"gpu": name, "tuned": True, "note": note, "kernels": found}
+        target.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def within(
+    deadline: Deadline, kernel: str, entry: Entry, tried: list[dict[str, int]], most: int
+) -> Iterator[dict[str, int]]:
+    """The shipped configuration, then the others in an order of chance, while time lasts."""
+    for config in shuffled(kernel, entry):
+        if tried and (deadline.left <= 0 or len(tried) >= most):
+            return
+        tried.append(config)
+        yield config
+
+
+def shuffled(kernel: str, entry: Entry) -> list[dict[str, int]]:
+    """The same order everywhere, so that what was compiled ahead is what is tried."""
+    shipped, *others = tune.candidates(kernel, entry.config)
+    random.Random(0).shuffle(others)
+    return [shipped, *others]
+
+
+def candidate_launches(on: torch.device) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Launches of all candidates, those tried first before the others."""
+    dtype = torch.bfloat16 if on.type == "cuda" else torch.float32
+    entries = [(kernel, entry) for kernel in tune.CANDIDATES for entry in table("default")[kernel]]
+    orders = [(kernel, entry, shuffled(kernel, entry)) for kernel, entry in entries]
+    for place in range(max(len(order) for _, _, order in orders)):
+        for kernel, entry, order in orders:
+            if place < len(order):
+                yield (
+                    f"{kernel} {dict(entry.shape)} {order[place]}",
+                    _launch(kernel, entry, order[place], dtype, on),
+                )
+
+
+def _launch(
+    kernel: str, entry: Entry, config: dict[str, int], dtype: torch.dtype, on: torch.device
+) -> Callable[[], Any]:
+    def launch() -> Any:
+        launches = tune.TUNED[kernel].launches
+        assert launches is not None
+        return launches(entry.shape, dtype, on)[0](config)
+
+    return launch
+
+
+def microseconds(function: Callable[[], Any]) -> float:
+    """A quick median over events around calls that find the L2 flushed."""
+    from triton.testing import do_bench
+
+    return 1e3 * float(do_bench(function, warmup=2, rep=12, return_mode="median"))

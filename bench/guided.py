@@ -1,0 +1,61 @@
+"""A guided step of every way of doing it, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bench.reference import ReferenceExperts
+from bench.workloads import BATCH, SCALE, bank_of, denoiser
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.guide import Guide, State
+from ppap.diffusion.solver import Stepper, plain_step
+from ppap.experts.bank import ExpertBank
+from ppap.fast.path import FastPath
+
+__all__ = ["INDEX", "SAMPLER", "WAYS", "classes", "guide_of", "stepper"]
+
+INDEX = 11
+"""Of DDIM-25: timestep 440, the third expert's."""
+SAMPLER = DDIM(25)
+WAYS = ("reference", "plain", "fast path")
+
+
+def classes(count: int) -> Tensor:
+    """(count,) classes to guide to, in turn."""
+    return torch.arange(count) % 10
+
+
+def guide_of(way: str, bank: ExpertBank, count: int) -> Guide:
+    """To (count,) classes; the reference's has networks of its own."""
+    if way == "reference":
+        return ReferenceExperts(bank).guide(classes(count), SCALE)
+    return bank.guide(classes(count), SCALE)
+
+
+def stepper(
+    way: str, predictor: str, device: str = "cpu", batch: int = BATCH, compile: bool = True
+) -> Callable[[Tensor], Tensor]:
+    """x_t at one timestep -> x at the next.
+
+    Args:
+        way: of :data:`WAYS`.
+        predictor: of the setting.
+        device: where networks are.
+        batch: images of x_t.
+        compile: whether the fast path compiles.
+    """
+    network = denoiser(device)
+    schedule = network.schedule.respace(SAMPLER.spacing)
+    guide = guide_of(way, bank_of(predictor, device=device), batch)
+    fast = FastPath(network, batch, compile)
+    timesteps = torch.full((batch,), int(schedule.timesteps[INDEX]), device=device)
+
+    def run(stepper: Stepper, x_t: Tensor) -> Tensor:
+        state = State(x_t, timesteps, network, number=INDEX)
+        return stepper(SAMPLER, schedule, INDEX, state, guide, None, None).x
+
+    return partial(run, fast.step if way == "fast path" else plain_step)

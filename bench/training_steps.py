@@ -1,0 +1,92 @@
+"""A training step of five experts in every way of doing it, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from bench.reference import ReferenceExperts, reference_training_step
+from bench.workloads import EXPERTS, bank_of, denoiser, noisy
+from ppap.experts.bank import ExpertBank
+from ppap.experts.together import JointStep
+from ppap.tasks.classes import ClassTask
+
+__all__ = ["BATCH", "WAYS", "stepper"]
+
+BATCH = 40
+WAYS = ("reference", "loop over experts", "grouped", "joint", "joint, compiled")
+
+
+def stepper(
+    way: str, predictor: str, device: str = "cpu", batch: int = BATCH
+) -> tuple[ExpertBank | ReferenceExperts, Callable[[], float]]:
+    """What is trained, and one step of all experts that gives their mean loss.
+
+    Every way sees the same images, noise and timesteps, and ends with an optimiser's step.
+
+    Args:
+        way: of :data:`WAYS`.
+        predictor: of the setting.
+        device: where networks and images are.
+        batch: images, equally many for each expert.
+    """
+    bank = bank_of(predictor, device=device).train()
+    task, schedule = ClassTask(), denoiser(device).schedule
+    x_0, noise = noisy(batch, device).tanh(), noisy(2 * batch, device)[batch:]
+    timesteps = torch.arange(batch, device=device) * 1000 // batch
+    share = batch // EXPERTS
+    experts = torch.arange(EXPERTS, device=device).repeat_interleave(share)
+    taught = bank.teacher_prediction(x_0)
+
+    def adamw(*parameters: torch.nn.Parameter) -> torch.optim.AdamW:
+        return torch.optim.AdamW(parameters, 1e-4, weight_decay=0.05, fused=True)
+
+    if way == "reference":
+        copies = ReferenceExperts(bank)
+        optimisers = [adamw(*own.values()) for own in copies.own]  # type: ignore[arg-type]
+        return copies, lambda: reference_training_step(
+            copies, optimisers, bank.predictor.eval(), x_0, timesteps, noise, schedule
+        )
+    if way == "loop over experts":
+        each = [adamw(*bank.expert(number).parameters()) for number in range(EXPERTS)]
+
+        def loop() -> float:
+            x_t, total = schedule.add_noise(x_0, timesteps, noise), 0.0
+            for number, optimiser in enumerate(each):
+                rows = slice(number * share, (number + 1) * share)
+                loss = task.transfer_loss(bank.predict(x_t[rows], number), taught[rows])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                total += float(loss.detach())
+            return total / EXPERTS
+
+        return bank, loop
+    if way == "grouped":
+        every = adamw(*bank.experts.parameters())
+
+        def grouped() -> float:
+            x_t = schedule.add_noise(x_0, timesteps, noise)
+            loss = task.transfer_loss(bank.predict_mixed(x_t, experts), taught)
+            every.zero_grad()
+            (loss * EXPERTS).backward()
+            every.step()
+            return float(loss.detach())
+
+        return bank, grouped
+    joint = JointStep(
+        bank,
+        lambda found, chosen: task.transfer_loss(found, taught[chosen]),
+        compile=way == "joint, compiled",
+    )
+    lines = adamw(joint.parameters)
+    chosen = torch.arange(batch, device=device).view(EXPERTS, share)
+
+    def together() -> float:
+        x_t = schedule.add_noise(x_0, timesteps, noise)
+        value = joint(x_t.view(EXPERTS, share, *x_t.shape[1:]), chosen)
+        lines.step()
+        return value
+
+    return bank, together
