@@ -114,6 +114,12 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """Check, time and tune everything on the GPU that is here: nox -s gpu -- --seconds 600."""
+    run_shared(session, "bench.gpu", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def zoo(session: nox.Session) -> None:
     """Train the networks that the repository ships."""
     run_shared(session, "ablations.zoo", *session.posargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-SHARES = {"correctness": 0.33, "end-to-end": 0.55, "kernels": 0.6, "tune": 1.0}
+SHARES = {"correctness": 0.3, "end-to-end": 0.6, "kernels": 0.6, "tune": 1.0}
 """Of the time that is left when a stage begins."""
 GRACE = 6.0
 """Seconds over its time after which a stage is broken off."""
@@ -27,7 +28,9 @@ GRACE = 6.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stages; 1 where there is no GPU to run on, else 0, whatever was found."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the records")
+    parser.add_argument(
+        "--out", type=Path, help="for records; reports/results/gpu-NAME if not given"
+    )
     parser.add_argument("--seconds", type=float, default=270.0, help="for everything together")
     parser.add_argument("--stages", nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--workers", type=int, help="processes that check and compile ahead")
@@ -37,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 
     import torch
+    from ppap_kernels.dispatch import slug
 
-    from bench.gpu.hardware import about
+    from bench.gpu.hardware import about, still_works
     from bench.gpu.session import Deadline
 
     if not options.rehearse and not torch.cuda.is_available():
@@ -46,11 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     whole = Deadline.after(options.seconds)
     watch_over(whole.left + 3 * GRACE)
-    options.out.mkdir(parents=True, exist_ok=True)
     machine = about()
+    if options.out is None:
+        options.out = Path("reports/results") / f"gpu-{slug(machine.get('gpu', 'rehearsal'))}"
+    options.out.mkdir(parents=True, exist_ok=True)
     print(machine)
     lines = []
-    for stage in options.stages:
+    for number, stage in enumerate(options.stages):
+        if not still_works():
+            lines.append(f"{stage} and later: in a new process, for this one lost its GPU")
+            go_on(options, options.stages[number:], whole.left)
+            break
         last = stage == options.stages[-1]
         part = whole.share(1.0 if last else SHARES[stage])
         began = time.monotonic()
@@ -58,6 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines.append(f"{line}, {time.monotonic() - began:.0f} s")
     print("\n".join(["SUMMARY", str(machine.get("gpu", machine["cpu"])), *lines]))
     return 0
+
+
+def go_on(options: argparse.Namespace, stages: Sequence[str], seconds: float) -> None:
+    """Run what is left in a process of its own."""
+    command = [sys.executable, "-m", "bench.gpu", "--out", str(options.out), "--seconds"]
+    command += [str(max(1.0, seconds)), "--stages", *stages]
+    command += ["--rehearse"] if options.rehearse else []
+    subprocess.run(command, check=False)
 
 
 def run_stage(

@@ -11,6 +11,7 @@ import torch
 from ppap_kernels.dispatch import Backend
 from ppap_kernels.operations import (
     PASSES,
+    Problem,
     grouped_lora_linear,
     guided_step,
     lora_conv,
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from bench.gpu.hardware import precision
 
-__all__ = ["MODES", "Check", "checks", "run_check"]
+__all__ = ["MODES", "Check", "odd_checks", "real_checks", "run_check"]
 
 Tensors = dict[str, Tensor]
 MODES = {
@@ -86,9 +87,11 @@ CALLS: dict[str, Callable[[Tensors, Backend], Tensor]] = {
 }  # fmt: skip
 
 
-def checks(on: torch.device) -> Iterator[Check]:
-    """Odd sizes first: they are quick, and what is wrong shows there first."""
-    odd = (
+def odd_checks() -> Iterator[Check]:
+    """Sizes that no tile fits: quick, and what is wrong shows there first."""
+    yield from _convolutions()
+    yield _with_idle_rows()
+    for problem in (
         lora_linear.problem(33, 70, 101, 5, gpu=False),
         lora_linear.problem(5, 7, 6, 1, gpu=False),
         grouped_lora_linear.problem(7, 5, 45, 77, 3, gpu=False),
@@ -99,13 +102,19 @@ def checks(on: torch.device) -> Iterator[Check]:
         guided_step.ddpm_problem(3, 2, 13),
         transfer_loss.problem(5, 10),
         transfer_loss.problem(37, 21),
-    )
-    yield from _convolutions()
-    yield _with_idle_rows()
-    for problem in (*odd, *problems(on)):
-        trained = tuple(name for name in FACTORS if name != "x") if problem.trained else ()
-        call = CALLS[problem.name]
-        yield Check(problem.name, problem.shape, problem.make, call, problem.reference, trained)
+    ):
+        yield _of(problem)
+
+
+def real_checks(on: torch.device) -> Iterator[Check]:
+    """Sizes of real networks."""
+    return map(_of, problems(on))
+
+
+def _of(problem: Problem) -> Check:
+    trained = tuple(name for name in FACTORS if name != "x") if problem.trained else ()
+    call = CALLS[problem.name]
+    return Check(problem.name, problem.shape, problem.make, call, problem.reference, trained)
 
 
 def _convolutions() -> Iterator[Check]:
@@ -152,6 +161,7 @@ def _with_idle_rows() -> Check:
 def run_check(check: Check, mode: str, on: torch.device) -> Iterator[dict[str, Any]]:
     """A row for every backend and pass, each on its own: one that fails doesn't stop the next."""
     dtype, limit = MODES[mode]
+    inputs = check.make(dtype, on)
     for backend in BACKENDS:
         for what in PASSES:
             row: dict[str, Any] = {
@@ -160,7 +170,7 @@ def run_check(check: Check, mode: str, on: torch.device) -> Iterator[dict[str, A
             }  # fmt: skip
             try:
                 with precision(mode):
-                    errors = relative_errors(check, dtype, backend, what, on)
+                    errors = relative_errors(check, inputs, backend, what)
             except Exception as error:  # noqa: BLE001 whatever a driver or a compiler raises
                 yield row | {"ok": False, "failed": f"{type(error).__name__}: {str(error)[:600]}"}
                 continue
@@ -171,10 +181,10 @@ def run_check(check: Check, mode: str, on: torch.device) -> Iterator[dict[str, A
 
 
 def relative_errors(
-    check: Check, dtype: torch.dtype, backend: Backend, what: str, on: torch.device
+    check: Check, inputs: Tensors, backend: Backend, what: str
 ) -> dict[str, float] | None:
     """Largest difference by result, as a share of its largest value; None without such a pass."""
-    tensors = check.make(dtype, on)
+    tensors = dict(inputs)
     exact = {n: v.double() if v.is_floating_point() else v for n, v in tensors.items()}
     wanted: list[str] = []
     if what != "forward":
@@ -189,9 +199,10 @@ def relative_errors(
         found, expected = check.call(tensors, backend), check.reference(exact)
     if not wanted:
         return {"y": _apart(found, expected)}
-    probe = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(on)
-    ours = torch.autograd.grad(found, [tensors[n] for n in wanted], probe.to(found.dtype))
-    probe = probe.to(found.dtype).double()
+    generator = torch.Generator(found.device).manual_seed(1)
+    probe = torch.randn(found.shape, generator=generator, device=found.device).to(found.dtype)
+    ours = torch.autograd.grad(found, [tensors[n] for n in wanted], probe)
+    probe = probe.double()
     theirs = torch.autograd.grad(expected, [exact[n] for n in wanted], probe)
     triples = zip(wanted, ours, theirs, strict=True)
     return {f"d{name}": _apart(a, b) for name, a, b in triples}

@@ -13,13 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.gpu.accuracy import MODES, checks, run_check
+from bench.gpu.accuracy import odd_checks, real_checks, run_check
 from bench.gpu.end_to_end import compile_once, compile_training_once
 from bench.gpu.kernel_times import compile_rival, kernel_cases
 from bench.gpu.session import Deadline, Record
@@ -53,32 +55,30 @@ def jobs(sizes: Sizes) -> Iterator[Job]:
         return f"compile training {predictor} {batch}", ahead
 
     for predictor in sizes.predictors:
-        yield guided(predictor, "tf32", "fast path")
-        yield guided(predictor, "fp32", "fast path")
-    every = list(checks(on))
-    for mode in sorted(MODES, key=("bf16", "fp32", "tf32", "fp16").index):
-        if not (mode == "bf16" and on.type == "cpu"):  # which the interpreter has wrong
-            for check in every:
+        for mode in ("tf32", "fp32"):
+            yield guided(predictor, mode, "fast path")
+    for predictor in sizes.predictors if sizes.compile else ():
+        yield guided(predictor, "tf32", "plain, torch.compile")
+        yield trained(predictor, sizes.training[0])
+    for group in (list(odd_checks()), list(real_checks(on))):
+        for mode in sizes.modes:
+            for check in group:
                 name = f"{CHECKED} {check.name} {check.shape} {mode}"
-                yield name, lambda check=check, mode=mode: run_check(check, mode, on)  # type: ignore[misc]
+                yield name, partial(run_check, check, mode, on)
     if sizes.compile:
         for predictor in sizes.predictors:
-            for mode in ("tf32", "bf16", "fp32"):
-                yield guided(predictor, mode, "plain, torch.compile")
-            for batch in sizes.training:
-                yield trained(predictor, batch)
+            yield trained(predictor, sizes.training[-1])
         for case in kernel_cases(on):
             if any(way.name == "torch.compile" for way in case[0].ways):
                 name = f"compile {case[0].name} {case[0].shape} {case[2]} {case[1]}"
-                yield name, nothing(lambda case=case: compile_rival(case, on))  # type: ignore[misc]
-    for number, (name, launch) in enumerate(candidate_launches(on)):
+                yield name, nothing(partial(compile_rival, case, on))
+    for number, (name, launch) in enumerate(candidate_launches(sizes)):
         if sizes.compile or number < 2:
             yield f"candidate {name}", nothing(launch)
 
 
 def take_jobs(sizes: Sizes, folder: Path, member: int, deadline: Deadline) -> None:
     """Do what nobody has taken; one line of JSON for every finding."""
-    poison()
     with (folder / f"{member}.jsonl").open("a") as found:
 
         def say(row: dict[str, Any]) -> None:
@@ -92,9 +92,10 @@ def take_jobs(sizes: Sizes, folder: Path, member: int, deadline: Deadline) -> No
                 continue
             began, failed = time.monotonic(), ""
             try:
-                for row in run():
-                    say({"job": name, "row": row})
-                    failed = failed or row.get("failed", "")
+                with poisoned() if name.startswith(CHECKED) else nullcontext():
+                    for row in run():
+                        say({"job": name, "row": row})
+                        failed += row.get("failed", "")
             except Exception as error:  # noqa: BLE001 whatever a driver or a compiler raises
                 failed = f"{type(error).__name__}: {str(error)[:1500]}"
             torch._dynamo.reset()
@@ -112,7 +113,8 @@ def _claimed(path: Path) -> bool:
     return True
 
 
-def poison() -> None:
+@contextmanager
+def poisoned() -> Iterator[None]:
     """Fill every output that kernels allocate with NaN, so that what is not written shows."""
     original = Tensor.new_empty
 
@@ -121,6 +123,10 @@ def poison() -> None:
         return fresh.fill_(torch.nan) if fresh.is_floating_point() else fresh
 
     Tensor.new_empty = new_empty  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        Tensor.new_empty = original  # type: ignore[method-assign]
 
 
 def crew(record: Record, sizes: Sizes, folder: Path, members: int, deadline: Deadline) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench import training_steps
-from bench.gpu.guided import Guided, difference, said
+from bench.gpu.guided import RIVALS, Guided, difference, said
 from bench.gpu.hardware import clock, interleaved, peak_mib, precision, row_of
 from bench.gpu.session import Deadline, Record
 from bench.gpu.sizes import Sizes
@@ -20,9 +20,8 @@ from ppap.compute.precision import autocast
 from ppap.diffusion.ddim import DDIM
 from ppap.fast.sampling import sample
 
-__all__ = ["MODES", "compile_once", "compile_training_once", "end_to_end"]
+__all__ = ["compile_once", "compile_training_once", "end_to_end"]
 
-MODES = ("tf32", "fp32", "bf16")
 REFERENCE = "reference"
 MOST_SECONDS = 6.0
 """Of the rounds of one comparison."""
@@ -30,23 +29,25 @@ MOST_SECONDS = 6.0
 
 def end_to_end(record: Record, sizes: Sizes, deadline: Deadline) -> None:
     """As much as there is time for, what matters most first."""
-    first, *others = sizes.predictors
-    items: list[tuple[str, Callable[[], None]]] = [
-        (f"guided {first} tf32", partial(guided, record, first, "tf32", sizes, deadline)),
-        ("repeated calls", partial(repeated_calls, record, first, sizes, deadline)),
-    ]
-    for mode in MODES:
-        for predictor in sizes.predictors:
-            if (predictor, mode) != (first, "tf32"):
-                run = partial(guided, record, predictor, mode, sizes, deadline)
-                items.append((f"guided {predictor} {mode}", run))
-    for predictor in sizes.predictors:
-        for batch in sizes.training:
-            run = partial(training, record, predictor, batch, sizes, deadline)
-            items.append((f"training {predictor} batch {batch}", run))
-    order = [0, 1, 2, len(items) - 1 - (len(sizes.training) > 1)] if others else []
-    items = [items[n] for n in order] + [x for n, x in enumerate(items) if n not in order]
-    for name, run in items:
+    first, last = sizes.predictors[0], sizes.predictors[-1]
+    small, large = sizes.training[0], sizes.training[-1]
+    about = record, sizes, deadline
+    items: dict[str, Callable[[], None]] = {
+        f"guided {first} tf32": partial(guided, *about, first, "tf32"),
+        "repeated calls": partial(repeated_calls, *about, first),
+        f"guided {last} tf32": partial(guided, *about, last, "tf32"),
+        f"training {first} {small}": partial(training, *about, first, small),
+        f"guided {first} fp32": partial(guided, *about, first, "fp32"),
+        f"guided {first} bf16": partial(guided, *about, first, "bf16"),
+        f"rival {first}": partial(rival, *about, first),
+        f"guided {last} fp32": partial(guided, *about, last, "fp32"),
+        f"guided {last} bf16": partial(guided, *about, last, "bf16"),
+        f"training {last} {small}": partial(training, *about, last, small),
+        f"training {first} {large}": partial(training, *about, first, large),
+        f"rival {last}": partial(rival, *about, last),
+        f"training {last} {large}": partial(training, *about, last, large),
+    }
+    for name, run in items.items():
         if deadline.left <= 0:
             record.leave_out(name, "no time left")
             continue
@@ -60,65 +61,73 @@ def end_to_end(record: Record, sizes: Sizes, deadline: Deadline) -> None:
 def compile_once(predictor: str, mode: str, way: str, sizes: Sizes) -> None:
     """Fill the caches on disk."""
     with precision(mode):
-        work = Guided(predictor, mode, sizes)
-        work.step(way)()
-        if way == "fast path":
-            work.step(way, guided=False)()
+        Guided(predictor, mode, sizes, (way,)).step(way)()
 
 
-def guided(record: Record, predictor: str, mode: str, sizes: Sizes, deadline: Deadline) -> None:
+def guided(record: Record, sizes: Sizes, deadline: Deadline, predictor: str, mode: str) -> None:
     """One predictor in one precision: agreement, a step, whole calls, synthesis, memory."""
     with precision(mode), said() as warnings:
         work = Guided(predictor, mode, sizes)
         about = {"predictor": predictor, "mode": mode, "batch": sizes.batch}
-        if mode == "bf16":  # the fast path computes in float32
-            ways = [way for way in work.ways if way != "fast path"]
-        else:
-            ways = list(work.ways)
+        ways = agreement(record, work, about, warnings)
         steps = {way: work.step(way) for way in ways}
-        first = {way: record.attempt(f"{way}, {about}", partial(clock, steps[way])) for way in ways}
-        ways = [way for way in ways if first[way] is not None]
-        after = {way: steps[way]() for way in ways}
-        images = {}
-        for way in ways:
-            images[way] = record.attempt(
-                f"sample, {way}, {about}", partial(work.sample, way, sizes.few)
-            )
-        agreement = {
-            way: {
-                "step": difference(after[way], after[REFERENCE]),
-                "images": None
-                if images[way] is None
-                else difference(images[way], images[REFERENCE]),
-                "first_step_s": round(first[way], 3),
-            }
-            for way in ways
+        name = f"guided step, {sizes.batch}"
+        compare(record, name, steps, about, sizes.batch, sizes, deadline)
+        for guide in (True, False):
+            # Without a guide the reference and the plain path are the same.
+            own = {w: partial(work.sample, w, sizes.few, guide) for w in ways[not guide :]}
+            what = f"{'guided' if guide else 'unguided'} sample, DDIM-{sizes.steps}"
+            compare(record, f"{what}, {sizes.few}", own, about, sizes.few, sizes, deadline)
+        seconds = sum(clock(partial(work.sample, way, sizes.few)) for way in ways)
+        long = f"guided sample, DDIM-{sizes.steps}, {sizes.many}"
+        if 3 * seconds * sizes.many / sizes.few > deadline.left / 3:
+            record.leave_out(f"{long} {about}", "no time left")
+        else:
+            own = {w: partial(work.sample, w, sizes.many) for w in ways}
+            compare(record, long, own, about, sizes.many, sizes, deadline)
+
+
+def agreement(
+    record: Record, work: Guided, about: dict[str, Any], warnings: list[str]
+) -> list[str]:
+    """The ways that work, once their steps and images were compared with the reference's."""
+    steps, images, rows, ways = {}, {}, {}, []
+    for way in work.ways:
+        step = work.step(way)
+        began = time.monotonic()
+        steps[way] = record.attempt(f"step, {way}, {about}", step)
+        first = round(time.monotonic() - began, 3)
+        call = partial(work.sample, way, work.sizes.few)
+        images[way] = record.attempt(f"sample, {way}, {about}", call)
+        if steps[way] is None or images[way] is None:
+            continue
+        ways.append(way)
+        rows[way] = {
+            "step": difference(steps[way], steps[REFERENCE]),
+            "images": difference(images[way], images[REFERENCE]),
+            "first_step_s": first,
         }
-        row = {"what": "agreement with the reference", **about, "ways": agreement}
-        row["compilations"], row["logged"] = work.fast.compilations, warnings
-        fast = agreement.get("fast path")
-        record.add(row, f"{predictor} {mode}: fast path apart {fast}; logged {len(warnings)}")
-        ways = [way for way in ways if images[way] is not None]
-        compare(
-            record, f"guided step, {sizes.batch}", {w: steps[w] for w in ways}, about,
-            sizes.batch, sizes, deadline,
-        )  # fmt: skip
-        for what, count, guide in (
-            ("guided sample", sizes.few, True),
-            ("synthesis", sizes.few, False),
-            ("guided sample", sizes.many, True),
-        ):
-            if count == sizes.many:
-                wanted = [w for w in ways if w in (REFERENCE, "plain", "fast path")]
-                if mode == "fp32":
-                    continue
-            else:
-                wanted = ways
-            calls = {w: partial(work.sample, w, count, guide) for w in wanted}
-            if not guide:
-                calls.pop(REFERENCE)  # nothing differs without a guide
-            name = f"{what}, DDIM-{sizes.steps}, {count} images"
-            compare(record, name, calls, about, count, sizes, deadline)
+    row = {"what": "agreement with the reference", **about, "ways": rows}
+    row |= {"compilations": work.fast.compilations, "logged": list(warnings)}
+    told = {way: f"{found['step']['largest']:.1e}" for way, found in rows.items()}
+    record.add(row, f"steps apart {told}; logged: {warnings}")
+    return ways
+
+
+def rival(record: Record, sizes: Sizes, deadline: Deadline, predictor: str) -> None:
+    """The plain path with both networks through torch.compile."""
+    with precision("tf32"):
+        work = Guided(predictor, "tf32", sizes, ("plain", *RIVALS))
+        about = {"predictor": predictor, "mode": "tf32", "batch": sizes.batch}
+        ways = [
+            way for way in work.ways
+            if record.attempt(f"step, {way}, {about}", work.step(way)) is not None
+        ]  # fmt: skip
+        steps = {way: work.step(way) for way in ways}
+        calls = {way: partial(work.sample, way, sizes.few) for way in ways}
+        compare(record, f"guided step, {sizes.batch}", steps, about, sizes.batch, sizes, deadline)
+        name = f"guided sample, DDIM-{sizes.steps}, {sizes.few}"
+        compare(record, name, calls, about, sizes.few, sizes, deadline)
 
 
 def compare(
@@ -136,8 +145,7 @@ def compare(
         if deadline.left <= 0:
             record.leave_out(f"{what} {about}", "no time left")
             return
-        peaks[way] = peak_mib(call)
-        seconds[way] = clock(call)
+        seconds[way], peaks[way] = peak_mib(call)
     spare = min(MOST_SECONDS, max(0.0, deadline.left))
     rounds = max(1, min(sizes.rounds, int(spare / (2 * sum(seconds.values())))))
     found = interleaved(ways, rounds)
@@ -151,7 +159,7 @@ def compare(
     print(f"  {what}, {' '.join(str(value) for value in about.values())}: {'; '.join(line)}")
 
 
-def repeated_calls(record: Record, predictor: str, sizes: Sizes, deadline: Deadline) -> None:
+def repeated_calls(record: Record, sizes: Sizes, deadline: Deadline, predictor: str) -> None:
     """Equal calls one after another, each as a user makes it, with a guide of its own."""
     network, bank = denoiser(sizes.device), bank_of(predictor, device=sizes.device)
     sampler = DDIM(sizes.steps)
@@ -160,12 +168,13 @@ def repeated_calls(record: Record, predictor: str, sizes: Sizes, deadline: Deadl
         guide = bank.guide(classes(sizes.few), SCALE)
         return sample(network, sizes.few, guide, sampler, batch=sizes.batch, fast=fast)
 
+    own = deadline.share(0.4)
     expected = call(False)
     plain_s = round(clock(lambda: call(False)), 4)
     record.notes["plain_call_s"] = plain_s
     line = []
     for number in range(1, sizes.calls + 1):
-        if deadline.left <= 0:
+        if deadline.left <= 0 or (own.left <= 0 and number > 5):
             record.leave_out(f"call {number} of {sizes.calls}", "no time left")
             return
         row: dict[str, Any] = {"what": "repeated calls", "call": number, "plain_s": plain_s}

@@ -24,7 +24,10 @@ from ppap.experts.bank import ExpertBank
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
 
-__all__ = ["Guided", "said"]
+__all__ = ["RIVALS", "WAYS", "Guided", "difference", "said"]
+
+WAYS = ("reference", "plain", "fast path", "plain, channels-last")
+RIVALS = ("plain, torch.compile",)
 
 
 class Guided:
@@ -34,28 +37,34 @@ class Guided:
         predictor: of the setting.
         mode: ``"fp32"``, ``"tf32"`` or ``"bf16"``; the flags of the first two are the caller's.
         sizes: of batches.
+        ways: those wanted, by default :data:`WAYS`.
 
     Attributes:
-        ways: names, the reference first.
-        fast: the path that the last of them runs on.
+        ways: those there are.
+        fast: the path that the way of this name runs on.
     """
 
-    def __init__(self, predictor: str, mode: str, sizes: Sizes) -> None:
+    def __init__(
+        self, predictor: str, mode: str, sizes: Sizes, ways: tuple[str, ...] | None = None
+    ) -> None:
         self.sizes = sizes
         self.precision: Precision = "bf16" if mode == "bf16" else "fp32"
         self.sampler = DDIM(min(sizes.steps, 25))
         network, bank = denoiser(sizes.device), bank_of(predictor, device=sizes.device)
-        self._plain = network, bank
         self.fast = FastPath(network, sizes.batch, sizes.compile)
-        self._models: dict[str, tuple[Denoiser, ExpertBank | ReferenceExperts]] = {
-            "reference": (network, ReferenceExperts(bank)),
-            "plain": (network, bank),
-            "plain, channels-last": _in_channels_last(network, bank),
+        self._models: dict[str, tuple[Denoiser, ExpertBank | ReferenceExperts]] = {}
+        makers: dict[str, Callable[[], tuple[Denoiser, ExpertBank | ReferenceExperts]]] = {
+            "reference": lambda: (network, ReferenceExperts(bank)),
+            "plain": lambda: (network, bank),
+            "fast path": lambda: (network, bank),
+            "plain, channels-last": lambda: _in_channels_last(network, bank),
+            "plain, torch.compile": lambda: _compiled(network, bank),
         }
-        if sizes.compile:
-            self._models["plain, torch.compile"] = _compiled(network, bank)
-        self._models["fast path"] = network, bank
-        self.ways = tuple(self._models)
+        if ways is None:  # the fast path computes in float32
+            ways = tuple(w for w in WAYS if w != "fast path" or mode != "bf16")
+        self.ways = ways if sizes.compile else tuple(w for w in ways if "compile" not in w)
+        for way in self.ways:
+            self._models[way] = makers[way]()
 
     def guide(self, way: str, count: int) -> Guide:
         model = self._models[way][1]

@@ -16,7 +16,16 @@ import torch
 from bench.paired import Paired, median_interval
 from ppap.compute.cpu import cpu_model, instruction_set
 
-__all__ = ["PACKAGES", "about", "clock", "interleaved", "peak_mib", "precision", "row_of"]
+__all__ = [
+    "PACKAGES",
+    "about",
+    "clock",
+    "interleaved",
+    "peak_mib",
+    "precision",
+    "row_of",
+    "still_works",
+]
 
 PACKAGES = ("torch", "triton", "timm", "peft", "torchvision", "diffusers", "transformers")
 
@@ -72,6 +81,15 @@ def precision(name: str) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
+def still_works() -> bool:
+    """False once a kernel has gone astray, after which a process can use its GPU no more."""
+    try:
+        synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
 def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -86,16 +104,13 @@ def clock(function: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def peak_mib(function: Callable[[], Any]) -> float:
-    """Device memory at the peak of a call, all that was there before included."""
+def peak_mib(function: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of a call, and device memory at its peak, what was there before included."""
     if not torch.cuda.is_available():
-        function()
-        return 0.0
-    synchronize()
+        return clock(function), 0.0
     torch.cuda.reset_peak_memory_stats()
-    function()
-    synchronize()
-    return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    seconds = clock(function)
+    return seconds, round(torch.cuda.max_memory_allocated() / 2**20, 1)
 
 
 def interleaved(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:

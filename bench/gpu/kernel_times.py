@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import torch
 from ppap_kernels.operations import PASSES, Problem, Way, problems
+from torch import Tensor
 
 from bench.gpu.hardware import precision
 from bench.gpu.session import Deadline, Record
@@ -68,9 +70,12 @@ def kernel_times(record: Record, sizes: Sizes, deadline: Deadline) -> None:
                 record.leave_out(name, "no time left")
                 continue
             found: dict[str, dict[str, Any]] = {}
+            given = _drawn_once(problem)
+            eager = next(way for way in problem.ways if way.name == "torch eager")
+            reference, _ = prepared(given, eager, dtype, what, on)
             for way in problem.ways:
                 if what in way.passes and deadline.left > 0:
-                    run = partial(_row, problem, way, dtype, what, sizes)
+                    run = partial(_row, given, way, dtype, what, sizes, reference)
                     row = record.attempt(f"{way.name}: {name}", run)
                     if row is not None:
                         found[way.name] = row
@@ -81,13 +86,28 @@ def kernel_times(record: Record, sizes: Sizes, deadline: Deadline) -> None:
             print(f"  {name}: {', '.join(said)} us")
 
 
-def _row(problem: Problem, way: Way, dtype: torch.dtype, what: str, sizes: Sizes) -> dict[str, Any]:
+def _drawn_once(problem: Problem) -> Problem:
+    """The same problem, whose inputs are drawn by the first way and kept for the others."""
+    kept = cache(problem.make)
+
+    def make(dtype: torch.dtype, on: torch.device) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in kept(dtype, on).items()}
+
+    return replace(problem, make=make)
+
+
+def _row(
+    problem: Problem,
+    way: Way,
+    dtype: torch.dtype,
+    what: str,
+    sizes: Sizes,
+    reference: Callable[[], Any],
+) -> dict[str, Any]:
     on = sizes.on
     function, gate = prepared(problem, way, dtype, what, on)
     if dtype != torch.float32 or on.type == "cpu":
         gate()  # TF32 is judged among the checks, by its own limit
-    eager = next(other for other in problem.ways if other.name == "torch eager")
-    reference, _ = prepared(problem, eager, dtype, what, on)
     rounds = min(ROUNDS, sizes.rounds)
     pairs, peak = pairs_of(function, reference, on, rounds)
     ratio = pairs.ratio

@@ -21,10 +21,12 @@ class Sizes:
         steps: of DDIM.
         training: images of a training step's batch, small and large.
         predictors: of the setting.
+        modes: element types of the checks; Triton's interpreter has bfloat16 products wrong.
         compile: whether graphs are compiled.
         calls: equal ones in a row, to see which compile anew.
         candidates: configurations tried for a kernel, at most.
         rounds: of a comparison, at most.
+        largest: dimension of what is tuned.
     """
 
     device: str
@@ -34,15 +36,24 @@ class Sizes:
     steps: int
     training: tuple[int, ...]
     predictors: tuple[str, ...]
+    modes: tuple[str, ...]
     compile: bool
     calls: int
     candidates: int
     rounds: int
+    largest: int
 
     @property
     def on(self) -> torch.device:
         return torch.device(self.device)
 
 
-GPU = Sizes("cuda", 256, 256, 4096, 25, (40, 640), ("resnet", "vit"), True, 8, 400, 15)
-REHEARSAL = Sizes("cpu", 2, 2, 3, 2, (5,), ("resnet",), False, 2, 2, 1)
+GPU = Sizes(
+    device="cuda", batch=256, few=256, many=4096, steps=25, training=(40, 640),
+    predictors=("resnet", "vit"), modes=("bf16", "fp32", "tf32", "fp16"), compile=True, calls=8,
+    candidates=400, rounds=15, largest=2**40,
+)  # fmt: skip
+REHEARSAL = Sizes(
+    device="cpu", batch=2, few=2, many=3, steps=2, training=(5,), predictors=("resnet",),
+    modes=("fp32", "fp16"), compile=False, calls=2, candidates=2, rounds=1, largest=40,
+)  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def tables(record: Record, sizes: Sizes, deadline: Deadline, folder: Path) -> No
     name = torch.cuda.get_device_name() if on_gpu else "rehearsal"
     dtype = torch.bfloat16 if on_gpu else torch.float32
     timer = microseconds if on_gpu else lambda function: 1e6 * clock(function)
-    entries = [(kernel, entry) for kernel in tune.CANDIDATES for entry in table("default")[kernel]]
+    entries = list(tuned_entries(sizes))
     found: dict[str, list[dict[str, Any]]] = {}
     target = folder / "configs" / f"{slug(name)}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,10 +72,20 @@ def shuffled(kernel: str, entry: Entry) -> list[dict[str, int]]:
     return [shipped, *others]
 
 
-def candidate_launches(on: torch.device) -> Iterator[tuple[str, Callable[[], Any]]]:
+def tuned_entries(sizes: Sizes) -> Iterator[tuple[str, Entry]]:
+    """Those of the shipped table; in the rehearsal of small shapes, and one a kernel."""
+    for kernel in tune.CANDIDATES:
+        every = table("default")[kernel]
+        for entry in every if sizes.compile else every[:1]:
+            shape = {name: min(size, sizes.largest) for name, size in entry.shape.items()}
+            yield kernel, replace(entry, shape=shape)
+
+
+def candidate_launches(sizes: Sizes) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Launches of all candidates, those tried first before the others."""
+    on = sizes.on
     dtype = torch.bfloat16 if on.type == "cuda" else torch.float32
-    entries = [(kernel, entry) for kernel in tune.CANDIDATES for entry in table("default")[kernel]]
+    entries = list(tuned_entries(sizes))
     orders = [(kernel, entry, shuffled(kernel, entry)) for kernel, entry in entries]
     for place in range(max(len(order) for _, _, order in orders)):
         for kernel, entry, order in orders:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ def prepared(
         wanted = ["x", *(case.trained if what == "full backward" else ())]
         for name in wanted:
             tensors[name].requires_grad_()
-    probe = _probe(case.reference(tensors).detach())
+    like = case.reference(tensors).detach()
+    probe = _probe(like.shape, like.device, like.dtype)
 
     def run(compute: Callable[[dict[str, Tensor]], Tensor], given: dict[str, Tensor]) -> Any:
         if not wanted:
@@ -53,6 +55,6 @@ def prepared(
     return lambda: run(way.run, tensors), gate
 
 
-def _probe(like: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(like.shape, generator=generator).to(like.device, like.dtype)
+@lru_cache(maxsize=2)  # all ways of a case want the same, and millions of draws take a while
+def _probe(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
