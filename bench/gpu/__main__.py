@@ -28,9 +28,7 @@ GRACE = 6.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stages; 1 where there is no GPU to run on, else 0, whatever was found."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, help="for records; reports/results/gpu-NAME if not given"
-    )
+    parser.add_argument("--out", type=Path, help="by default reports/results/gpu-NAME")
     parser.add_argument("--seconds", type=float, default=270.0, help="for everything together")
     parser.add_argument("--stages", nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--workers", type=int, help="processes that check and compile ahead")

@@ -90,17 +90,17 @@ def take_jobs(sizes: Sizes, folder: Path, member: int, deadline: Deadline) -> No
                 return
             if not _claimed(folder / f"{number}.claim"):
                 continue
-            began, failed = time.monotonic(), ""
+            began, failed, crashed = time.monotonic(), "", ""
             try:
                 with poisoned() if name.startswith(CHECKED) else nullcontext():
                     for row in run():
                         say({"job": name, "row": row})
                         failed += row.get("failed", "")
             except Exception as error:  # noqa: BLE001 whatever a driver or a compiler raises
-                failed = f"{type(error).__name__}: {str(error)[:1500]}"
+                crashed = f"{type(error).__name__}: {str(error)[:1500]}"
             torch._dynamo.reset()
-            say({"job": name, "seconds": round(time.monotonic() - began, 2), "failed": failed})
-            if any(text in failed for text in GPU_ERRORS):
+            say({"job": name, "seconds": round(time.monotonic() - began, 2), "failed": crashed})
+            if any(text in failed + crashed for text in GPU_ERRORS):
                 found.close()
                 os.execv(sys.executable, [sys.executable, "-m", "bench.gpu.crew", *sys.argv[1:]])
 
@@ -173,7 +173,7 @@ def gather(record: Record, sizes: Sizes, folder: Path) -> None:
             else:
                 ended[entry["job"]] = entry
     for name, entry in ended.items():
-        if entry["failed"] and not name.startswith(CHECKED):
+        if entry["failed"]:
             record.errors.append({"what": name, "error": "failed", "traceback": entry["failed"]})
             if not name.startswith("candidate"):
                 print(f"  FAILED {name}: {entry['failed'][:200]}")

@@ -182,6 +182,7 @@ def test_a_job_is_done_once_and_a_lost_gpu_costs_that_job_alone(
     record = record_at(tmp_path)
     crew_of.gather(record, REHEARSAL, tmp_path)
     assert [row["operation"] for row in record.rows] == ["a", "d"]
+    assert [error["what"] for error in record.errors] == ["check b", "check c"]
     assert record.left_out == ["check e: no time left"]
     assert set(record.notes["seconds"]) == {f"check {name}" for name in "abcd"}
 
