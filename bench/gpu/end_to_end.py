@@ -200,7 +200,7 @@ def compile_training_once(predictor: str, batch: int, sizes: Sizes) -> None:
         step()
 
 
-def training(record: Record, predictor: str, batch: int, sizes: Sizes, deadline: Deadline) -> None:
+def training(record: Record, sizes: Sizes, deadline: Deadline, predictor: str, batch: int) -> None:
     """A step of five experts, TF32; the loop and the grouped step in bfloat16 as well."""
     about = {"predictor": predictor, "mode": "tf32", "batch": batch}
     names = [way for way in training_steps.WAYS if sizes.compile or way != "joint, compiled"]
