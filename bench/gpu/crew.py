@@ -60,7 +60,10 @@ def jobs(sizes: Sizes) -> Iterator[Job]:
     for predictor in sizes.predictors if sizes.compile else ():
         yield guided(predictor, "tf32", "plain, torch.compile")
         yield trained(predictor, sizes.training[0])
-    for group in (list(odd_checks()), list(real_checks(on))):
+    groups = [list(odd_checks()), list(real_checks(on))]
+    if not sizes.compile:  # one of each operation
+        groups = [list({check.name: check for check in groups[0]}.values())]
+    for group in groups:
         for mode in sizes.modes:
             for check in group:
                 name = f"{CHECKED} {check.name} {check.shape} {mode}"

@@ -55,5 +55,5 @@ GPU = Sizes(
 )  # fmt: skip
 REHEARSAL = Sizes(
     device="cpu", batch=2, few=2, many=3, steps=2, training=(5,), predictors=("resnet",),
-    modes=("fp32", "fp16"), compile=False, calls=2, candidates=2, rounds=1, largest=40,
+    modes=("fp32",), compile=False, calls=2, candidates=2, rounds=1, largest=40,
 )  # fmt: skip
