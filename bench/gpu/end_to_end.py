@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from functools import partial
@@ -52,6 +53,7 @@ def end_to_end(record: Record, sizes: Sizes, deadline: Deadline) -> None:
             record.leave_out(name, "no time left")
             continue
         torch._dynamo.reset()
+        gc.collect()  # graphs hold their memory until they are gone
         began = time.monotonic()
         record.attempt(name, run)
         record.notes.setdefault("seconds", {})[name] = round(time.monotonic() - began, 1)
