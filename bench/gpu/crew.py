@@ -55,7 +55,7 @@ def jobs(sizes: Sizes) -> Iterator[Job]:
         return f"compile training {predictor} {batch}", ahead
 
     for predictor in sizes.predictors:
-        for mode in ("tf32", "fp32"):
+        for mode in ("tf32", "fp32") if sizes.compile else ("tf32",):
             yield guided(predictor, mode, "fast path")
     for predictor in sizes.predictors if sizes.compile else ():
         yield guided(predictor, "tf32", "plain, torch.compile")

@@ -16,9 +16,9 @@ import pytest
 import torch
 from ppap_kernels.operations import lora_linear
 
+from bench.gpu import __main__ as command_line
 from bench.gpu import crew as crew_of
-from bench.gpu import kernel_times, session
-from bench.gpu.__main__ import main
+from bench.gpu import hardware, kernel_times, session
 from bench.gpu.accuracy import CALLS, Check, odd_checks, real_checks, run_check
 from bench.gpu.hardware import interleaved, row_of
 from bench.gpu.session import Deadline, OutOfTimeError, Record, alarm
@@ -66,8 +66,30 @@ def test_without_a_gpu_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(["--out", str(tmp_path)]) == 1
+    assert command_line.main(["--out", str(tmp_path)]) == 1
     assert "no GPU here" in capsys.readouterr().err
+
+
+def test_after_a_lost_gpu_a_new_process_does_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process that lost its GPU can compute nothing more on it, torch's allocator included."""
+    commands: list[list[str]] = []
+    stages: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(command_line, "watch_over", lambda seconds: None)
+    monkeypatch.setattr(command_line, "run_stage", lambda stage, *_: stages.append(stage) or stage)
+    monkeypatch.setattr(hardware, "about", lambda: {"cpu": "one"})
+    monkeypatch.setattr(hardware, "still_works", lambda: not stages)
+    monkeypatch.setattr(
+        command_line.subprocess, "run", lambda command, check: commands.append(command)
+    )
+    assert command_line.main(["--out", str(tmp_path), "--seconds", "60"]) == 0
+    assert stages == ["correctness"]
+    (command,) = commands
+    assert command[command.index("--stages") + 1 :] == ["end-to-end", "kernels", "tune"]
+    assert 0 < float(command[command.index("--seconds") + 1]) <= 60
+    assert "lost its GPU" in capsys.readouterr().out
 
 
 def record_at(folder: Path) -> Record:
