@@ -56,7 +56,7 @@ def jobs(sizes: Sizes) -> Iterator[Job]:
 
     for predictor in sizes.predictors:
         for mode in ("tf32", "fp32") if sizes.compile else ("tf32",):
-            yield guided(predictor, mode, "fast path")
+            yield guided(predictor, mode, "fast path" if sizes.compile else "plain")
     for predictor in sizes.predictors if sizes.compile else ():
         yield guided(predictor, "tf32", "plain, torch.compile")
         yield trained(predictor, sizes.training[0])

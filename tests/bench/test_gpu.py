@@ -16,10 +16,12 @@ import pytest
 import torch
 from ppap_kernels.operations import lora_linear
 
+from bench import training_steps
 from bench.gpu import __main__ as command_line
 from bench.gpu import crew as crew_of
-from bench.gpu import hardware, kernel_times, session
+from bench.gpu import guided, hardware, kernel_times, session
 from bench.gpu.accuracy import CALLS, Check, odd_checks, real_checks, run_check
+from bench.gpu.end_to_end import end_to_end
 from bench.gpu.hardware import interleaved, row_of
 from bench.gpu.session import Deadline, OutOfTimeError, Record, alarm
 from bench.gpu.sizes import GPU, REHEARSAL
@@ -41,25 +43,47 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_rehearsal_runs_every_stage_without_optional_packages(tmp_path: Path) -> None:
+def test_the_rehearsal_needs_no_optional_packages(tmp_path: Path) -> None:
     blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in OPTIONAL)
+    stages = ("--seconds", "1500", "--stages", "correctness", "kernels", "tune")
     code = f"import sys\n{blocked}from bench.gpu.__main__ import main\nraise SystemExit(main())"
-    done = python("-c", code, "--out", str(tmp_path), "--rehearse", "--seconds", "1500")
+    done = python("-c", code, "--out", str(tmp_path), "--rehearse", *stages)
     assert done.returncode == 0, done.stderr
     files = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert set(files) == {"correctness", "end-to-end", "kernels", "tune"}
+    assert set(files) == {"correctness", "kernels", "tune"}
     for name, record in files.items():
         assert record["rows"], name
         assert record["errors"] == [], name
         assert record["left_out"] == [], name
         assert record["machine"]["torch"] == torch.__version__
     assert all(row["ok"] for row in files["correctness"]["rows"])
-    ways = {row["way"] for row in files["end-to-end"]["rows"] if "way" in row}
-    assert {"reference", "plain", "fast path", "grouped", "joint"} <= ways
     document = json.loads((tmp_path / "configs" / "rehearsal.json").read_text())
     assert document["tuned"]
     assert "low_rank_matmul" in document["kernels"]
-    assert done.stdout.count("0 failed, 0 left out") == 4
+    assert done.stdout.count("0 failed, 0 left out") == 3
+
+
+def test_guided_sampling_and_training_are_timed_in_every_way_but_those_that_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tracing takes ten seconds; ``nox -s gpu -- --rehearse`` runs the other ways as well."""
+    ways = "reference", "plain", "plain, channels-last"
+    steps = "reference", "loop over experts", "grouped"
+    monkeypatch.setattr(guided, "WAYS", ways)
+    monkeypatch.setattr(training_steps, "WAYS", steps)
+    record = record_at(tmp_path)
+    end_to_end(record, REHEARSAL, Deadline.after(1e6))
+    assert record.errors == []
+    assert record.left_out == []
+    whats = {row["what"] for row in record.rows}
+    assert len(whats) == 8
+    for what in whats:
+        own = {row["way"] for row in record.rows if row["what"] == what and "way" in row}
+        assert not own or own & {"plain", "grouped"}, what
+    losses = next(row["ways"] for row in record.rows if row["what"] == "first training losses")
+    assert {way for way in steps if way in losses} == set(steps)
+    calls = [row for row in record.rows if row["what"] == "repeated calls"]
+    assert [row["difference"]["largest"] for row in calls] == [0, 0]
 
 
 def test_without_a_gpu_it_says_so(
