@@ -26,7 +26,6 @@ from bench.gpu.end_to_end import compile_once, compile_training_once
 from bench.gpu.kernel_times import compile_rival, kernel_cases
 from bench.gpu.session import Deadline, Record
 from bench.gpu.sizes import GPU, REHEARSAL, Sizes
-from bench.gpu.tuning import candidate_launches
 
 __all__ = ["crew", "jobs", "main", "take_jobs"]
 
@@ -75,9 +74,6 @@ def jobs(sizes: Sizes) -> Iterator[Job]:
             if any(way.name == "torch.compile" for way in case[0].ways):
                 name = f"compile {case[0].name} {case[0].shape} {case[2]} {case[1]}"
                 yield name, nothing(partial(compile_rival, case, on))
-    for number, (name, launch) in enumerate(candidate_launches(sizes)):
-        if sizes.compile or number < 2:
-            yield f"candidate {name}", nothing(launch)
 
 
 def take_jobs(sizes: Sizes, folder: Path, member: int, deadline: Deadline) -> None:
@@ -151,6 +147,7 @@ def crew(record: Record, sizes: Sizes, folder: Path, members: int, deadline: Dea
     finally:
         for process in running:
             process.kill()
+        for process in running:
             process.wait()
     for member, process in enumerate(running):
         if process.returncode not in (0, -9):
@@ -178,8 +175,7 @@ def gather(record: Record, sizes: Sizes, folder: Path) -> None:
     for name, entry in ended.items():
         if entry["failed"]:
             record.errors.append({"what": name, "error": "failed", "traceback": entry["failed"]})
-            if not name.startswith("candidate"):
-                print(f"  FAILED {name}: {entry['failed'][:200]}")
+            print(f"  FAILED {name}: {entry['failed'][:200]}")
     for number, (name, _) in enumerate(jobs(sizes)):
         if name not in ended:
             begun = (folder / f"{number}.claim").exists()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +22,24 @@ from bench.gpu.hardware import clock
 from bench.gpu.session import Deadline, Record
 from bench.gpu.sizes import Sizes
 
-__all__ = ["candidate_launches", "tables"]
+__all__ = ["compile_ahead", "tables", "tuned_entries", "within"]
 
 
 def tables(record: Record, sizes: Sizes, deadline: Deadline, folder: Path) -> None:
     """Write ``configs/<gpu>.json`` into a folder; every entry gets an equal share of the time."""
     on_gpu = sizes.on.type == "cuda"
     name = torch.cuda.get_device_name() if on_gpu else "rehearsal"
-    dtype = torch.bfloat16 if on_gpu else torch.float32
+    dtype = _dtype(sizes)
     timer = microseconds if on_gpu else lambda function: 1e6 * clock(function)
     entries = list(tuned_entries(sizes))
     found: dict[str, list[dict[str, Any]]] = {}
     target = folder / "configs" / f"{slug(name)}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
+    # The interpreter is not made for threads.
+    threads = max(1, len(os.sched_getaffinity(0)) - 2) if sizes.compile else 1
+    ahead = compile_ahead(sizes, deadline.share(0.6), threads)
+    record.notes["compiled_ahead"] = ahead
+    print(f"  {ahead} candidates launched in {threads} threads, {deadline.left:.0f} s left")
     for number, (kernel, entry) in enumerate(entries):
         if deadline.left <= 0:
             record.leave_out(f"{kernel} {dict(entry.shape)}", "no time left")
@@ -81,30 +91,47 @@ def tuned_entries(sizes: Sizes) -> Iterator[tuple[str, Entry]]:
             yield kernel, replace(entry, shape=shape)
 
 
-def candidate_launches(sizes: Sizes) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Launches of all candidates, those tried first before the others."""
-    on = sizes.on
-    dtype = torch.bfloat16 if on.type == "cuda" else torch.float32
+def compile_ahead(sizes: Sizes, deadline: Deadline, threads: int) -> int:
+    """Launch candidates from several threads, so that they are compiled; how many were.
+
+    Those that come first everywhere go first. What does not compile is found again by the tuning.
+    """
+    launches, lock = _launches(sizes), threading.Lock()
+
+    def work() -> int:
+        done = 0
+        while deadline.left > 0:
+            with lock:
+                launch = next(launches, None)
+            if launch is None:
+                break
+            with suppress(Exception):
+                launch()
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(each.result() for each in [pool.submit(work) for _ in range(threads)])
+
+
+def _launches(sizes: Sizes) -> Iterator[Callable[[], Any]]:
     entries = list(tuned_entries(sizes))
-    orders = [(kernel, entry, shuffled(kernel, entry)) for kernel, entry in entries]
-    for place in range(max(len(order) for _, _, order in orders)):
-        for kernel, entry, order in orders:
+    orders = [shuffled(*entry)[: sizes.candidates] for entry in entries]
+    with_operands = [cache(partial(_with_operands, *entry, sizes)) for entry in entries]
+    for place in range(max(len(order) for order in orders)):
+        for made, order in zip(with_operands, orders, strict=True):
             if place < len(order):
-                yield (
-                    f"{kernel} {dict(entry.shape)} {order[place]}",
-                    _launch(kernel, entry, order[place], dtype, on),
-                )
+                yield lambda made=made, config=order[place]: made()[0](config)
 
 
-def _launch(
-    kernel: str, entry: Entry, config: dict[str, int], dtype: torch.dtype, on: torch.device
-) -> Callable[[], Any]:
-    def launch() -> Any:
-        launches = tune.TUNED[kernel].launches
-        assert launches is not None
-        return launches(entry.shape, dtype, on)[0](config)
+def _with_operands(kernel: str, entry: Entry, sizes: Sizes) -> Any:
+    launches = tune.TUNED[kernel].launches
+    assert launches is not None
+    return launches(entry.shape, _dtype(sizes), sizes.on)
 
-    return launch
+
+def _dtype(sizes: Sizes) -> torch.dtype:
+    return torch.bfloat16 if sizes.on.type == "cuda" else torch.float32
 
 
 def microseconds(function: Callable[[], Any]) -> float:
