@@ -44,6 +44,7 @@ def about() -> dict[str, Any]:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None
+    found["torch"] = torch.__version__  # says for which CUDA, which the package's version may not
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         found |= {
