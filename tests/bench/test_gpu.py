@@ -30,7 +30,7 @@ from bench.gpu.tuning import tuned_entries, within
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 OPTIONAL = ("diffusers", "torch_fidelity", "pytest", "pandas", "seaborn", "matplotlib", "scipy",
-            "ray", "fsspec", "tabulate")  # fmt: skip
+            "ray", "tabulate")  # fmt: skip
 """What the command does without."""
 
 
