@@ -239,7 +239,8 @@ class DiffusersSampler:
         """
         if not isinstance(index, int):
             raise TypeError("a scheduler of diffusers takes batches of one timestep")
-        scheduler = self._fresh(x_t.device) if memory is None else memory
+        # A scheduler changes as it steps; the one that came in may be wanted for another try.
+        scheduler = self._fresh(x_t.device) if memory is None else copy.deepcopy(memory)
         timestep = int(schedule.timesteps[index])
         options: dict[str, Any] = {}
         if self.stochastic and noise is not None:

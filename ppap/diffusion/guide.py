@@ -105,17 +105,21 @@ class State:
         goes back through the denoiser. A prediction made there serves the step too, so that the
         network runs forward once.
         """
-        inner = State(
-            self.x_t,
+        inner = self.at(self.x_t)
+        inner.x_t = self.x_t.detach().requires_grad_()
+        inner._origin = self
+        return inner
+
+    def at(self, x_t: Tensor) -> State:
+        """The state of other noisy images (B, C, H, W) at the same step of the same samples."""
+        return State(
+            x_t,
             self.timesteps,
             self._denoiser,
             seeds=self.seeds,
             number=self.number,
             memory=self.memory,
         )
-        inner.x_t = self.x_t.detach().requires_grad_()
-        inner._origin = self
-        return inner
 
     def share(self, prediction: Prediction) -> None:
         """Keep a prediction that was made elsewhere, unless there is one already."""
@@ -129,6 +133,7 @@ class State:
 class Guide(Protocol):
     """Steers a batch towards its targets.
 
+    One that must make the whole step itself is a :class:`ppap.diffusion.stepping.StepGuide`.
     A guide is unchanged by its calls. What it must remember from step to step it keeps in
     ``state.memory``, which belongs to one batch and one trajectory.
     """

@@ -14,8 +14,9 @@ from ppap.compute.precision import Precision, autocast, check_precision
 from ppap.compute.progress import Progress, reporting
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser, module_device
-from ppap.diffusion.guide import Guide, State
-from ppap.diffusion.solver import Sampler, Stepper, plain_step
+from ppap.diffusion.guide import State
+from ppap.diffusion.solver import Sampler
+from ppap.diffusion.stepping import AnyGuide, Stepper, plain_step
 from ppap.diffusion.streams import NoiseStreams
 
 __all__ = ["Step", "sample", "seed_list", "trajectory"]
@@ -48,7 +49,7 @@ class Step:
 def trajectory(
     denoiser: Denoiser,
     seeds: Sequence[int],
-    guide: Guide | None = None,
+    guide: AnyGuide | None = None,
     sampler: Sampler | None = None,
     *,
     x_T: Tensor | None = None,  # noqa: N803
@@ -65,7 +66,7 @@ def trajectory(
         x_T: (B, C, H, W), the noise to begin with; by default each seed's own. The noise of
             later steps is the seed's in either case.
         precision: in which networks compute, the guide's included; the steps are float32.
-        stepper: how steps are computed, :func:`ppap.diffusion.solver.plain_step` or one that
+        stepper: how steps are computed, :func:`ppap.diffusion.stepping.plain_step` or one that
             agrees with it up to rounding.
 
     Yields:
@@ -94,7 +95,7 @@ def trajectory(
 def sample(
     denoiser: Denoiser,
     seeds: int | Sequence[int],
-    guide: Guide | None = None,
+    guide: AnyGuide | None = None,
     sampler: Sampler | None = None,
     *,
     batch: int = 128,
@@ -122,7 +123,7 @@ def sample(
             By default it is where the denoiser is.
         precision: in which networks compute, ``"fp32"`` or, where the device has it,
             ``"bf16"``; the steps themselves are float32.
-        stepper: how steps are computed, :func:`ppap.diffusion.solver.plain_step` or one that
+        stepper: how steps are computed, :func:`ppap.diffusion.stepping.plain_step` or one that
             agrees with it up to rounding.
 
     Returns:
@@ -184,7 +185,7 @@ def seed_list(seeds: int | Sequence[int]) -> Sequence[int]:
 def _check_counts(
     denoiser: Denoiser,
     seeds: Sequence[int],
-    guide: Guide | None,
+    guide: AnyGuide | None,
     x_T: Tensor | None,  # noqa: N803
 ) -> None:
     count = len(seeds)

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from ppap.diffusion.denoiser import Prediction
-from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.schedule import Floats, Schedule
 
-__all__ = ["Index", "Sampler", "Stepper", "Table", "Update", "gather", "plain_step"]
+__all__ = ["Index", "Sampler", "Table", "Update", "gather"]
 
 Index = int | Tensor
 Table = Floats | npt.NDArray[np.float32] | Tensor
@@ -82,40 +81,6 @@ class Sampler(Protocol):
             ValueError: if noise is needed and there is none.
         """
         ...
-
-
-class Stepper(Protocol):
-    """One way to compute a guided step: plainly, or as :mod:`ppap.fast` does."""
-
-    def __call__(
-        self,
-        sampler: Sampler,
-        schedule: Schedule,
-        index: int,
-        state: State,
-        guide: Guide | None,
-        noise: Tensor | None,
-        memory: Any,
-        /,
-    ) -> Update:
-        """As :meth:`Sampler.step`, of the state's batch; the guide's targets are the batch's."""
-        ...
-
-
-def plain_step(
-    sampler: Sampler,
-    schedule: Schedule,
-    index: int,
-    state: State,
-    guide: Guide | None,
-    noise: Tensor | None,
-    memory: Any,
-    /,
-) -> Update:
-    """The step as it is defined; every other way must agree with it up to rounding."""
-    # The guide comes first: if it differentiates the denoiser, its forward pass serves the step.
-    gradient = None if guide is None else guide(state)
-    return sampler.step(schedule, index, state.x_t, state.prediction(), gradient, noise, memory)
 
 
 def gather(index: Index, like: Tensor) -> Callable[[Table], Tensor]:

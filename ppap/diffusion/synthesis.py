@@ -12,7 +12,8 @@ from ppap.compute.progress import Progress, reporting
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.sampling import sample
-from ppap.diffusion.solver import Sampler, Stepper, plain_step
+from ppap.diffusion.solver import Sampler
+from ppap.diffusion.stepping import Stepper, plain_step
 from ppap.files.checkpoints import fingerprint
 from ppap.files.images import to_uint8
 from ppap.files.shards import ImageShards, claim_folder, write_shard

@@ -1,6 +1,6 @@
 """The guided step that is actually run: merged, folded, compiled, overlapped.
 
-The plain path (:func:`ppap.diffusion.solver.plain_step`) says what a guided step computes. This
+The plain path (:func:`ppap.diffusion.stepping.plain_step`) says what a guided step computes. This
 module computes the same, up to rounding, from static shapes and static buffers:
 
 * An expert is merged into the predictor's weights once per switch, into buffers of this module's
@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from ppap.compute.compiler import can_compile, just_in_time
 from ppap.compute.packages import cache_folder, package
 from ppap.diffusion.denoiser import Denoiser, Prediction
-from ppap.diffusion.guide import Guide, State
+from ppap.diffusion.guide import State
 from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler, Update
+from ppap.diffusion.stepping import AnyGuide, StepGuide, plain_step
 from ppap.fast.gradients import Gradients
 from ppap.fast.graphs import StepGraphs, can_capture
 from ppap.fast.prediction import CompiledDenoiser
@@ -44,9 +45,10 @@ class FastPath:
 
     Guides over an :class:`ppap.experts.bank.ExpertBank`, a predictor or any other module, and sums
     of such, are compiled; any other guide is called as it is, and any sampler but DDIM and DDPM
-    steps by its own code. A graph is compiled for each batch size, model and task that it meets,
-    and compared with the network once; what cannot be traced, or gives another result, is run as
-    it is. Weights that change meanwhile are noticed. Batches smaller than ``batch`` are filled up.
+    steps by its own code; a guide that makes whole steps makes them on the plain path. A graph is
+    compiled for each batch size, model and task that it meets, and compared with the network
+    once; what cannot be traced, or gives another result, is run as it is. Weights that change
+    meanwhile are noticed. Batches smaller than ``batch`` are filled up.
 
     Args:
         denoiser: what is sampled from.
@@ -82,11 +84,11 @@ class FastPath:
         schedule: Schedule,
         index: int,
         state: State,
-        guide: Guide | None,
+        guide: AnyGuide | None,
         noise: Tensor | None,
         memory: Any = None,
     ) -> Update:
-        """The next step of a batch; see :class:`ppap.diffusion.solver.Stepper`.
+        """The next step of a batch; see :class:`ppap.diffusion.stepping.Stepper`.
 
         Args:
             sampler: DDIM and DDPM run as one fused update, others by their own step.
@@ -105,6 +107,8 @@ class FastPath:
             raise ValueError(f"this fast path takes up to {self.batch} images, got {count}")
         if state.denoiser is not self.denoiser:
             raise ValueError("this fast path is of another denoiser; make one of this denoiser")
+        if isinstance(guide, StepGuide):
+            return plain_step(sampler, schedule, index, state, guide, noise, memory)
         timestep = int(schedule.timesteps[index])
         timesteps = torch.full((self.batch,), timestep, device=x_t.device)
         begins = state.number == 0  # weights are looked at thoroughly once a trajectory

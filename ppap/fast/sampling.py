@@ -12,9 +12,9 @@ from ppap.compute.precision import Precision
 from ppap.compute.progress import Progress
 from ppap.diffusion import sampling, synthesis
 from ppap.diffusion.denoiser import Denoiser, module_device
-from ppap.diffusion.guide import Guide
 from ppap.diffusion.sampling import Step
-from ppap.diffusion.solver import Sampler, plain_step
+from ppap.diffusion.solver import Sampler
+from ppap.diffusion.stepping import AnyGuide, plain_step
 from ppap.fast.path import FastPath
 from ppap.files.shards import ImageShards
 
@@ -24,7 +24,7 @@ __all__ = ["fast_path", "sample", "synthesize"]
 def sample(
     denoiser: Denoiser,
     seeds: int | Sequence[int],
-    guide: Guide | None = None,
+    guide: AnyGuide | None = None,
     sampler: Sampler | None = None,
     *,
     batch: int = 128,

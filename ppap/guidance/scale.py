@@ -10,7 +10,15 @@ from torch import Tensor
 
 from ppap.diffusion.guide import State
 
-__all__ = ["Scale", "checked_scale", "scale_rows", "scaled"]
+__all__ = [
+    "Scale",
+    "checked_scale",
+    "is_zero",
+    "scale_at",
+    "scale_rows",
+    "scaled",
+    "weighted",
+]
 
 ScaleOfLevel = Callable[[Tensor], Tensor | float]
 """abar: (B,) in (0, 1), near 1 at the image -> scales (B,), or one for all."""
@@ -52,21 +60,44 @@ def checked_scale(scale: Scale, target_count: int | None) -> float | Tensor | Sc
     return values
 
 
-def scale_rows(
-    scale: float | Tensor | ScaleOfLevel, chosen: slice
-) -> float | Tensor | ScaleOfLevel:
+def scale_rows(scale: Scale, chosen: slice) -> Scale:
     """The scale of some of the samples."""
     return scale[chosen] if isinstance(scale, Tensor) else scale
 
 
-def scaled(scale: float | Tensor | ScaleOfLevel, gradient: Tensor, state: State) -> Tensor:
-    """``scale`` times a gradient (B, C, H, W)."""
+def scale_at(scale: Scale, state: State) -> float | Tensor:
+    """The scale at a state's noise level: a number, or (B,) numbers.
+
+    Raises:
+        ValueError: for another number of scales than of samples.
+    """
     if callable(scale) and not isinstance(scale, Tensor):
         scale = torch.as_tensor(scale(state.signal))
-    if not isinstance(scale, Tensor):
-        return scale * gradient
-    if scale.shape not in ((), (len(gradient),)):
-        raise ValueError(
-            f"{len(gradient)} samples need one guidance scale each, got {tuple(scale.shape)}"
-        )
-    return scale.to(gradient).reshape(-1, 1, 1, 1) * gradient
+    if isinstance(scale, int | float):
+        return scale
+    scale, count = torch.as_tensor(scale), len(state.x_t)
+    if scale.shape not in ((), (count,)):
+        raise ValueError(f"{count} samples need one guidance scale each, got {tuple(scale.shape)}")
+    return scale
+
+
+def is_zero(scale: float | Tensor) -> bool:
+    """Whether a scale, of :func:`scale_at`, leaves every sample unguided."""
+    return not bool(scale.any()) if isinstance(scale, Tensor) else scale == 0
+
+
+def scaled(scale: Scale, gradient: Tensor, state: State) -> Tensor:
+    """``scale`` times a gradient (B, C, H, W)."""
+    value = scale_at(scale, state)
+    if not isinstance(value, Tensor):
+        return value * gradient
+    return value.to(gradient).reshape(-1, 1, 1, 1) * gradient
+
+
+def weighted(scale: Scale, weight: float) -> Scale:
+    """A scale times a number."""
+    if callable(scale) and not isinstance(scale, Tensor):
+        return lambda signal: weight * scale(signal)
+    if isinstance(scale, int | float):
+        return weight * scale
+    return weight * torch.as_tensor(scale, dtype=torch.float32)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.golden.check import Outcome, UnreadableError, check, kind_of, tolerance
+from tests.golden.check import Outcome, UnreadableError, check, kind_of
 
 __all__ = ["main"]
 
@@ -61,7 +61,7 @@ def _line(path: Path, outcome: Outcome) -> str:
     figure, error = outcome.worst
     line = f"{verdict}  {path.name}  largest relative error {error:.2e} ({figure})"
     if not outcome.agrees:
-        line += f", tolerance {tolerance(figure):.0e}"
+        line += f", tolerance {outcome.allowed(figure):.0e}"
     if outcome.unchecked:
         line += f"; not checked: {', '.join(outcome.unchecked)}"
     return line

@@ -14,7 +14,8 @@ from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.guide import State
 from ppap.diffusion.schedule import linear_schedule
-from ppap.diffusion.solver import Sampler, plain_step
+from ppap.diffusion.solver import Sampler
+from ppap.diffusion.stepping import plain_step
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases, Full

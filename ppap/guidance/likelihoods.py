@@ -1,0 +1,279 @@
+"""log p(target | image), as the methods that guide by it want it: of a state, or of an image.
+
+A clean predictor looks at the image that the denoiser predicts, x̂₀
+(:class:`ImageLikelihood`); a noise-aware model, such as a bank of experts, at x_t itself
+(:class:`NoisyLikelihood`). Methods do not tell them apart, so that experts can take the clean
+predictor's place in any of them. Several together are a :class:`SumOfLikelihoods`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ppap.diffusion.guide import State
+from ppap.guidance.guides import NoiseAwareModel, Targets, as_targets, move, targets_for
+from ppap.tasks.protocol import GuidanceTask
+
+__all__ = [
+    "AtLeastNoise",
+    "ImageLikelihood",
+    "Likelihood",
+    "NoisyLikelihood",
+    "SumOfLikelihoods",
+    "clean_gradient",
+    "noisy_gradient",
+]
+
+
+class Likelihood(Protocol):
+    """The log-likelihood of a batch's targets."""
+
+    def of_state(
+        self, state: State, jitter: Tensor | None = None, clip: float | None = None
+    ) -> Tensor:
+        """(B,) log p(target | x_t), differentiable in ``state.x_t``.
+
+        Args:
+            state: made by :meth:`ppap.diffusion.guide.State.with_graph`.
+            jitter: (B, C, H, W), added to x̂₀.
+            clip: x̂₀ is held in [-clip, clip] first; None leaves it as it is.
+        """
+        ...
+
+    def of_image(self, x_0: Tensor, state: State) -> Tensor:
+        """(B,) log p(target | x_0) of clean samples (B, C, H, W), differentiable in them."""
+        ...
+
+    @property
+    def target_count(self) -> int | None:
+        """How many samples its targets are for; None if any number."""
+        ...
+
+    def rows(self, chosen: slice, /) -> Likelihood:
+        """That of some of the samples."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLikelihood:
+    """weight * log p(target | predictor(x̂₀)); its gradient in x_t goes through the denoiser.
+
+    Attributes:
+        predictor: image (B, C, H, W) in [-1, 1] -> prediction, differentiable. Of a latent
+            denoiser it is shown the decoded image.
+        task: what its predictions mean.
+        targets: as of :class:`ppap.guidance.guides.LikelihoodGuide`.
+        weight: relative to other likelihoods in a sum.
+
+    Raises:
+        ValueError: for a weight that is not finite.
+    """
+
+    predictor: Callable[[Tensor], Any]
+    task: GuidanceTask
+    targets: Targets
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def of_state(
+        self, state: State, jitter: Tensor | None = None, clip: float | None = None
+    ) -> Tensor:
+        x_0 = state.x_0()
+        if clip is not None:
+            x_0 = x_0.clamp(-clip, clip)
+        return self.of_image(x_0 if jitter is None else x_0 + jitter, state)
+
+    def of_image(self, x_0: Tensor, state: State) -> Tensor:
+        prediction = self.predictor(state.denoiser.decode(x_0))
+        return self.weight * self.task.log_likelihood(prediction, _targets(self, x_0))
+
+    @property
+    def target_count(self) -> int | None:
+        return _target_count(self)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the predictor, if it is a module."""
+        move(self.predictor, device)
+
+    def rows(self, chosen: slice) -> ImageLikelihood:
+        return replace(self, targets=_rows(self, chosen))
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyLikelihood:
+    """weight * log p(target | model(x_t, t)); no gradient goes through the denoiser.
+
+    Seen as a function of the clean image, it is that of x_t with the predicted noise held:
+    an image x_0 stands for x_t + sqrt(abar) (x_0 - x̂₀), so that gradients in x̂₀ are
+    sqrt(abar) times those in x_t.
+
+    Attributes:
+        model: (x_t, t) -> prediction, e.g. an :class:`ppap.experts.bank.ExpertBank`.
+        task: what its predictions mean.
+        targets: as of :class:`ppap.guidance.guides.LikelihoodGuide`.
+        weight: relative to other likelihoods in a sum.
+
+    Raises:
+        ValueError: for a weight that is not finite.
+    """
+
+    model: NoiseAwareModel
+    task: GuidanceTask
+    targets: Targets
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def of_state(
+        self, state: State, jitter: Tensor | None = None, clip: float | None = None
+    ) -> Tensor:
+        del clip  # x_t is looked at as it is, whatever image it predicts
+        x_t = state.x_t
+        if jitter is not None:
+            x_t = x_t + state.signal.sqrt()[:, None, None, None] * jitter
+        prediction = self.model(x_t, state.timesteps)
+        return self.weight * self.task.log_likelihood(prediction, _targets(self, x_t))
+
+    def of_image(self, x_0: Tensor, state: State) -> Tensor:
+        signal = state.signal[:, None, None, None]
+        x_t = state.x_t.detach() + signal.sqrt() * (x_0 - state.x_0().detach())
+        prediction = self.model(x_t, state.timesteps)
+        return self.weight * self.task.log_likelihood(prediction, _targets(self, x_t))
+
+    @property
+    def target_count(self) -> int | None:
+        return _target_count(self)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the model, if it is a module."""
+        move(self.model, device)
+
+    def rows(self, chosen: slice) -> NoisyLikelihood:
+        return replace(self, targets=_rows(self, chosen))
+
+
+@dataclass(frozen=True, eq=False)
+class SumOfLikelihoods:
+    """Several targets at once, independent of each other: their log-likelihoods add.
+
+    Raises:
+        ValueError: for no part, or parts with different numbers of targets.
+    """
+
+    parts: tuple[Likelihood, ...]
+
+    def __post_init__(self) -> None:
+        counts = {part.target_count for part in self.parts} - {None}
+        if not self.parts or len(counts) > 1:
+            found = [part.target_count for part in self.parts]
+            raise ValueError(f"likelihoods must have the same number of targets, got {found}")
+
+    def of_state(
+        self, state: State, jitter: Tensor | None = None, clip: float | None = None
+    ) -> Tensor:
+        return torch.stack([part.of_state(state, jitter, clip) for part in self.parts]).sum(0)
+
+    def of_image(self, x_0: Tensor, state: State) -> Tensor:
+        return torch.stack([part.of_image(x_0, state) for part in self.parts]).sum(0)
+
+    @property
+    def target_count(self) -> int | None:
+        return next((n for part in self.parts if (n := part.target_count) is not None), None)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the models of all that have one."""
+        for part in self.parts:
+            move(part, device)
+
+    def rows(self, chosen: slice) -> SumOfLikelihoods:
+        return SumOfLikelihoods(tuple(part.rows(chosen) for part in self.parts))
+
+
+@dataclass(frozen=True)
+class AtLeastNoise:
+    """A noise-aware model as a predictor of clean images: its expert of timestep 0.
+
+    Attributes:
+        model: (x_t, t) -> prediction.
+    """
+
+    model: NoiseAwareModel
+
+    def __call__(self, images: Tensor) -> Any:
+        return self.model(images, torch.zeros(len(images), dtype=torch.long, device=images.device))
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the model, if it is a module."""
+        move(self.model, device)
+
+
+def noisy_gradient(
+    likelihood: Likelihood,
+    state: State,
+    jitters: Sequence[Tensor] = (),
+    clip: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The gradient in x_t, and the log-likelihood itself.
+
+    Args:
+        likelihood: of the state's targets.
+        state: before the step; the prediction made here serves the step too.
+        jitters: (B, C, H, W) each; with several, the likelihood is their mean over x̂₀ + jitter.
+        clip: x̂₀ is held in [-clip, clip] first.
+
+    Returns:
+        (B, C, H, W) and (B,), neither with a graph.
+    """
+    inner = state.with_graph()
+    with torch.enable_grad():
+        found = [likelihood.of_state(inner, jitter, clip) for jitter in jitters or (None,)]
+        value = _log_mean(found)
+        (gradient,) = torch.autograd.grad(value.sum(), inner.x_t)
+    return gradient, value.detach()
+
+
+def clean_gradient(
+    likelihood: Likelihood, x_0: Tensor, state: State, jitters: Sequence[Tensor] = ()
+) -> Tensor:
+    """The gradient (B, C, H, W) in clean images; arguments as of :func:`noisy_gradient`."""
+    with torch.enable_grad():
+        leaf = x_0.detach().requires_grad_()
+        shown = [leaf + jitter for jitter in jitters] or [leaf]
+        value = _log_mean([likelihood.of_image(x, state) for x in shown])
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    return gradient
+
+
+def _log_mean(log_likelihoods: Sequence[Tensor]) -> Tensor:
+    if len(log_likelihoods) == 1:
+        return log_likelihoods[0]
+    return torch.stack(list(log_likelihoods)).logsumexp(0) - math.log(len(log_likelihoods))
+
+
+def _check(likelihood: ImageLikelihood | NoisyLikelihood) -> None:
+    if not math.isfinite(likelihood.weight):
+        raise ValueError(f"a likelihood's weight must be finite, got {likelihood.weight}")
+    object.__setattr__(likelihood, "targets", as_targets(likelihood.targets))
+
+
+def _targets(likelihood: ImageLikelihood | NoisyLikelihood, x: Tensor) -> Tensor:
+    return targets_for(as_targets(likelihood.targets), x)
+
+
+def _target_count(likelihood: ImageLikelihood | NoisyLikelihood) -> int | None:
+    count = len(as_targets(likelihood.targets))
+    return None if count == 1 else count
+
+
+def _rows(likelihood: ImageLikelihood | NoisyLikelihood, chosen: slice) -> Tensor:
+    targets = as_targets(likelihood.targets)
+    return targets if len(targets) == 1 else targets[chosen]

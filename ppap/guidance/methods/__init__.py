@@ -1,0 +1,1 @@
+"""One way to guide a file, each with its paper on top; :data:`ppap.guidance.METHODS` lists them."""

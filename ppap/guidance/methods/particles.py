@@ -1,0 +1,30 @@
+"""Drawing particles: populations of k to a sample, all (k, B, ...)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["chosen", "systematic"]
+
+
+def systematic(log_weights: Tensor, noise: Tensor) -> Tensor:
+    """Systematic resampling: as many copies of a particle as its share of k, rounded.
+
+    Args:
+        log_weights: (k, B).
+        noise: (B, C, H, W) standard normal; the first value of each sample decides.
+
+    Returns:
+        (k, B) numbers of particles.
+    """
+    count = len(log_weights)
+    ends = log_weights.softmax(0).cumsum(0)
+    uniform = torch.special.ndtr(noise.flatten(1)[:, 0])
+    places = (torch.arange(count, device=noise.device)[:, None] + uniform) / count
+    return (ends[None] < places[:, None]).sum(1).clamp_max(count - 1)
+
+
+def chosen(x: Tensor, particles: Tensor) -> Tensor:
+    """Of (k, B, C, H, W) the particles (k', B) of each sample: (k', B, C, H, W)."""
+    return x[particles, torch.arange(x.shape[1], device=x.device)]
