@@ -12,7 +12,7 @@ from bench.reference import ReferenceExperts
 from bench.workloads import BATCH, SCALE, bank_of, denoiser
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.guide import Guide, State
-from ppap.diffusion.solver import Stepper, plain_step
+from ppap.diffusion.stepping import Stepper, plain_step
 from ppap.experts.bank import ExpertBank
 from ppap.fast.path import FastPath
 

@@ -14,9 +14,15 @@ Everything that a user needs is a name of this package, loaded when it is first 
   :class:`SimilarityTask`;
 * sampling: :func:`sample`, the samplers :class:`DDIM`, :class:`DDPM`, :class:`DPMSolver` and
   :class:`DiffusersSampler`, and :class:`FastPath`, which keeps what it has compiled;
-* guides: :class:`LikelihoodGuide`, :class:`PredictedImageGuide`, :class:`SumOfGuides` and
+* guides: :class:`LikelihoodGuide`, :class:`X0Gradient`, :class:`SumOfGuides` and
   :func:`naive_guide`, within a :class:`GuidanceInterval`, with :class:`GradientReuse` or a
   :class:`ClippedGradient`, and in pipelines of diffusers through a :class:`GuidedScheduler`.
+* other ways to guide, all named by ``ppap.guidance.METHODS``: :func:`classifier_guidance`,
+  :class:`X0Gradient`, :class:`DPS`, :class:`LGD`, :class:`FreeDoM`, :class:`MPGD`,
+  :class:`UniversalGuidance`, :class:`TFG`, :class:`EluCD` with :class:`CalibratedLogits` and
+  :func:`with_softplus`, :class:`AdamGuidance`, :class:`FKSteering`,
+  :class:`ClassifierFreeGuidance` and :class:`Autoguidance`; by an :class:`ImageLikelihood`, a
+  :class:`NoisyLikelihood`, a :class:`SumOfLikelihoods`, or experts :class:`AtLeastNoise`.
 
 The rooms below, ground floor first, hold the rest: ``files``, ``compute``, ``diffusion``,
 ``denoisers``, ``tasks``, ``predictors``, ``guidance``, ``experts``, ``evaluation``, ``fast``.

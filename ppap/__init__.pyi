@@ -1,3 +1,4 @@
+from . import guidance as guidance
 from .denoisers.public import load_denoiser, load_noisy_classifier
 from .diffusion.ddim import DDIM
 from .diffusion.ddpm import DDPM
@@ -18,10 +19,29 @@ from .fast.path import FastPath
 from .fast.sampling import sample, synthesize
 from .guidance.diffusers_pipeline import GuidedScheduler
 from .guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
-from .guidance.predicted_image import PredictedImageGuide
+from .guidance.likelihoods import (
+    AtLeastNoise,
+    ImageLikelihood,
+    NoisyLikelihood,
+    SumOfLikelihoods,
+)
+from .guidance.methods.adam import AdamGuidance
+from .guidance.methods.adm_g import classifier_guidance
+from .guidance.methods.autoguidance import Autoguidance
+from .guidance.methods.classifier_free import ClassifierFreeGuidance
+from .guidance.methods.dps import DPS
+from .guidance.methods.elucd import CalibratedLogits, EluCD
+from .guidance.methods.fk_steering import FKSteering
+from .guidance.methods.freedom import FreeDoM
+from .guidance.methods.lgd_mc import LGD
+from .guidance.methods.mpgd import MPGD
+from .guidance.methods.tfg import TFG
+from .guidance.methods.universal import UniversalGuidance
+from .guidance.methods.x0_gradient import X0Gradient
 from .guidance.wrappers import ClippedGradient, GradientReuse, GuidanceInterval
 from .predictors.predictor import Predictor
 from .predictors.public import load_predictor
+from .predictors.softplus import with_softplus
 from .tasks.classes import ClassTask
 from .tasks.depth import DepthTask
 from .tasks.segmentation import SegmentationTask
@@ -32,34 +52,51 @@ __version__: str
 __all__ = [
     "DDIM",
     "DDPM",
+    "DPS",
+    "LGD",
+    "MPGD",
+    "TFG",
+    "AdamGuidance",
     "Adapter",
+    "AtLeastNoise",
+    "Autoguidance",
     "Biases",
+    "CalibratedLogits",
     "ClassTask",
+    "ClassifierFreeGuidance",
     "ClippedGradient",
     "DPMSolver",
     "Denoiser",
     "DepthTask",
     "DiffusersSampler",
     "Distillation",
+    "EluCD",
     "ExpertBank",
+    "FKSteering",
     "FastPath",
+    "FreeDoM",
     "Full",
     "GradientReuse",
     "GuidanceInterval",
     "GuidedScheduler",
     "Head",
+    "ImageLikelihood",
     "LikelihoodGuide",
     "Lora",
     "NoiseRanges",
+    "NoisyLikelihood",
     "Norms",
     "Peft",
-    "PredictedImageGuide",
     "Predictor",
     "SegmentationTask",
     "SimilarityTask",
     "SumOfGuides",
+    "SumOfLikelihoods",
     "Supervision",
     "Training",
+    "UniversalGuidance",
+    "X0Gradient",
+    "classifier_guidance",
     "cosine_schedule",
     "full_adapter",
     "linear_schedule",
@@ -71,4 +108,5 @@ __all__ = [
     "sample",
     "synthesize",
     "transfer",
+    "with_softplus",
 ]

@@ -19,7 +19,7 @@ from ppap.compute.precision import Precision, autocast
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.guide import Guide, State
-from ppap.diffusion.solver import plain_step
+from ppap.diffusion.stepping import plain_step
 from ppap.experts.bank import ExpertBank
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample

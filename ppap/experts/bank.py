@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from ppap.experts.merging import WrittenWeights
 from ppap.experts.routing import NoiseRanges
 from ppap.files.checkpoints import CheckpointError, fingerprint
 from ppap.guidance.guides import LikelihoodGuide, Targets
+from ppap.guidance.likelihoods import AtLeastNoise, ImageLikelihood, NoisyLikelihood
 from ppap.guidance.scale import Scale
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.protocol import GuidanceTask, Task
@@ -289,6 +290,32 @@ class ExpertBank(nn.Module):
             task: what predictions mean, if it is not the bank's own.
         """
         return LikelihoodGuide(self.eval(), self.task if task is None else task, targets, scale)
+
+    def likelihood(
+        self,
+        targets: Targets,
+        on: Literal["x_t", "x_0"] = "x_t",
+        weight: float = 1.0,
+        task: GuidanceTask | None = None,
+    ) -> NoisyLikelihood | ImageLikelihood:
+        """The bank in place of a clean predictor, in any of ``ppap.guidance.METHODS``.
+
+        Args:
+            targets: as of :meth:`guide`.
+            on: ``"x_t"``, where the expert of each timestep looks at the noisy images, or
+                ``"x_0"``, where the expert of least noise looks at the predicted ones.
+            weight: relative to other likelihoods in a sum.
+            task: what predictions mean, if it is not the bank's own.
+
+        Raises:
+            ValueError: for another ``on``.
+        """
+        task = self.task if task is None else task
+        if on == "x_t":
+            return NoisyLikelihood(self.eval(), task, targets, weight)
+        if on == "x_0":
+            return ImageLikelihood(AtLeastNoise(self.eval()), task, targets, weight)
+        raise ValueError(f"a bank looks at 'x_t' or 'x_0', not at {on!r}")
 
     def save(self, folder: str | Path) -> None:
         """Write ``bank.json`` and one ``expert_<n>.safetensors`` per range.

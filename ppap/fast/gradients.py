@@ -106,6 +106,8 @@ class Gradients:
         for part in parts:
             if type(part) is not LikelihoodGuide:
                 return None
+            if isinstance(part.scale, int | float) and part.scale == 0:
+                continue
             gradient = self._of(part)
             if gradient is None:
                 return None

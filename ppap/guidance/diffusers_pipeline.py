@@ -20,6 +20,7 @@ from ppap.diffusion.diffusers_scheduler import (
     training_schedule,
 )
 from ppap.diffusion.guide import Guide, State
+from ppap.diffusion.stepping import check_gives_gradient
 
 __all__ = ["GuidedScheduler"]
 
@@ -38,12 +39,16 @@ class GuidedScheduler:
             want latents decoded; others do without.
 
     Raises:
+        StepGuideError: for a guide that makes whole steps.
         UnknownSchedulerError: for a scheduler of another family.
         ValueError: at a step, if the guide's targets are for another number of images.
     """
 
     def __init__(self, scheduler: Any, guide: Guide, denoiser: Denoiser | None = None) -> None:
         check_scheduler(scheduler)
+        check_gives_gradient(
+            guide, "a pipeline's scheduler", "sample with ppap.sample and a DiffusersSampler"
+        )
         self.scheduler = scheduler
         self.guide = guide
         self.denoiser = denoiser

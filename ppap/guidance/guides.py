@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ppap.diffusion.guide import Guide, State
+from ppap.diffusion.stepping import check_gives_gradient
 from ppap.files.checkpoints import one_line
-from ppap.guidance.scale import Scale, checked_scale, scale_rows, scaled
+from ppap.guidance.scale import Scale, checked_scale, is_zero, scale_at, scale_rows, scaled
 from ppap.tasks.protocol import GuidanceTask
 
 __all__ = [
@@ -45,8 +46,8 @@ class LikelihoodGuide:
         task: what its predictions mean.
         targets: (N, ...) one target per image, as the task wants them, as a tensor or a list;
             a number, or a single row (1, ...), stands for every image.
-        scale: guidance scale: a number (0 leaves the sampler unguided), (N,) numbers, one per
-            image, or a function of abar, (B,) in (0, 1), to (B,) scales.
+        scale: guidance scale: a number (0 leaves the sampler unguided, bit for bit), (N,)
+            numbers, one per image, or a function of abar, (B,) in (0, 1), to (B,) scales.
 
     Attributes:
         targets: (N, ...) or (1, ...).
@@ -65,7 +66,9 @@ class LikelihoodGuide:
         self.targets = as_targets(targets)
         self.scale = checked_scale(scale, len(self.targets) if len(self.targets) != 1 else None)
 
-    def __call__(self, state: State) -> Tensor:
+    def __call__(self, state: State) -> Tensor | None:
+        if is_zero(scale_at(self.scale, state)):
+            return None
         with torch.enable_grad():
             x = state.x_t.detach().requires_grad_()
             prediction = self.model(x, state.timesteps)
@@ -93,12 +96,17 @@ class SumOfGuides:
     """Several guides at once, e.g. a class and a depth map: their gradients add.
 
     Raises:
+        StepGuideError: for a guide that makes whole steps.
         ValueError: for no guide, or guides with different numbers of targets.
     """
 
     parts: tuple[Guide, ...]
 
     def __post_init__(self) -> None:
+        for part in self.parts:
+            check_gives_gradient(
+                part, "a sum of guides", "give it a SumOfLikelihoods, and guide by it alone"
+            )
         sizes = {part.target_count for part in self.parts} - {None}
         if not self.parts or len(sizes) > 1:
             found = [part.target_count for part in self.parts]

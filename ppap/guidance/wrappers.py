@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from ppap.diffusion.guide import Guide, State
+from ppap.diffusion.stepping import check_gives_gradient
 from ppap.guidance.guides import move
 
 __all__ = ["ClippedGradient", "GradientReuse", "GuidanceInterval"]
+
+SCALE_INSTEAD = "give it a scale that is a function of the noise level and 0 elsewhere"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,7 @@ class GuidanceInterval:
         last: the highest one; None for no upper bound.
 
     Raises:
+        StepGuideError: for a guide that makes whole steps.
         ValueError: for an interval without a timestep.
     """
 
@@ -37,6 +41,7 @@ class GuidanceInterval:
     last: int | None = None
 
     def __post_init__(self) -> None:
+        check_gives_gradient(self.guide, type(self).__name__, SCALE_INSTEAD)
         if self.first < 0 or (self.last is not None and self.last < self.first):
             raise ValueError(f"no timestep lies from {self.first} to {self.last}")
 
@@ -75,6 +80,7 @@ class GradientReuse:
         every: 1 asks at every step.
 
     Raises:
+        StepGuideError: for a guide that makes whole steps.
         ValueError: for an ``every`` below 1.
     """
 
@@ -82,6 +88,7 @@ class GradientReuse:
     every: int
 
     def __post_init__(self) -> None:
+        check_gives_gradient(self.guide, type(self).__name__, "it cannot be reused")
         if self.every < 1:
             raise ValueError(f"every is 1 (each step) or more, got {self.every}")
 
@@ -112,6 +119,7 @@ class ClippedGradient:
         norm: the largest L2 norm that a sample's gradient (C, H, W) may have.
 
     Raises:
+        StepGuideError: for a guide that makes whole steps.
         ValueError: unless the norm is positive.
     """
 
@@ -119,6 +127,7 @@ class ClippedGradient:
     norm: float
 
     def __post_init__(self) -> None:
+        check_gives_gradient(self.guide, type(self).__name__, "choose its scale instead")
         if not self.norm > 0:
             raise ValueError(f"the largest norm must be positive, got {self.norm}")
 

@@ -44,7 +44,8 @@ def test_a_file_of_every_kind_is_here() -> None:
 
 @pytest.mark.parametrize("path", SMALLEST, ids=lambda path: path.stem)
 def test_a_perturbed_figure_is_a_miss(path: Path, tmp_path: Path) -> None:
-    name = next(n for n in ("output", "output_published", "ddim_1") if n in np.load(path).files)
+    figures = ("output", "output_published", "ddim_1", "eta1_step10")
+    name = next(n for n in figures if n in np.load(path).files)
     figure = array(path, name).copy()
     figure.flat[-1] += 1e-4 * np.abs(figure).max()
     outcome = check(altered(path, tmp_path, **{name: figure}))
@@ -92,7 +93,7 @@ def test_a_configuration_that_the_library_refuses_is_a_miss(tmp_path: Path) -> N
 
 def test_other_kinds_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = altered(FOLDER / "adm_unet_plain.npz", tmp_path)
-    np.savez(path.with_name("training_free_dps.npz"), x=np.zeros(1))
+    np.savez(path.with_name("consistency_dps.npz"), x=np.zeros(1))
     np.savez(path.with_name("another.npz"), x=np.zeros(1))
     assert main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -25,7 +25,7 @@ def test_what_the_documentation_promises_is_there() -> None:
 @pytest.mark.parametrize("name", ppap.__all__)
 def test_a_name_is_documented(name: str) -> None:
     found = getattr(ppap, name)
-    assert found.__name__ == name
+    assert found.__name__.removeprefix("ppap.") == name  # a module, such as guidance, has all of it
     assert found.__doc__
     assert name in (ppap.__doc__ or "")
 

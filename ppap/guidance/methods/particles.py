@@ -22,9 +22,10 @@ def systematic(log_weights: Tensor, noise: Tensor) -> Tensor:
     ends = log_weights.softmax(0).cumsum(0)
     uniform = torch.special.ndtr(noise.flatten(1)[:, 0])
     places = (torch.arange(count, device=noise.device)[:, None] + uniform) / count
-    return (ends[None] < places[:, None]).sum(1).clamp_max(count - 1)
+    return torch.searchsorted(ends.T.contiguous(), places.T.contiguous()).T.clamp_max(count - 1)
 
 
 def chosen(x: Tensor, particles: Tensor) -> Tensor:
     """Of (k, B, C, H, W) the particles (k', B) of each sample: (k', B, C, H, W)."""
-    return x[particles, torch.arange(x.shape[1], device=x.device)]
+    found: Tensor = x[particles, torch.arange(x.shape[1], device=x.device)]
+    return found

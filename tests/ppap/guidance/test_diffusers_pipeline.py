@@ -33,7 +33,8 @@ from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.streams import NoiseStreams
 from ppap.guidance.diffusers_pipeline import GuidedScheduler
 from ppap.guidance.guides import LikelihoodGuide
-from ppap.guidance.predicted_image import PredictedImageGuide
+from ppap.guidance.likelihoods import ImageLikelihood
+from ppap.guidance.methods.x0_gradient import X0Gradient
 from ppap.guidance.wrappers import GradientReuse, GuidanceInterval
 from ppap.tasks.classes import ClassTask
 
@@ -140,8 +141,8 @@ WRAPPED: dict[str, Any] = {
     "interval": lambda: GuidanceInterval(guide(), 200, 700),
     "reuse": lambda: GradientReuse(guide(), 3),
     "scale of the noise level": lambda: guide(lambda signal: 30 * signal.sqrt()),
-    "through the denoiser": lambda: PredictedImageGuide(
-        lambda x: x.mean((2, 3)).tanh(), ClassTask(), 2, 5.0
+    "through the denoiser": lambda: X0Gradient(
+        ImageLikelihood(lambda x: x.mean((2, 3)).tanh(), ClassTask(), 2), 5.0
     ),
 }
 
@@ -157,7 +158,7 @@ def test_every_guide_works_there_and_a_second_call_starts_anew(kind: str) -> Non
 
 
 def test_a_guide_that_needs_the_network_or_other_targets_says_so() -> None:
-    through = PredictedImageGuide(lambda x: x.mean((2, 3)), ClassTask(), 2)
+    through = X0Gradient(ImageLikelihood(lambda x: x.mean((2, 3)), ClassTask(), 2))
     theirs = scheduler(DDIMScheduler)
     with pytest.raises(ValueError, match="give GuidedScheduler the pipeline's denoiser"):
         piped(DDPMPipeline(unet(), GuidedScheduler(theirs, through)))

@@ -17,7 +17,8 @@ from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
 from ppap.guidance.guides import LikelihoodGuide, naive_guide
-from ppap.guidance.predicted_image import PredictedImageGuide
+from ppap.guidance.likelihoods import ImageLikelihood
+from ppap.guidance.methods.x0_gradient import X0Gradient
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from ppap.tasks.protocol import Task
@@ -134,7 +135,7 @@ def test_a_depth_bank_is_not_guided_as_a_classifier() -> None:
     guides = [
         bank.guide(0, 5.0),
         naive_guide(bank.predictor, ClassTask(), 0, 5.0),
-        PredictedImageGuide(bank.predictor, ClassTask(), [0, 0], 5.0),
+        X0Gradient(ImageLikelihood(bank.predictor, ClassTask(), [0, 0]), 5.0),
     ]
     for guide in guides:
         with pytest.raises(ValueError, match=r"\(B, K\).*got \(2, 1, 8, 8\); name the task"):

@@ -11,7 +11,8 @@ from ppap.diffusion.denoiser import Denoiser, freeze
 from ppap.diffusion.guide import State
 from ppap.diffusion.sampling import sample
 from ppap.diffusion.schedule import linear_schedule
-from ppap.guidance.predicted_image import PredictedImageGuide
+from ppap.guidance.likelihoods import ImageLikelihood
+from ppap.guidance.methods.x0_gradient import X0Gradient
 from ppap.guidance.wrappers import ClippedGradient
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
@@ -61,7 +62,7 @@ def test_a_predictor_of_images_guides_latents_through_the_decoder() -> None:
     denoiser, predictor, targets = latent_denoiser(), smooth_predictor(), torch.tensor([0, 3, 1])
     x_t = torch.randn(3, *LATENT, generator=torch.Generator().manual_seed(5))
     t = torch.tensor([800, 300, 20])
-    guide = PredictedImageGuide(predictor, ClassTask(), targets, 2.5)
+    guide = X0Gradient(ImageLikelihood(predictor, ClassTask(), targets), 2.5)
     found = guide(State(x_t, t, denoiser))
     leaf = x_t.clone().requires_grad_()
     level = torch.from_numpy(denoiser.schedule.alphas_cumprod)[t].float()[:, None, None, None]
@@ -76,7 +77,7 @@ def test_a_predictor_of_images_guides_latents_through_the_decoder() -> None:
 
 def test_latents_are_sampled_and_images_returned() -> None:
     denoiser, predictor, target = latent_denoiser(), smooth_predictor(), 3
-    guide = ClippedGradient(PredictedImageGuide(predictor, ClassTask(), target, 20.0), 5.0)
+    guide = ClippedGradient(X0Gradient(ImageLikelihood(predictor, ClassTask(), target), 20.0), 5.0)
     sampler = DDIM("8 to 80", clip=False)
     steered, free = (sample(denoiser, 6, g, sampler, batch=4) for g in (guide, None))
     assert steered.shape == (6, 3, 8, 8)
@@ -86,7 +87,7 @@ def test_latents_are_sampled_and_images_returned() -> None:
 
 def test_pixels_are_guided_by_a_clean_predictor_of_the_image_ahead() -> None:
     denoiser, predictor = tiny_denoiser(), tiny_predictor()
-    guide = PredictedImageGuide(predictor, ClassTask(), [1, 4], 3.0)
+    guide = X0Gradient(ImageLikelihood(predictor, ClassTask(), [1, 4]), 3.0)
     x_t, t = images(2), torch.tensor([500, 100])
     state = State(x_t, t, denoiser)
     found = guide(state)
@@ -96,4 +97,4 @@ def test_pixels_are_guided_by_a_clean_predictor_of_the_image_ahead() -> None:
     likelihood = predictor(clean).log_softmax(1)[torch.arange(2), torch.tensor([1, 4])].sum()
     (expected,) = torch.autograd.grad(3.0 * likelihood, leaf)
     torch.testing.assert_close(found, expected)
-    assert guide.rows(slice(1, 2)).targets.tolist() == [4]
+    assert guide.rows(slice(1, 2)).likelihood.targets.tolist() == [4]

@@ -1,0 +1,206 @@
+"""Single steps of the methods without golden figures, against their formulas by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
+from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.guide import State
+from ppap.diffusion.sampling import sample
+from ppap.diffusion.schedule import linear_schedule
+from ppap.diffusion.solver import Sampler, Update
+from ppap.diffusion.stepping import SamplingStep, StepGuide
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.parts import Biases
+from ppap.experts.bank import ExpertBank
+from ppap.guidance.likelihoods import ImageLikelihood, NoisyLikelihood
+from ppap.guidance.methods.adam import AdamGuidance
+from ppap.guidance.methods.autoguidance import Autoguidance
+from ppap.guidance.methods.classifier_free import ClassifierFreeGuidance
+from ppap.guidance.methods.elucd import CalibratedLogits, EluCD
+from ppap.guidance.methods.fk_steering import FKSteering
+from ppap.guidance.methods.mpgd import MPGD
+from ppap.guidance.methods.particles import systematic
+from ppap.predictors.softplus import with_softplus
+from ppap.tasks.classes import ClassTask
+from tests.ppap.networks import SHAPE, images, tiny_denoiser, tiny_predictor
+
+INDEX = 2
+
+
+class Brightness:
+    """log p = -(mean - target)^2: its gradient is known by hand."""
+
+    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return -(prediction.mean((1, 2, 3)) - targets).square()
+
+
+BRIGHT = ImageLikelihood(lambda x: x, Brightness(), 0.5)
+
+
+def bright_gradient(x: Tensor) -> Tensor:
+    away = x.mean((1, 2, 3), keepdim=True) - 0.5
+    return -2 * away / math.prod(SHAPE) * torch.ones_like(x)
+
+
+def step_of(guide: StepGuide | None, sampler: Sampler, **options: Any) -> tuple[Update, State]:
+    denoiser = tiny_denoiser()
+    schedule = sampler.respace(denoiser.schedule)
+    timestep = int(schedule.timesteps[INDEX])
+    state = State(images(2), torch.full((2,), timestep), denoiser, seeds=(1, 2), **options)
+    noise = images(2, 9) if sampler.stochastic else None
+    step = SamplingStep(sampler, schedule, INDEX, state, noise)
+    with torch.no_grad():
+        return (step.plain() if guide is None else guide.step(step)), state
+
+
+def test_elucd_moves_the_mean_by_the_variance_and_a_sine_of_the_largest_one() -> None:
+    sampler = DDPM(5)
+    free, _ = step_of(None, sampler)
+    found, _ = step_of(EluCD(BRIGHT, 30.0, gamma=0.4), sampler)
+    betas = sampler.respace(linear_schedule()).betas
+    variance = betas[INDEX] + 0.4 * math.sin(math.pi * INDEX / 5) * betas.max()
+    expected = free.x + variance * 30 * bright_gradient(free.x_0)
+    torch.testing.assert_close(found.x, expected)
+
+
+def test_calibrated_logits_weigh_joint_and_marginal_apart() -> None:
+    logits, targets = torch.tensor([[1.0, 2.0, -1.0], [0.0, 0.5, 3.0]]), torch.tensor([0, 2])
+    found = CalibratedLogits(0.8, 0.25).log_likelihood(logits, targets)
+    expected = [0.8 * 1.0, 0.8 * 3.0] - (0.25 * logits).exp().sum(1).log().numpy()
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
+    usual = ClassTask().log_likelihood(logits, targets)
+    torch.testing.assert_close(CalibratedLogits(1.0, 1.0).log_likelihood(logits, targets), usual)
+
+
+def test_softplus_replaces_every_relu_of_a_copy() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Sequential(nn.ReLU()))
+    smooth, x = with_softplus(network, 100.0), images(2)
+    assert not any(isinstance(module, nn.ReLU) for module in smooth.modules())
+    assert isinstance(network[1], nn.ReLU)
+    torch.testing.assert_close(smooth(x), network(x), rtol=0, atol=0.02)
+    with pytest.raises(ValueError, match=r"no nn\.ReLU"):
+        with_softplus(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="positive beta"):
+        with_softplus(network, 0.0)
+
+
+def test_mpgd_moves_the_image_and_holds_the_noise() -> None:
+    sampler = DDIM(5, clip=False)
+    found, state = step_of(MPGD(BRIGHT, 40.0), sampler)
+    schedule = sampler.respace(linear_schedule())
+    before = schedule.alphas_cumprod_prev[INDEX]
+    x_0 = state.x_0() + 40 * bright_gradient(state.x_0())
+    expected = math.sqrt(before) * x_0 + math.sqrt(1 - before) * state.prediction().epsilon
+    torch.testing.assert_close(found.x, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.x_0, x_0, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("enters", ["after", "gradient"])
+def test_adams_first_correction_has_the_same_length_in_every_pixel(enters: Any) -> None:
+    sampler, guide = DDIM(5, clip=False), AdamGuidance(BRIGHT, 0.1, enters=enters)
+    found, state = step_of(guide, sampler)
+    assert found.gradient is not None
+    torch.testing.assert_close(found.gradient.abs(), torch.full_like(found.x, 0.1))
+    schedule = sampler.respace(linear_schedule())
+    if enters == "after":
+        moved = found.gradient / math.sqrt(1 - schedule.betas[INDEX])
+        expected = step_of(None, sampler)[0].x + moved
+    else:
+        args = schedule, INDEX, state.x_t, state.prediction(), found.gradient
+        expected = sampler.step(*args).x
+    torch.testing.assert_close(found.x, expected)
+
+
+def test_adam_remembers_a_trajectory_and_forgets_it_before_the_next() -> None:
+    guide = AdamGuidance(BRIGHT, 0.1, beta1=0.5, beta2=0.9)
+    memory: dict[object, Any] = {}
+    first, _ = step_of(guide, DDIM(5), memory=memory)
+    _, m, v = memory[guide]
+    second, _ = step_of(guide, DDIM(5), memory=memory)
+    assert first.gradient is not None
+    assert second.gradient is not None
+    torch.testing.assert_close(second.gradient, first.gradient)  # the same gradient twice
+    assert memory[guide][0] == 2
+    torch.testing.assert_close(memory[guide][1], 1.5 * m)
+    torch.testing.assert_close(memory[guide][2], 1.9 * v)
+    images_of = [sample(tiny_denoiser(), 2, guide, DDIM(5)) for _ in range(2)]
+    assert torch.equal(*images_of)
+
+
+def other_denoiser() -> Denoiser:
+    return Denoiser(lambda x, t: torch.tanh(0.7 * x), linear_schedule(), SHAPE)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(5), DDPM(5)], ids=["DDIM", "DDPM"])
+def test_classifier_free_guidance_of_scale_1_samples_the_conditional_denoiser(
+    sampler: Sampler,
+) -> None:
+    found = sample(tiny_denoiser(), 3, ClassifierFreeGuidance(other_denoiser(), 1.0), sampler)
+    expected = sample(other_denoiser(), 3, None, sampler)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_autoguidance_goes_as_far_beyond_the_good_one_as_the_bad_one_is_behind() -> None:
+    good, bad = tiny_denoiser(), other_denoiser()
+    mirrored = Denoiser(
+        lambda x, t: 2 * good.network(x, t) - bad.network(x, t), linear_schedule(), SHAPE
+    )
+    found = sample(good, 3, Autoguidance(bad, 1.0), DDIM(5))
+    torch.testing.assert_close(found, sample(mirrored, 3, None, DDIM(5)), rtol=0, atol=1e-5)
+
+
+def test_fk_steering_needs_no_gradient_and_raises_the_reward() -> None:
+    def rounded(x: Tensor) -> Tensor:
+        return (100 * x.detach()).round() / 100
+
+    reward = ImageLikelihood(rounded, Brightness(), 0.6)
+    sampler = DDIM(10, eta=1.0)
+
+    def mean_reward(guide: StepGuide | None) -> float:
+        x = sample(tiny_denoiser(), 12, guide, sampler)
+        return float(Brightness().log_likelihood(x, torch.tensor(0.6)).mean())
+
+    one, many = (mean_reward(FKSteering(reward, 50.0, n, 3)) for n in (1, 8))
+    assert one == pytest.approx(mean_reward(None), abs=1e-6)
+    assert many > one + 0.01
+
+
+def test_fk_steering_refuses_samplers_under_which_copies_stay_copies() -> None:
+    with pytest.raises(ValueError, match=r"DDIM\(eta > 0\) or DDPM"):
+        sample(tiny_denoiser(), 2, FKSteering(BRIGHT, 1.0), DDIM(5))
+
+
+def test_particles_are_drawn_in_proportion_to_their_weights() -> None:
+    weights = torch.tensor([[0.5, 0.0], [0.25, 0.0], [0.25, 0.0], [0.0, 1.0]])
+    noise = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    found = systematic(weights.log(), noise)
+    assert found[:, 0].tolist() == [0, 0, 1, 2]
+    assert found[:, 1].tolist() == [3, 3, 3, 3]
+
+
+def test_a_bank_looks_at_x_t_by_the_expert_of_t_and_at_images_by_that_of_least_noise() -> None:
+    bank = ExpertBank(tiny_predictor(), 4, Adapter((Biases(),)))
+    for number in range(4):
+        for tensor in bank.expert(number).parameters():
+            tensor.data += 0.3 * (number + 1)
+    denoiser, x_t, t = tiny_denoiser(), images(2), torch.tensor([900, 300])
+    state = State(x_t, t, denoiser).with_graph()
+    on_x_t, on_x_0 = bank.likelihood([1, 4]), bank.likelihood([1, 4], on="x_0")
+    assert isinstance(on_x_t, NoisyLikelihood)
+    picked = torch.arange(2), torch.tensor([1, 4])
+    by_t = torch.stack([bank.predict(x_t, n).log_softmax(1)[i] for i, n in enumerate((3, 1))])
+    torch.testing.assert_close(on_x_t.of_state(state), by_t[picked])
+    least = bank.predict(state.x_0(), 0).log_softmax(1)
+    torch.testing.assert_close(on_x_0.of_state(state), least[picked])
+    # Seen as a function of the image, x_t moves with it; at x̂₀ it is x_t itself.
+    torch.testing.assert_close(on_x_t.of_image(state.x_0(), state), by_t[picked])
+    with pytest.raises(ValueError, match="'x_t' or 'x_0'"):
+        bank.likelihood(1, on="x_1")  # type: ignore[arg-type]
