@@ -1,28 +1,137 @@
-"""The check of a compiled graph against what it stands for."""
+"""The check of an optimised twin against the original that it stands for.
+
+A twin is a network's other form: grouped, with layers put in place, folded, traced or compiled. It
+is compared once, on the first real input, and dropped with one logged line if it differs.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+
+import torch
 from torch import Tensor
 
-__all__ = ["agree"]
+from ppap.files.checkpoints import one_line
 
-ROUNDING, HALF_ROUNDING = 5e-3, 5e-2
-"""Relative errors that are taken for rounding, TF32's included, and that of half precision."""
+__all__ = ["FirstUse", "agree", "values_and_gradient"]
+
+EXACT, ROUNDING, HALF_ROUNDING = 1e-9, 5e-3, 5e-2
+"""Relative errors that are taken for rounding: in float64, in float32, TF32's included, and in half
+precision."""
+KINKED = 0.25
+"""Share of samples whose gradient may differ, for a kink such as a ReLU's turns rounding into
+another gradient now and then."""
+
+HALF = {torch.float16, torch.bfloat16}
+
+Function = Callable[[Tensor], Tensor]
 
 
-def agree(found: Tensor, expected: Tensor, half: bool) -> bool:
+class FirstUse:
+    """Says whether a twin may be used, after comparing it with its original once.
+
+    Args:
+        what: of the twin, for the logged line.
+        logger: where the line goes.
+
+    Attributes:
+        dropped: whether the twin was found wanting.
+    """
+
+    def __init__(self, what: str, logger: logging.Logger) -> None:
+        self.what = what
+        self.logger = logger
+        self.dropped = False
+        self._compared: set[Hashable] = set()
+
+    def allows(self, twin: Function, original: Function, x: Tensor, mode: Hashable = None) -> bool:
+        """Whether the twin gave the original's values and its gradient in ``x``.
+
+        An original that draws random numbers cannot be compared, and its twin is trusted.
+
+        Args:
+            twin: must change nothing.
+            original: must change nothing.
+            x: (B, ...) the first real input.
+            mode: in which both run, e.g. training; each is compared once.
+        """
+        if not self.compared(mode):
+            self._compared.add(mode)
+            try:
+                with _random_state_kept(x.device):
+                    difference = _difference(twin, original, x)
+            except Exception as error:  # noqa: BLE001 whatever a network does in another form
+                difference = f"{type(error).__name__}: {one_line(error)}"
+            if difference:
+                self.drop(difference)
+        return not self.dropped
+
+    def compared(self, mode: Hashable = None) -> bool:
+        """Whether there is nothing left to compare."""
+        return self.dropped or mode in self._compared
+
+    def drop(self, reason: str) -> None:
+        """Use the twin no more, and log why."""
+        self.dropped = True
+        self.logger.warning("%s is not used: %s", self.what, reason)
+
+
+def _difference(twin: Function, original: Function, x: Tensor) -> str:
+    """In what the twin differs; empty if in nothing."""
+    before = _random_state(x.device)
+    expected = values_and_gradient(original, x)
+    if not torch.equal(before, _random_state(x.device)):
+        return ""
+    found = values_and_gradient(twin, x)
+    if not agree(found[0], expected[0], differing=0.0):
+        return "its values are others"
+    return "" if agree(found[1], expected[1]) else "its gradient is another"
+
+
+def values_and_gradient(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, ...) values of a function, and the gradient in ``x`` of a fixed combination of them.
+
+    A function that does not depend on ``x`` has the gradient 0.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        values = function(x)
+        weights = torch.arange(1, values.numel() + 1, device=values.device).cos()
+        total = (values * weights.to(values.dtype).view_as(values)).sum()
+        if not total.requires_grad:
+            return values.detach(), torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
+    return values.detach(), torch.zeros_like(x) if gradient is None else gradient
+
+
+def agree(found: Tensor, expected: Tensor, half: bool = False, differing: float = KINKED) -> bool:
     """Whether two results are the same up to rounding; NaN agrees with nothing.
-
-    At a kink, such as a ReLU's, rounding may turn the gradient of a single sample, so that the
-    median sample counts.
 
     Args:
         found: (B, ...).
         expected: (B, ...).
-        half: whether they were computed in half precision.
+        half: whether they were computed in half precision, whatever they are given in.
+        differing: the share of samples that may differ.
     """
     if found.shape != expected.shape:
         return False
+    bound = EXACT if expected.dtype == torch.float64 else ROUNDING
+    if half or HALF & {found.dtype, expected.dtype}:
+        bound = HALF_ROUNDING
     apart = (found.double() - expected.double()).flatten(1).norm(dim=1)
-    error = apart / expected.double().flatten(1).norm(dim=1).clamp(min=1e-30)
-    return bool(error.median() <= (HALF_ROUNDING if half else ROUNDING))
+    size = expected.double().flatten(1).norm(dim=1)
+    # What is next to nothing beside the rest of its batch may be rounding itself.
+    error = apart / size.clamp(min=max(1e-6 * float(size.max()), 1e-30))
+    return int((~(error <= bound)).sum()) <= differing * len(error)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -8,7 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "marks"]
 
 CHUNK = 2**20
 """Values that are summed at once: small tensors are joined, for their number costs more."""
@@ -37,16 +37,21 @@ class Watch:
         """
         first = self._marks is None
         listed = list(tensors()) if thorough or first else self._tensors
-        marks = [_mark(tensor) for tensor in listed]
-        changed = marks != self._marks
+        seen = marks(listed)
+        changed = seen != self._marks
         if thorough or changed:
             sums = _sums(listed)
             changed = changed or sums != self._sums
             self._sums = sums
             # As long as a storage is held, no other can have its address.
             self._storages = [tensor.detach() for tensor in listed]
-        self._tensors, self._marks = listed, marks
+        self._tensors, self._marks = listed, seen
         return changed
+
+
+def marks(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
+    """Of each tensor PyTorch's count of writes, and its address."""
+    return [_mark(tensor) for tensor in tensors]
 
 
 def _mark(tensor: Tensor) -> tuple[int, int]:

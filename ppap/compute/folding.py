@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from ppap.compute.copies import sharing_copy
 
 __all__ = ["FoldedNetwork"]
 
@@ -16,7 +17,8 @@ class FoldedNetwork:
     """A network without those batch norms that follow a convolution or linear layer directly.
 
     In evaluation mode such a norm is a scale and a shift, which the layer's weight and bias can
-    take on. A network that cannot be traced symbolically is left as it is.
+    take on. A network that cannot be traced symbolically is left as it is, and so is one with
+    hooks, which tracing would call.
 
     Args:
         network: in evaluation mode; not changed.
@@ -32,12 +34,12 @@ class FoldedNetwork:
         self._norms: dict[str, nn.BatchNorm2d] = {}
         if not any(type(layer) is nn.BatchNorm2d for layer in network.modules()):
             return
-        shared = [*network.parameters(), *network.buffers()]
-        twin = copy.deepcopy(network, {id(tensor): tensor for tensor in shared}).eval()
+        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in network.modules()):
+            return
         try:
-            traced = fx.symbolic_trace(twin)
-        except (TypeError, RuntimeError, NotImplementedError, ValueError):
-            return  # control flow that depends on values
+            traced = fx.symbolic_trace(sharing_copy(network).eval())
+        except Exception:  # noqa: BLE001 control flow that depends on values, and much else
+            return
         layers = dict(traced.named_modules())
         called = [node.target for node in traced.graph.nodes if node.op == "call_module"]
         for node in list(traced.graph.nodes):

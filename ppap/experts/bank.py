@@ -8,16 +8,15 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from ppap.compute.stateless import run_with
 from ppap.diffusion.denoiser import freeze
 from ppap.experts.absorb import absorbed
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.bank_files import BankDescription, load_expert, save_expert
 from ppap.experts.expert import Expert
-from ppap.experts.grouped import GroupedNetwork
-from ppap.experts.grouped_layers import UngroupableError
-from ppap.experts.merging import WrittenWeights
+from ppap.experts.merging import MergedWeights, WrittenWeights
+from ppap.experts.mixed import MixedPass
 from ppap.experts.routing import NoiseRanges
 from ppap.files.checkpoints import CheckpointError, fingerprint
 from ppap.guidance.guides import LikelihoodGuide, Targets
@@ -87,8 +86,8 @@ class ExpertBank(nn.Module):
         self.experts = nn.ModuleList(self._fresh()).to(device)
         self.student = self.adapter.student(predictor.network)
         self._written = WrittenWeights(predictor.network)
-        self._cached: tuple[int, dict[str, Tensor]] | None = None
-        self._grouped = self._group()
+        self._merged = MergedWeights()
+        self._mixed = self._mixed_pass()
 
     def __len__(self) -> int:
         return len(self.ranges)
@@ -125,17 +124,15 @@ class ExpertBank(nn.Module):
     def predict_mixed(self, images: Tensor, experts: Tensor) -> Any:
         """The prediction of (B,) experts for their (B, C, H, W) images, in one pass if possible.
 
-        Adapters without a grouped form (see :class:`ppap.experts.grouped.GroupedNetwork`) go
-        through the present experts one after another.
+        Adapters and networks without a grouped form (see :mod:`ppap.experts.mixed`) go through the
+        present experts one after another.
         """
         present = sorted(set(experts.tolist()))
         if len(present) == 1:
             return self.predict(images, present[0])
-        if self._grouped is not None:
-            try:
-                return self._together(self._grouped, images, experts)
-            except UngroupableError:
-                self._grouped = None
+        together = self._together(images, experts)
+        if together is not None:
+            return together
         order, parts = [], []
         for number in present:
             rows = (experts == number).nonzero()[:, 0]
@@ -145,13 +142,14 @@ class ExpertBank(nn.Module):
 
     def predict(self, images: Tensor, expert: int) -> Any:
         """The prediction of one expert for (B, C, H, W) images, whatever their noise."""
+        self._follow_network()
         network = self.predictor.network
         own = self.expert(expert)
         network.train(self.training and bool(own.statistics()))
         inputs = self.predictor.prepare(images, self.normalised)
         if not self.training:
-            return functional_call(network, self.effective(expert), (inputs,))
-        self._cached = None
+            return run_with(network, self.effective(expert), inputs)
+        self._merged.forget()
         return self.student.run(self._base(), own.tensors(), own.statistics(), inputs)
 
     @property
@@ -164,44 +162,44 @@ class ExpertBank(nn.Module):
         self.predictor.network.eval()
         with torch.no_grad():
             prepared = self.predictor.prepare(images)
-            return functional_call(self.predictor.network, self._base(), (prepared,))
+            return run_with(self.predictor.network, self._base(), prepared)
 
     def effective(self, expert: int) -> dict[str, Tensor]:
-        """Parameters and buffers of the network under an expert, by name."""
-        if self._cached is None or self._cached[0] != expert:
-            self._cached = expert, self.merged(expert)
-        return self._cached[1]
+        """Parameters and buffers of the network under an expert, by name; kept while they hold."""
+        own = self.expert(expert)
+        return self._merged.of(
+            expert,
+            [*own.parameters(), *own.buffers()],
+            list(self._base().values()),
+            lambda: self.merged(expert),
+        )
 
     @torch.no_grad()
     def merged(self, expert: int) -> dict[str, Tensor]:
         """As :meth:`effective`, computed anew and not kept."""
         return {key: value.detach() for key, value in self._effective(expert).items()}
 
-    def _together(self, grouped: GroupedNetwork, images: Tensor, experts: Tensor) -> Tensor:
-        every = [self.expert(number) for number in range(len(self))]
-        statistics = [expert.statistics() for expert in every]
+    def _together(self, images: Tensor, experts: Tensor) -> Tensor | None:
+        """In one pass; None if there is none that gives the same."""
+        self._follow_network()
         if self.training:
-            self._cached = None
-        return grouped.run(
-            dict(self.predictor.network.named_buffers()) | self._base(),
-            [expert.tensors() for expert in every],
-            statistics,
+            self._merged.forget()
+        return self._mixed.run(
+            self._base(),
+            [self.expert(number) for number in range(len(self))],
             self.predictor.prepare(images, self.normalised),
             experts.to(images.device),
-            self.training and bool(statistics[0]),
+            self.training and bool(self.expert(0).statistics()),
         )
 
-    def _group(self) -> GroupedNetwork | None:
-        first = self.expert(0)
-        try:
-            return GroupedNetwork(
-                self.predictor.network,
-                self.adapter,
-                list(first.tensors()),
-                list(first.statistics()),
-            )
-        except UngroupableError:
-            return None
+    def _mixed_pass(self) -> MixedPass:
+        return MixedPass(self.predictor.network, self.student, self.adapter, self.expert(0))
+
+    def _follow_network(self) -> None:
+        """Make what was made of the network anew, if a layer of it has been replaced."""
+        if not self._mixed.fits(self.predictor.network):
+            self.student = self.adapter.student(self.predictor.network)
+            self._mixed = self._mixed_pass()
 
     def _fresh(self) -> Iterator[Expert]:
         """Experts that leave the predictor as it is, low noise to high, as :meth:`reset` does."""
@@ -221,14 +219,14 @@ class ExpertBank(nn.Module):
 
     def train(self, mode: bool = True) -> ExpertBank:
         """Training or evaluation mode; forgets merged weights."""
-        self._cached = None
+        self._merged.forget()
         super().train(mode)
         return self
 
     def copy_expert(self, source: int, target: int) -> None:
         """Make one expert start from another's state."""
         self.expert(target).load_state_dict(self.expert(source).state_dict())
-        self._cached = None
+        self._merged.forget()
 
     def reset(self) -> None:
         """Make every expert what it was before it was trained: the unadapted predictor."""
@@ -263,7 +261,7 @@ class ExpertBank(nn.Module):
     def unmerge(self) -> None:
         """Restore the predictor exactly, bit for bit."""
         self._written.restore()
-        self._cached = None
+        self._merged.forget()
 
     def absorb_statistics(self) -> None:
         """Rewrite batch norms so that experts need no statistics of their own.
@@ -276,7 +274,7 @@ class ExpertBank(nn.Module):
         for number in range(len(self)):
             self.experts[number] = absorbed(self.expert(number), self.predictor.network)
         self.absorbed = True
-        self._grouped = self._group()
+        self._mixed = self._mixed_pass()
 
     def guide(
         self, targets: Targets, scale: Scale = 1.0, task: GuidanceTask | None = None

@@ -7,14 +7,14 @@ runs once instead: layers that no expert changes see the whole batch, the others
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from ppap.compute.copies import sharing_copy
+from ppap.compute.stateless import run_with
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases, Full, Head, Norms
@@ -55,19 +55,20 @@ class GroupedNetwork:
     ) -> None:
         if not all(isinstance(part, PARTS) for part in adapter.parts):
             raise UngroupableError(f"{adapter} has a part that cannot be grouped")
-        shared = [*network.parameters(), *network.buffers()]
-        self._network = copy.deepcopy(network, {id(tensor): tensor for tensor in shared})
+        self._network = sharing_copy(network)
         self._names = list(names)
         self._layers: dict[str, GroupedLayer] = {}
+        places = _places(self._network)
         for path in dict.fromkeys(key.rpartition(".")[0] for key in (*names, *statistics)):
-            layer = network.get_submodule(path)
-            kind = grouped_kind(layer)
-            if kind is None:
+            layer = dict(network.named_modules()).get(path)
+            kind = None if layer is None else grouped_kind(layer)
+            if layer is None or kind is None:
                 raise UngroupableError(f"{path or 'the network itself'} cannot be grouped")
             weight, lora = layer.weight, adapter.lora_of(path)
             scale = lora.scale(weight) if lora and isinstance(weight, Tensor) else 1.0
             self._layers[path] = kind(layer, scale)
-            self._network.set_submodule(path, self._layers[path])
+            for place in places[id(self._network.get_submodule(path))]:
+                self._network.set_submodule(place, self._layers[path])
 
     def run(
         self,
@@ -100,7 +101,7 @@ class GroupedNetwork:
         counted = tuple((expert, rows) for expert, rows in enumerate(totals) if rows)
         rows = Rows(experts[order], counted)
         with self._set(rows, self._stack(own), statistics, training):
-            output = functional_call(self._network, dict(base), (inputs[order],))
+            output = run_with(self._network, base, inputs[order])
         assert isinstance(output, Tensor)
         return output[order.argsort()]
 
@@ -127,7 +128,9 @@ class GroupedNetwork:
             layer.rows = rows
         for name, value in stack.items():
             path, _, kind = name.rpartition(".")
-            self._layers[path].own[kind] = value
+            layer = self._layers[path]
+            replaced = layer._parameters.get(kind)
+            layer.own[kind] = value if replaced is None else value.to(replaced.dtype)
         if statistics and statistics[0]:
             for path, layer in self._layers.items():
                 if isinstance(layer, GroupedBatchNorm):
@@ -141,3 +144,11 @@ class GroupedNetwork:
             for layer in self._layers.values():
                 layer.own, layer.statistics = {}, ()
                 del layer.rows
+
+
+def _places(network: nn.Module) -> dict[int, list[str]]:
+    """All names of each layer, by its identity: some networks call one under several."""
+    places: dict[int, list[str]] = {}
+    for name, layer in network.named_modules(remove_duplicate=False):
+        places.setdefault(id(layer), []).append(name)
+    return places

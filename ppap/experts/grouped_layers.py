@@ -93,12 +93,13 @@ class GroupedLayer(nn.Module):
         return self.scale * torch.bmm(self.own["lora_B"], self.own["lora_A"])
 
     def with_update(self) -> None:
-        """Turn a low-rank update into own weights."""
+        """Turn a low-rank update into own weights, once: a layer may be called several times."""
         if "lora_A" in self.own:
             weight = self.own.get("weight", self.weight)
             assert isinstance(weight, Tensor)
             shape = (-1, *weight.shape[-self.options.weight.ndim :])
-            self.own["weight"] = weight + self.update().view(shape)
+            self.own["weight"] = (weight + self.update().view(shape)).to(weight.dtype)
+            del self.own["lora_A"], self.own["lora_B"]
 
 
 class GroupedLinear(GroupedLayer):
@@ -113,7 +114,7 @@ class GroupedLinear(GroupedLayer):
         shared = self.bias if bias is None else None
         assert shared is None or isinstance(shared, Tensor)
         if "lora_A" in self.own:
-            a, b = self.own["lora_A"], self.own["lora_B"]
+            a, b = (self.own[name].to(weight.dtype) for name in ("lora_A", "lora_B"))
             y = grouped_lora_linear(x, weight, a, b, self.rows.index, shared, self.scale)
         else:
             y = F.linear(x, weight, shared)

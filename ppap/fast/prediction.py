@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from ppap.compute.agreement import agree
 from ppap.compute.changes import Watch
+from ppap.compute.stateless import run_with
 from ppap.compute.tracing import Traced, laid_out, state_of
 from ppap.diffusion.denoiser import Denoiser, Prediction
 
@@ -65,7 +65,7 @@ class CompiledDenoiser:
 
         def run(weights: list[Tensor], x: Tensor, t: Tensor) -> list[Tensor]:
             state = dict(zip(names, weights, strict=True))
-            return _parts(functional_call(self.denoiser, state, (x, t)))
+            return _parts(run_with(self.denoiser, state, x, t))
 
         try:
             traced = Traced(run, (weights, x_t, timesteps), frozen=True)

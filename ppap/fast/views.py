@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ppap.compute.changes import Watch
 from ppap.compute.folding import FoldedNetwork
+from ppap.compute.stateless import run_with
 from ppap.compute.tracing import laid_out, state_of
 from ppap.experts.bank import ExpertBank
 from ppap.guidance.guides import IgnoreTimestep
@@ -63,7 +63,7 @@ class View:
     def run(self, weights: list[Tensor], x_t: Tensor, timesteps: Tensor) -> Any:
         """Predict with these weights."""
         state = dict(zip(self._static, weights, strict=True))
-        return functional_call(self.model, state, (x_t, timesteps))
+        return run_with(self.model, state, x_t, timesteps)
 
     def _write(self, values: dict[str, Tensor]) -> None:
         """Into the static buffers, in place, so that whoever holds them sees the new values."""
@@ -110,7 +110,7 @@ class PredictorView(View):
         del timesteps
         state = dict(zip(self._static, weights, strict=True))
         prepared = self.predictor.prepare(x_t, self.normalised)
-        return functional_call(self.folded.network, state, (prepared,))
+        return run_with(self.folded.network, state, prepared)
 
 
 class BankView(PredictorView):

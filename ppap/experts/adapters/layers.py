@@ -1,14 +1,17 @@
-"""Which layers are adapted: regular expressions for the names of public networks' layers."""
+"""Which layers are adapted: by regular expressions for their names, or found by themselves."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.parameter import UninitializedParameter
 
 __all__ = [
     "ATTENTION_LORA_LAYERS",
+    "AUTO",
     "DEEPLAB_LORA_LAYERS",
     "DPT_LORA_LAYERS",
     "HEAD_LAYERS",
@@ -17,8 +20,15 @@ __all__ = [
     "PPAP_NORM_LAYERS",
     "PPAP_NO_BIAS",
     "SEGFORMER_LORA_LAYERS",
-    "matching_layers",
+    "AdaptableWeight",
+    "adaptable_weights",
+    "matching_weights",
 ]
+
+AUTO = "auto"
+"""In place of a regular expression: the projections of attention, the MLPs and the convolutions of
+any network. These are all linear layers and convolutions but depthwise ones, which hold next to
+nothing, and the last layer of a classifier."""
 
 PPAP_LORA_LAYERS = r"(^|\.)(conv[12]|attn\.qkv|attn\.proj)$"
 """What the released code adapts: stem, conv1 and conv2 of ResNets, attention of timm's DeiTs."""
@@ -42,25 +52,90 @@ PPAP_NO_BIAS = r"(^|\.)fc\.bias$"
 """Biases that stay frozen in the released code."""
 HEAD_LAYERS = r"(^|\.)(fc|head)$"
 """The last layer of timm's and torchvision's ResNets and vision transformers."""
+CLASSIFIER = r"(^|\.)(fc|heads?|head_dist|(\w+_)?classifier|logits)(\.|$)"
+"""Layers at the end of classifiers of timm, torchvision and transformers."""
+ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
-def matching_layers(
-    network: nn.Module, pattern: str
-) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
-    """Linear and convolutional layers whose name a regular expression finds.
+@dataclass(frozen=True)
+class AdaptableWeight:
+    """The weight of a linear layer, of attention or of a convolution.
+
+    Attributes:
+        name: the layer's; of a weight that is not its layer's only one, such as ``in_proj_weight``
+            of :class:`torch.nn.MultiheadAttention`, the weight's own without ``_weight``.
+        layer: what holds it.
+        weight: (out, in), or (out, in / groups, ...) of a convolution.
+        groups: of a convolution, else 1.
+    """
+
+    name: str
+    layer: nn.Module
+    weight: Tensor
+    groups: int
+
+    @property
+    def called(self) -> bool:
+        """Whether its layer is called, where attention reads the weights of its parts."""
+        return not isinstance(self.layer, nn.MultiheadAttention | NonDynamicallyQuantizableLinear)
+
+
+def adaptable_weights(network: nn.Module) -> list[AdaptableWeight]:
+    """All weights of linear layers, attention and convolutions, each once.
+
+    A weight that several layers share goes by the first of its names. One that is computed from
+    others, as by a parametrisation, is not there.
+    """
+    names = {id(weight): name for name, weight in network.named_parameters()}
+    found: dict[int, AdaptableWeight] = {}
+    for layer in network.modules():
+        leaves = ATTENTION_WEIGHTS if isinstance(layer, nn.MultiheadAttention) else ("weight",)
+        for weight in (layer._parameters.get(leaf) for leaf in leaves if _is_adaptable(layer)):
+            if weight is not None and not isinstance(weight, UninitializedParameter):
+                name = names[id(weight)].removesuffix("weight")[:-1]
+                groups = int(getattr(layer, "groups", 1))
+                found.setdefault(id(weight), AdaptableWeight(name, layer, weight, groups))
+    return list(found.values())
+
+
+def matching_weights(network: nn.Module, pattern: str) -> list[AdaptableWeight]:
+    """The adaptable weights whose name a regular expression finds, or those of :data:`AUTO`.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or for a layer whose weight is computed from others.
     """
-    found = False
-    for name, layer in network.named_modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d) and re.search(pattern, name):
-            found = True
-            yield name, layer
+    every = adaptable_weights(network)
+    if pattern == AUTO:
+        found = [about for about in every if about.groups == 1 or about.weight.shape[1] > 1]
+        heads = [about for about in found if re.search(CLASSIFIER, about.name)]
+        last = heads[-1].layer if heads else None
+        if isinstance(last, nn.Linear):  # and what is beside it, as in a distilled DeiT
+            last_of = [about for about in heads if len(about.weight) == last.out_features]
+            found = [about for about in found if about not in last_of]
+    else:
+        for name, layer in network.named_modules():
+            if _is_adaptable(layer) and _is_computed(layer) and re.search(pattern, name):
+                raise ValueError(
+                    f"the weight of {name} is computed from others (a parametrisation or weight "
+                    "normalisation), so that it cannot be adapted; remove that first "
+                    "(torch.nn.utils.parametrize.remove_parametrizations), or leave the layer out"
+                )
+        found = [about for about in every if re.search(pattern, about.name)]
     if not found:
-        kinds = (nn.Linear, nn.Conv2d)
-        names = [name for name, layer in network.named_modules() if isinstance(layer, kinds)]
+        names = [about.name for about in every]
         raise ValueError(
             f"no linear or convolutional layer of {type(network).__name__} matches {pattern!r}; "
-            f"its layers are {', '.join([*names[:6], '...']) if names else 'none'}"
+            f"its layers are {', '.join([*names[:6], '...']) if names else 'none'}; "
+            f"layers={AUTO!r} finds them by itself"
         )
+    return found
+
+
+def _is_adaptable(layer: nn.Module) -> bool:
+    """Also of transformers' own ``Conv1D``, a linear layer with its weight the other way round."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)
+    return isinstance(layer, kinds) or type(layer).__name__ == "Conv1D"
+
+
+def _is_computed(layer: nn.Module) -> bool:
+    return "weight" not in layer._parameters and not isinstance(layer, nn.MultiheadAttention)

@@ -12,7 +12,7 @@ import torch
 from ppap_kernels import merge_lora
 from torch import Tensor, nn
 
-from ppap.experts.adapters.layers import PPAP_LORA_LAYERS, matching_layers
+from ppap.experts.adapters.layers import AUTO, PPAP_LORA_LAYERS, AdaptableWeight, matching_weights
 from ppap.experts.adapters.parts import Tensors
 
 __all__ = ["Lora"]
@@ -24,14 +24,20 @@ class Lora:
 
     A convolution of kernel k gets A: (rank k, in k) and B: (out/groups k, rank k), a linear
     layer A: (rank, in) and B: (out, rank); the update B A, viewed as the layer's weight, is
-    added times alpha / rank (Hu et al., arXiv 2106.09685; microsoft/LoRA).
+    added times alpha / rank (Hu et al., arXiv 2106.09685; microsoft/LoRA). Where a kernel is not
+    square, or of one or three dimensions, B's and the shared k are its first side and A's is the
+    product of the others.
+
+    A and B are float32 for weights of half precision, which the sum is rounded to: updates are
+    far smaller than the weights.
 
     Attributes:
         rank: gamma in the PPAP paper.
         alpha: numerator of the scaling.
         layers: regular expression for the names of the adapted layers; the default finds
             what the released code adapts: the stem, conv1 and conv2 of ResNets, attention's
-            qkv and proj of vision transformers.
+            qkv and proj of vision transformers. ``"auto"`` finds the attention, MLPs and
+            convolutions of any network.
         linear_scaling: ``"published"`` leaves alpha / rank out of linear layers, as the
             released code does where it does not merge.
     """
@@ -61,31 +67,24 @@ class Lora:
 
     def adapts(self, layer: str) -> bool:
         """Whether a layer's low-rank update is this part's, by the layer's name."""
-        return re.search(self.layers, layer) is not None
+        return self.layers == AUTO or re.search(self.layers, layer) is not None
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         own: Tensors = {}
-        for name, layer in matching_layers(network, self.layers):
-            rows, columns, inner = self._factors(name, layer)
+        for about in matching_weights(network, self.layers):
+            rows, columns, inner = self._factors(about)
             bound = 1 / math.sqrt(columns)
-            own[f"{name}.lora_A"] = torch.empty(inner, columns).uniform_(
-                -bound, bound, generator=generator
-            )
-            own[f"{name}.lora_B"] = torch.zeros(rows, inner)
+            dtype = torch.promote_types(about.weight.dtype, torch.float32)
+            down = torch.empty(inner, columns).uniform_(-bound, bound, generator=generator)
+            own[f"{about.name}.lora_A"] = down.to(dtype)
+            own[f"{about.name}.lora_B"] = torch.zeros(rows, inner, dtype=dtype)
         return own
 
-    def _factors(self, name: str, layer: nn.Linear | nn.Conv2d) -> tuple[int, int, int]:
+    def _factors(self, about: AdaptableWeight) -> tuple[int, int, int]:
         """Rows of B, columns of A, and what they share."""
-        if isinstance(layer, nn.Linear):
-            return layer.out_features, layer.in_features, self.rank
-        kernel = layer.kernel_size[0]
-        if layer.kernel_size != (kernel, kernel):
-            raise ValueError(f"{name}: LoRA in loralib's form needs a square kernel")
-        return (
-            layer.out_channels // layer.groups * kernel,
-            layer.in_channels * kernel,
-            self.rank * kernel,
-        )
+        outputs, inputs, *kernel = about.weight.shape
+        side, area = (kernel[0], math.prod(kernel[1:])) if kernel else (1, 1)
+        return outputs // about.groups * side, inputs * about.groups * area, self.rank * side
 
     def buffers(self, network: nn.Module) -> Tensors:
         return {}
@@ -94,12 +93,13 @@ class Lora:
         for key, down in own.items():
             layer, _, kind = key.rpartition(".")
             if kind == "lora_A" and self.adapts(layer):
-                weight, up = weights[f"{layer}.weight"], own[f"{layer}.lora_B"]
-                weights[f"{layer}.weight"] = _updated(weight, down, up, self.scale(weight))
+                name = f"{layer}.weight" if f"{layer}.weight" in weights else f"{layer}_weight"
+                weight, up = weights[name], own[f"{layer}.lora_B"]
+                weights[name] = _updated(weight, down, up, self.scale(weight))
 
 
 def _updated(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     """W + scale B A, in one pass where no gradient is wanted and a kernel can do it."""
-    if weight.is_cuda and not torch.is_grad_enabled():
+    if weight.is_cuda and not torch.is_grad_enabled() and weight.dtype == down.dtype:
         return merge_lora(torch.empty_like(weight), weight, down, up, scale)
-    return weight + scale * (up @ down).view(weight.shape)
+    return (weight + scale * (up @ down).view(weight.shape)).to(weight.dtype)

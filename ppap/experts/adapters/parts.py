@@ -48,7 +48,7 @@ class Biases:
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         return {
-            name: parameter.detach().clone()
+            name: _own_copy(parameter)
             for name, parameter in network.named_parameters()
             if name.endswith("bias") and not (self.exclude and re.search(self.exclude, name))
         }
@@ -77,7 +77,7 @@ class Norms:
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         return {
-            f"{name}.{key}": parameter.detach().clone()
+            f"{name}.{key}": _own_copy(parameter)
             for name, layer in network.named_modules()
             if re.search(self.layers, name) and _is_norm(layer)
             for key, parameter in layer.named_parameters(recurse=False)
@@ -102,7 +102,7 @@ class Head:
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         return {
-            f"{name}.{key}": parameter.detach().clone()
+            f"{name}.{key}": _own_copy(parameter)
             for name, layer in network.named_modules()
             if re.search(self.layers, name)
             for key, parameter in layer.named_parameters(recurse=False)
@@ -120,7 +120,7 @@ class Full:
     """Own copies of every parameter and of batch-norm statistics: full fine-tuning."""
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
-        return {name: value.detach().clone() for name, value in network.named_parameters()}
+        return {name: _own_copy(value) for name, value in network.named_parameters()}
 
     def buffers(self, network: nn.Module) -> Tensors:
         return _batch_statistics(network)
@@ -143,4 +143,12 @@ def _batch_statistics(network: nn.Module) -> Tensors:
 
 
 def _replace(weights: Tensors, own: Mapping[str, Tensor]) -> None:
-    weights.update({key: value for key, value in own.items() if key in weights})
+    for key, value in own.items():
+        if key in weights:
+            weights[key] = value.to(weights[key].dtype)
+
+
+def _own_copy(parameter: Tensor) -> Tensor:
+    """In float32 if the network is in half precision, which would round small steps away."""
+    copy = parameter.detach().clone()
+    return copy.float() if copy.dtype in (torch.float16, torch.bfloat16) else copy

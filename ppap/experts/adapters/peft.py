@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from ppap.experts.adapters.layers import PPAP_LORA_LAYERS, matching_layers
+from ppap.compute.stateless import run_with
+from ppap.experts.adapters.layers import AUTO, PPAP_LORA_LAYERS, AdaptableWeight, matching_weights
 from ppap.experts.adapters.parts import Part, Tensors
 from ppap.experts.adapters.student import Student, in_order
 
@@ -104,8 +104,13 @@ class Peft:
             parameter.requires_grad_(wanted)
         return injected
 
+    def _weights(self, network: nn.Module) -> list[AdaptableWeight]:
+        """Those that are adapted; of AUTO's those whose layer is called, for peft wraps layers."""
+        found = matching_weights(network, self.layers)
+        return [about for about in found if about.called] if self.layers == AUTO else found
+
     def _layers(self, network: nn.Module) -> list[tuple[str, nn.Module]]:
-        found: list[tuple[str, nn.Module]] = list(matching_layers(network, self.layers))
+        found = [(about.name, about.layer) for about in self._weights(network)]
         if self.method == "oft":
             found = [(name, layer) for name, layer in found if isinstance(layer, nn.Linear)]
             if not found:
@@ -183,7 +188,7 @@ class PeftStudent(Student):
         state = {self.names[key]: value for key, value in weights.items()}
         state |= {key: own[key] for key in self.added}
         self.injected.to(inputs.device).train(self.network.training)
-        return functional_call(self.injected, state, (inputs,))
+        return run_with(self.injected, state, inputs)
 
     def _without_peft(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
         weights = dict(base)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from ppap.compute.stateless import run_with
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Part, Tensors
 
@@ -54,7 +54,7 @@ class Student:
             inputs: what the network takes.
         """
         state = self.effective(base, own) | dict(buffers)
-        return functional_call(self.network, state, (inputs,))
+        return run_with(self.network, state, inputs)
 
 
 @runtime_checkable

@@ -79,7 +79,7 @@ CASES = {
 def test_a_mixed_batch_is_its_parts(case: str, training: bool) -> None:
     predictor, adapter = CASES[case]
     together, apart = (bank_of(predictor(), adapter).train(training) for _ in range(2))
-    assert together._grouped is not None
+    assert together._mixed.grouped is not None
     x, probe = images(len(EXPERTS)), images(len(EXPERTS), 7).flatten(1)[:, :5]
     x_together, x_apart = (x.clone().requires_grad_() for _ in range(2))
     ours = together.predict_mixed(x_together, EXPERTS)
@@ -118,7 +118,7 @@ def test_a_bank_that_moves_takes_its_grouped_network_along() -> None:
 
 def test_what_has_no_grouped_form_goes_by_the_general_path() -> None:
     peft = bank_of(tiny_predictor(), Adapter((Peft("lora", 2, 2.0, r"\.conv1$"),))).eval()
-    assert peft._grouped is None
+    assert peft._mixed.grouped is None
     expected = one_by_one(peft, images(len(EXPERTS)))
     torch.testing.assert_close(peft.predict_mixed(images(len(EXPERTS)), EXPERTS), expected)
 
@@ -137,4 +137,4 @@ def test_layers_that_reshape_the_batch_go_by_the_general_path() -> None:
     bank = bank_of(predictor, Adapter((Lora(2, 2.0, "qkv"),))).eval()
     expected = one_by_one(bank, images(len(EXPERTS)))
     torch.testing.assert_close(bank.predict_mixed(images(len(EXPERTS)), EXPERTS), expected)
-    assert bank._grouped is None
+    assert bank._mixed.check.dropped

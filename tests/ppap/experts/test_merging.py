@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Full
 from ppap.experts.bank import ExpertBank
 from tests.ppap.networks import images, scrambled, tiny_predictor
@@ -30,3 +33,75 @@ def test_merged_is_unmerged_and_restored_bit_for_bit(adapter: Adapter) -> None:
     bank.unmerge()
     after = bank.predictor.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+def lora_bank() -> ExpertBank:
+    return scrambled(ExpertBank(tiny_predictor(), 2, Adapter((Lora(2, 4.0, "conv1"),))))
+
+
+def loaded(bank: ExpertBank) -> None:
+    bank.load_state_dict({name: 1.5 * value for name, value in bank.state_dict().items()})
+
+
+def assigned(bank: ExpertBank) -> None:
+    state = {name: 1.5 * value for name, value in bank.state_dict().items()}
+    bank.load_state_dict(state, assign=True)
+
+
+def loaded_expert(bank: ExpertBank) -> None:
+    bank.expert(0).load({name: 2 * value for name, value in bank.expert(0).tensors().items()})
+
+
+def written(bank: ExpertBank) -> None:
+    with torch.no_grad():
+        bank.expert(0).tensors()["conv1.lora_B"].add_(0.3)
+
+
+def written_through_data(bank: ExpertBank) -> None:
+    bank.expert(0).tensors()["conv1.lora_B"].data.mul_(-1)
+
+
+def base_written(bank: ExpertBank) -> None:
+    with torch.no_grad():
+        bank.predictor.network.fc.weight.mul_(1.5)
+
+
+def base_loaded(bank: ExpertBank) -> None:
+    network = bank.predictor.network
+    network.load_state_dict({name: 1.5 * value for name, value in network.state_dict().items()})
+
+
+CHANGES = (
+    loaded,
+    assigned,
+    loaded_expert,
+    written,
+    written_through_data,
+    base_written,
+    base_loaded,
+)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_merged_weights_follow_every_change(change: Callable[[ExpertBank], None]) -> None:
+    bank = lora_bank()
+    before = bank.predict(images(4), 0)
+    change(bank)
+    after = bank.predict(images(4), 0)
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(after, bank.train().predict(images(4), 0))
+
+
+def test_merged_weights_follow_a_change_of_type() -> None:
+    bank = lora_bank()
+    bank.predict(images(4), 0)
+    bank.double()
+    found = bank.predict(images(4).double(), 0)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, bank.train().predict(images(4).double(), 0))
+
+
+def test_merged_weights_are_kept_while_nothing_changes() -> None:
+    bank = lora_bank()
+    assert bank.effective(0) is bank.effective(0)
+    assert bank.effective(1) is not bank.effective(0)

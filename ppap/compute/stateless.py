@@ -1,0 +1,43 @@
+"""A module run with other parameters and buffers than its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+__all__ = ["run_with"]
+
+
+def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> Any:
+    """What a module returns with other parameters and buffers, and leaves no trace in it.
+
+    A parameter that several layers share is replaced in all of them. A layer that has several
+    names is replaced by one of them: :func:`torch.func.functional_call` goes by names, and would
+    leave the last value in such a layer (torch 2.14).
+
+    Args:
+        module: is left as it is.
+        state: by the names that ``named_parameters`` and ``named_buffers`` give; what is left out
+            stays the module's own.
+        inputs: of the module.
+
+    Raises:
+        ValueError: for several values of one shared weight.
+    """
+    names: dict[int, list[str]] = {}
+    for path, layer in module.named_modules():
+        for held in (layer._parameters, layer._buffers):
+            for leaf, tensor in held.items():
+                if tensor is not None:
+                    names.setdefault(id(tensor), []).append(f"{path}.{leaf}" if path else leaf)
+    whole = dict(state)
+    for tied in names.values():
+        if len(tied) > 1:
+            given = [name for name in tied if name in state]
+            if any(state[name] is not state[given[0]] for name in given):
+                raise ValueError(f"{' and '.join(given)} are one weight, and got several values")
+            whole |= {name: state[given[0]] for name in tied if given}
+    return functional_call(module, whole, inputs, tie_weights=False)

@@ -1,0 +1,143 @@
+"""Batches whose samples belong to different experts: in one pass if that gives the same.
+
+The grouped pass (:mod:`ppap.experts.grouped`) is another form of the network, which does not hold
+for every one: layers whose weights are read instead of called, hooks that write into the original,
+or a first dimension that is no batch make it another function. It is therefore compared with the
+experts one by one, once, and dropped where it differs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppap.compute.agreement import FirstUse
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.student import Student
+from ppap.experts.expert import Expert
+from ppap.experts.grouped import GroupedNetwork
+from ppap.experts.grouped_layers import UngroupableError
+
+__all__ = ["MixedPass"]
+
+State = dict[str, Tensor]
+
+logger = logging.getLogger(__name__)
+
+
+class MixedPass:
+    """A network under several experts at once, if it has such a form.
+
+    Args:
+        network: the frozen predictor's.
+        student: how it predicts under the adapter.
+        adapter: of all experts.
+        expert: any of them, for the names of its tensors.
+    """
+
+    def __init__(
+        self, network: nn.Module, student: Student, adapter: Adapter, expert: Expert
+    ) -> None:
+        self.network = network
+        self.student = student
+        self.check = FirstUse(f"the grouped pass of {type(network).__name__}", logger)
+        self.grouped: GroupedNetwork | None = None
+        self._structure = list(network.modules())
+        try:
+            self.grouped = GroupedNetwork(
+                network, adapter, list(expert.tensors()), list(expert.statistics())
+            )
+        except UngroupableError:
+            pass
+        except Exception as error:  # noqa: BLE001 whatever a network does when it is copied
+            self.check.drop(f"{type(error).__name__}: {error}")
+
+    def fits(self, network: nn.Module) -> bool:
+        """Whether a network is still the one that this was made for, layer by layer."""
+        return network is self.network and self._structure == list(network.modules())
+
+    def run(
+        self,
+        base: State,
+        experts: Sequence[Expert],
+        inputs: Tensor,
+        chosen: Tensor,
+        training: bool,
+    ) -> Tensor | None:
+        """Predict each row under its expert, in one pass; None if that cannot be.
+
+        Args:
+            base: the frozen network's parameters, by name.
+            experts: all of them.
+            inputs: (B, ...) what the network takes.
+            chosen: (B,) int64 expert of each row, in any order.
+            training: whether batch norms use and update their statistics.
+        """
+        if self.grouped is None or self.check.dropped:
+            return None
+        grouped = self.grouped
+        buffers = dict(self.network.named_buffers())
+        own = [expert.tensors() for expert in experts]
+        kept = [expert.statistics() for expert in experts]
+        for mode in (False, True) if training else (False,):
+            if not self._agrees(base, own, kept, inputs, chosen, mode):
+                return None
+        try:
+            return grouped.run(buffers | base, own, kept, inputs, chosen, training)
+        except Exception as error:  # noqa: BLE001 of other inputs than the first
+            self.check.drop(f"{type(error).__name__}: {error}")
+            return None
+
+    def _agrees(
+        self,
+        base: State,
+        own: Sequence[State],
+        kept: Sequence[State],
+        inputs: Tensor,
+        chosen: Tensor,
+        training: bool,
+    ) -> bool:
+        """Whether the grouped pass gives what the experts do one by one.
+
+        They are compared moved apart from each other, for untrained experts would all agree.
+        """
+        assert self.grouped is not None
+        grouped, student = self.grouped, self.student
+        apart = [] if self.check.compared(training) else _moved_apart(own)
+
+        def together(x: Tensor) -> Tensor:
+            state = _copied(dict(self.network.named_buffers())) | base
+            return grouped.run(state, apart, [_copied(k) for k in kept], x, chosen, training)
+
+        def one_by_one(x: Tensor) -> Tensor:
+            self.network.train(training)
+            present = chosen.unique().tolist()
+            rows = [(chosen == number).nonzero()[:, 0] for number in present]
+            parts = [
+                student.run(base, apart[number], _copied(kept[number]), x[some])
+                for number, some in zip(present, rows, strict=True)
+            ]
+            return torch.cat(parts)[torch.cat(rows).argsort()]
+
+        return self.check.allows(together, one_by_one, inputs, training)
+
+
+def _copied(state: Mapping[str, Any]) -> State:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def _moved_apart(own: Sequence[State]) -> list[State]:
+    """Each expert's tensors moved by noise of its own: by a third, from zero by a tenth."""
+    generator = torch.Generator().manual_seed(0)
+    moved = []
+    for tensors in own:
+        moved.append({})
+        for name, value in tensors.items():
+            noise = torch.randn(value.shape, generator=generator).to(value)
+            size = float(value.detach().double().square().mean().sqrt()) if value.numel() else 0.0
+            moved[-1][name] = value.detach() + noise * (0.3 * size or 0.1)
+    return moved
