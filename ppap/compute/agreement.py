@@ -11,11 +11,11 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppap.files.checkpoints import one_line
 
-__all__ = ["FirstUse", "agree", "values_and_gradient"]
+__all__ = ["FirstUse", "agree", "computes_in_half", "values_and_gradient"]
 
 EXACT, ROUNDING, HALF_ROUNDING = 1e-9, 5e-3, 5e-2
 """Relative errors that are taken for rounding: in float64, in float32, TF32's included, and in half
@@ -35,14 +35,16 @@ class FirstUse:
     Args:
         what: of the twin, for the logged line.
         logger: where the line goes.
+        half: whether the original computes in half precision, whatever it returns.
 
     Attributes:
         dropped: whether the twin was found wanting.
     """
 
-    def __init__(self, what: str, logger: logging.Logger) -> None:
+    def __init__(self, what: str, logger: logging.Logger, half: bool = False) -> None:
         self.what = what
         self.logger = logger
+        self.half = half
         self.dropped = False
         self._compared: set[Hashable] = set()
 
@@ -61,7 +63,7 @@ class FirstUse:
             self._compared.add(mode)
             try:
                 with _random_state_kept(x.device):
-                    difference = _difference(twin, original, x)
+                    difference = _difference(twin, original, x, self.half)
             except Exception as error:  # noqa: BLE001 whatever a network does in another form
                 difference = f"{type(error).__name__}: {one_line(error)}"
             if difference:
@@ -78,16 +80,16 @@ class FirstUse:
         self.logger.warning("%s is not used: %s", self.what, reason)
 
 
-def _difference(twin: Function, original: Function, x: Tensor) -> str:
+def _difference(twin: Function, original: Function, x: Tensor, half: bool) -> str:
     """In what the twin differs; empty if in nothing."""
     before = _random_state(x.device)
     expected = values_and_gradient(original, x)
     if not torch.equal(before, _random_state(x.device)):
         return ""
     found = values_and_gradient(twin, x)
-    if not agree(found[0], expected[0], differing=0.0):
+    if not agree(found[0], expected[0], half, differing=0.0):
         return "its values are others"
-    return "" if agree(found[1], expected[1]) else "its gradient is another"
+    return "" if agree(found[1], expected[1], half) else "its gradient is another"
 
 
 def values_and_gradient(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,8 +104,8 @@ def values_and_gradient(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
         total = (values * weights.to(values.dtype).view_as(values)).sum()
         if not total.requires_grad:
             return values.detach(), torch.zeros_like(x)
-        (gradient,) = torch.autograd.grad(total, x, allow_unused=True)
-    return values.detach(), torch.zeros_like(x) if gradient is None else gradient
+        (gradient,) = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)
+    return values.detach(), gradient
 
 
 def agree(found: Tensor, expected: Tensor, half: bool = False, differing: float = KINKED) -> bool:
@@ -125,6 +127,12 @@ def agree(found: Tensor, expected: Tensor, half: bool = False, differing: float 
     # What is next to nothing beside the rest of its batch may be rounding itself.
     error = apart / size.clamp(min=max(1e-6 * float(size.max()), 1e-30))
     return int((~(error <= bound)).sum()) <= differing * len(error)
+
+
+def computes_in_half(network: nn.Module) -> bool:
+    """Whether a network has weights, or a ``dtype``, of half precision."""
+    types = {getattr(layer, "dtype", None) for layer in network.modules()}
+    return bool(HALF & types.union(weight.dtype for weight in network.parameters()))
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppap.compute.agreement import FirstUse
+from ppap.compute.agreement import FirstUse, computes_in_half
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.student import Student
 from ppap.experts.expert import Expert
@@ -44,7 +44,8 @@ class MixedPass:
     ) -> None:
         self.network = network
         self.student = student
-        self.check = FirstUse(f"the grouped pass of {type(network).__name__}", logger)
+        what = f"the grouped pass of {type(network).__name__}"
+        self.check = FirstUse(what, logger, computes_in_half(network))
         self.grouped: GroupedNetwork | None = None
         self._structure = list(network.modules())
         try:
@@ -115,7 +116,7 @@ class MixedPass:
 
         def one_by_one(x: Tensor) -> Tensor:
             self.network.train(training)
-            present = chosen.unique().tolist()
+            present = sorted(set(chosen.tolist()))
             rows = [(chosen == number).nonzero()[:, 0] for number in present]
             parts = [
                 student.run(base, apart[number], _copied(kept[number]), x[some])
@@ -133,7 +134,7 @@ def _copied(state: Mapping[str, Any]) -> State:
 def _moved_apart(own: Sequence[State]) -> list[State]:
     """Each expert's tensors moved by noise of its own: by a third, from zero by a tenth."""
     generator = torch.Generator().manual_seed(0)
-    moved = []
+    moved: list[State] = []
     for tensors in own:
         moved.append({})
         for name, value in tensors.items():

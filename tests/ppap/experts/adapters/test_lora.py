@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from ppap.compute.stateless import run_with
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
-from ppap.experts.adapters.parts import Norms
+from ppap.experts.adapters.parts import Biases, Norms
+from ppap.experts.bank import ExpertBank
+from ppap.predictors.predictor import Predictor
 from tests.ppap.networks import TinyResNet
 
 
@@ -65,5 +68,73 @@ def test_mistakes_are_named() -> None:
         Lora(layers="nothing").create(TinyResNet(), torch.Generator())
     with pytest.raises(ValueError, match="nothing to train"):
         Adapter((Norms("nothing"),)).create(TinyResNet(), torch.Generator())
-    with pytest.raises(ValueError, match="square"):
-        Lora(layers="0").create(nn.Sequential(nn.Conv2d(2, 2, (1, 3))), torch.Generator())
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+    with pytest.raises(ValueError, match="0 is computed from others"):
+        Lora(layers="0").create(nn.Sequential(normed), torch.Generator())
+    with pytest.raises(ValueError, match=r"layers=.auto. finds"):
+        Lora(layers="conv").create(nn.Sequential(nn.Linear(2, 2)), torch.Generator())
+
+
+KINDS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "one dimension": (nn.Conv1d(4, 6, 3), (2, 4, 9)),
+    "three dimensions": (nn.Conv3d(2, 4, (1, 2, 3)), (2, 2, 4, 4, 4)),
+    "a lying kernel": (nn.Conv2d(4, 6, (1, 3)), (2, 4, 5, 5)),
+    "a standing kernel": (nn.Conv2d(4, 6, (3, 1)), (2, 4, 5, 5)),
+    "groups": (nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5)),
+    "depthwise": (nn.Conv1d(4, 8, 3, groups=4), (2, 4, 5)),
+    "dilated": (nn.Conv2d(4, 6, 3, dilation=2, padding_mode="circular", padding=2), (2, 4, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_convolutions_of_any_kind_are_adapted(kind: str) -> None:
+    layer, shape = KINDS[kind]
+    network = nn.Sequential(layer).double()
+    part = Lora(2, 4.0, "0")
+    own = part.create(network, torch.Generator().manual_seed(0))
+    update = 2 * (torch.ones_like(own["0.lora_B"]) @ own["0.lora_A"])
+    own["0.lora_B"] = torch.ones_like(own["0.lora_B"])
+    weights = Adapter((part,)).effective(dict(network.named_parameters()), own)
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    torch.testing.assert_close(weights["0.weight"] - weight, update.view_as(weight))
+    x = torch.randn(shape, dtype=torch.float64)
+    found = run_with(network, weights, x)
+    with torch.no_grad():
+        weight.add_(update.view_as(weight))
+    torch.testing.assert_close(found, network(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_any_precision_are_adapted_and_trained_in_float32_at_least(
+    dtype: torch.dtype,
+) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 5)).to(dtype)
+    adapter = Adapter((Biases(""), Lora(2, 4.0, "0|2")))
+    bank = ExpertBank(Predictor(Cast(network, dtype)), 2, adapter)
+    with torch.no_grad():
+        for parameter in bank.experts.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert {p.dtype for p in bank.experts.parameters()} == {
+        torch.promote_types(dtype, torch.float32)
+    }
+    x, timesteps = torch.randn(4, 3, 8, 8), torch.tensor([10, 900, 20, 800])
+    trained = bank.train().predict(x, 0)
+    trained.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in bank.expert(0).parameters())
+    torch.testing.assert_close(bank.eval().predict(x, 0), trained)
+    apart = torch.cat([bank(x[i : i + 1], timesteps[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(bank(x, timesteps), apart, atol=0.05, rtol=0.05)
+    assert not bank._mixed.check.dropped
+
+
+class Cast(nn.Module):
+    """A network of another precision between float32 images and float32 logits."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = network, dtype
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.network(images.to(self.dtype)).float()
+        return found
