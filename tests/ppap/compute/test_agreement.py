@@ -35,9 +35,9 @@ def raising(x: Tensor) -> Tensor:
 
 
 DIFFERENT: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "values": (lambda x: 2.01 * x, "its values are others"),
+    "values": (lambda x: 2.1 * x, "its values are others"),
     "values of one sample": (
-        lambda x: torch.cat([2 * x[:3], 2.01 * x[3:]]),
+        lambda x: torch.cat([2 * x[:3], 2.1 * x[3:]]),
         "its values are others",
     ),
     "gradient": (lambda x: 2 * x.detach() + 0 * x, "its gradient is another"),
