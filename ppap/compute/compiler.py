@@ -33,7 +33,13 @@ def just_in_time(function: Callable[..., Any]) -> Callable[..., Any]:
     and is then built for AVX2 computes half of each vector (PyTorch 2.14). So the name of the
     instruction set goes into the look-up, beside whatever tag the user has set.
     """
-    return torch.compile(function, fullgraph=True, dynamic=False, backend=_inductor)
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    # Dynamo counts compilations by code object and stops after a few: each function has its own.
+    call.__code__ = call.__code__.replace()
+    return torch.compile(call, fullgraph=True, dynamic=False, backend=_inductor)
 
 
 def _inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:

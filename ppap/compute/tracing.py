@@ -47,6 +47,8 @@ class Traced(nn.Module):
                 graph = trace(*arguments)
         if on_cpu:
             use_onednn(graph)
+        else:
+            _copy_constants_now(graph)
         own = list(arguments[0]) if frozen else []
         own += _lift_constants(graph)
         graph.graph.set_codegen(fx.graph.CodeGen())
@@ -68,6 +70,24 @@ class Traced(nn.Module):
 
 def _is_half(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+
+
+def _copy_constants_now(graph: fx.GraphModule) -> None:
+    """Copy a constant to another device or type once, not in every call.
+
+    A CUDA graph can hold no copy from a CPU's pageable memory.
+    """
+    for number, node in enumerate(list(graph.graph.nodes)):
+        if node.target is not torch.ops.aten._to_copy.default or node.args[0].op != "get_attr":
+            continue
+        name = f"_copied_constant{number}"
+        constant = getattr(graph, str(node.args[0].target))
+        graph.register_buffer(name, node.target(constant, **node.kwargs))
+        with graph.graph.inserting_before(node):
+            copied = graph.graph.get_attr(name)
+        node.replace_all_uses_with(copied)
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
 
 
 def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:

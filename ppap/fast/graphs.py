@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,11 +18,13 @@ from ppap.fast.update import fused_update, image_ahead, step_coefficients
 
 __all__ = ["CapturedFunction", "StepGraphs", "can_capture"]
 
+logger = logging.getLogger(__name__)
+
 WARM_UPS = 3
 
 
 class CapturedFunction:
-    """A function of tensors as a CUDA graph over static inputs."""
+    """A function of tensors as a CUDA graph over static inputs; as it is if none can hold it."""
 
     def __init__(self, function: Callable[..., Tensor], inputs: list[Tensor]) -> None:
         self.inputs = [tensor.clone() for tensor in inputs]
@@ -31,11 +34,18 @@ class CapturedFunction:
             for _ in range(WARM_UPS):
                 function(*self.inputs)
         torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.output = function(*self.inputs)
+        self.function = function
+        self.graph: torch.cuda.CUDAGraph | None = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(self.graph):
+                self.output = function(*self.inputs)
+        except RuntimeError as error:
+            logger.warning("a step is run kernel by kernel, for no graph can hold it: %s", error)
+            self.graph = None
 
     def __call__(self, inputs: list[Tensor]) -> Tensor:
+        if self.graph is None:
+            return self.function(*inputs)
         for static, value in zip(self.inputs, inputs, strict=True):
             static.copy_(value)
         self.graph.replay()
@@ -99,12 +109,14 @@ class StepGraphs:
                 here = torch.cuda.current_stream()
                 side.wait_stream(here)
                 gradient = None
-                with torch.cuda.stream(side):
-                    for (term, guide), aim in zip(terms, aims, strict=True):
-                        part = guide.scale * term(x, t, aim)  # type: ignore[operator]
-                        gradient = part if gradient is None else gradient + part
-                prediction = self._predict(x, t)
-                here.wait_stream(side)
+                try:
+                    with torch.cuda.stream(side):
+                        for (term, guide), aim in zip(terms, aims, strict=True):
+                            part = guide.scale * term(x, t, aim)  # type: ignore[operator]
+                            gradient = part if gradient is None else gradient + part
+                    prediction = self._predict(x, t)
+                finally:  # an error in a capture would be hidden by that of work not joined
+                    here.wait_stream(side)
                 after = fused_update(sampler, found, x, prediction, gradient, fresh)
                 image = image_ahead(sampler, found["signal"], x, prediction, gradient)
                 return torch.stack([after, image] if gradient is None else [after, image, gradient])
