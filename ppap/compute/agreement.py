@@ -7,7 +7,7 @@ is compared once, on the first real input, and dropped with one logged line if i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ppap.files.checkpoints import one_line
 
-__all__ = ["FirstUse", "agree", "computes_in_half", "values_and_gradient"]
+__all__ = ["FirstUse", "agree", "computes_in_half", "disturbed", "values_and_gradient"]
 
 EXACT, ROUNDING, HALF_ROUNDING = 1e-9, 5e-3, 5e-2
 """Relative errors that are taken for rounding: in float64, in float32, TF32's included, and in half
@@ -127,6 +127,19 @@ def agree(found: Tensor, expected: Tensor, half: bool = False, differing: float 
     # What is next to nothing beside the rest of its batch may be rounding itself.
     error = apart / size.clamp(min=max(1e-6 * float(size.max()), 1e-30))
     return int((~(error <= bound)).sum()) <= differing * len(error)
+
+
+def disturbed(tensors: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+    """Weights moved by a third of their size, zeros by a tenth of 1.
+
+    Untrained adapters change nothing, so that a twin which leaves them out would pass with them.
+    """
+    generator, moved = torch.Generator().manual_seed(seed), {}
+    for name, value in tensors.items():
+        noise = torch.randn(value.shape, generator=generator).to(value)
+        size = float(value.detach().double().square().mean().sqrt()) if value.numel() else 0.0
+        moved[name] = value.detach() + noise * (0.3 * size or 0.1)
+    return moved
 
 
 def computes_in_half(network: nn.Module) -> bool:

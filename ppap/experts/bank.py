@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ppap.compute.stateless import run_with
 from ppap.diffusion.denoiser import freeze
 from ppap.experts.absorb import absorbed
-from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.coverage import default_adapter, report_coverage
 from ppap.experts.bank_files import BankDescription, load_expert, save_expert
 from ppap.experts.expert import Expert
 from ppap.experts.merging import MergedWeights, WrittenWeights
@@ -39,7 +40,9 @@ class ExpertBank(nn.Module):
     Args:
         predictor: the off-the-shelf model; frozen in place.
         experts: how many, for ranges of equal width, or the ranges themselves.
-        adapter: what is trained per range; by default the paper's.
+        adapter: what is trained per range; by default the paper's, on the layers of the released
+            code or, where it names none, on those found
+            (:func:`ppap.experts.adapters.coverage.default_adapter`).
         task: what predictions mean, for transfer and for guiding; by default the predictor's.
         steps: length of the noise schedule, for a number of experts.
         seed: of the adapters' random initial values.
@@ -80,10 +83,11 @@ class ExpertBank(nn.Module):
         freeze(predictor)
         self.ranges = NoiseRanges.equal(experts, steps) if isinstance(experts, int) else experts
         self.task = predictor.task if task is None else task
-        self.adapter = ppap_adapter() if adapter is None else adapter
+        self.adapter = default_adapter(predictor.network) if adapter is None else adapter
         self.seed = seed
         device = next(predictor.network.parameters()).device
         self.experts = nn.ModuleList(self._fresh()).to(device)
+        report_coverage(predictor.network, self.adapter)
         self.student = self.adapter.student(predictor.network)
         self._written = WrittenWeights(predictor.network)
         self._merged = MergedWeights()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppap.compute.agreement import FirstUse, computes_in_half
+from ppap.compute.agreement import FirstUse, computes_in_half, disturbed
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.student import Student
 from ppap.experts.expert import Expert
@@ -108,7 +108,8 @@ class MixedPass:
         """
         assert self.grouped is not None
         grouped, student = self.grouped, self.student
-        apart = [] if self.check.compared(training) else _moved_apart(own)
+        known = self.check.compared(training)
+        apart = [] if known else [disturbed(tensors, n) for n, tensors in enumerate(own)]
 
         def together(x: Tensor) -> Tensor:
             state = _copied(dict(self.network.named_buffers())) | base
@@ -129,16 +130,3 @@ class MixedPass:
 
 def _copied(state: Mapping[str, Any]) -> State:
     return {name: value.clone() for name, value in state.items()}
-
-
-def _moved_apart(own: Sequence[State]) -> list[State]:
-    """Each expert's tensors moved by noise of its own: by a third, from zero by a tenth."""
-    generator = torch.Generator().manual_seed(0)
-    moved: list[State] = []
-    for tensors in own:
-        moved.append({})
-        for name, value in tensors.items():
-            noise = torch.randn(value.shape, generator=generator).to(value)
-            size = float(value.detach().double().square().mean().sqrt()) if value.numel() else 0.0
-            moved[-1][name] = value.detach() + noise * (0.3 * size or 0.1)
-    return moved

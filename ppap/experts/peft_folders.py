@@ -13,28 +13,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ppap.compute.agreement import agree
+from ppap.compute.stateless import run_with
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases, Norms
 from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
+from ppap.files.checkpoints import one_line
 
 __all__ = ["save_peft"]
+
+UNKNOWN_SIZE = 64
+"""Side of the images on which a predictor for any size is tried."""
 
 
 def save_peft(bank: ExpertBank, folder: str | Path) -> None:
     """Write ``expert_<n>/`` that ``peft.PeftModel.from_pretrained(network, ...)`` loads.
 
     loralib's update of a k x k convolution has rank k^2 r at most as peft counts, so that peft
-    gets it exactly, with k^2 times the rank and the same scaling. Biases go by peft's
-    ``bias="all"``, norms with their statistics as modules to save.
+    gets it exactly, with k^2 times the rank and the same scaling; of a convolution in groups, with
+    as many ranks as it has outputs. Biases go by peft's ``bias="all"``, norms with their statistics
+    as modules to save.
 
     Raises:
-        ValueError: for a bank whose adapter peft has no form for.
+        ValueError: for a bank whose adapter peft has no form for, or a layer on which peft computes
+            something else, such as a dilated convolution. Nothing is written then.
     """
     folder = Path(folder)
     for number in range(len(bank)):
-        _peft_model(bank, number).save_pretrained(str(folder / f"expert_{number}"))
+        model = _peft_model(bank, number)
+        if number == 0:
+            _check_layers(model, bank)
+        model.save_pretrained(str(folder / f"expert_{number}"))
 
 
 def _peft_model(bank: ExpertBank, number: int) -> Any:
@@ -98,10 +109,15 @@ def _lora_config(
     for key in [key for key in own if key.endswith(".lora_A")]:
         name = key.removesuffix(".lora_A")
         down, up = converted.pop(key), converted.pop(f"{name}.lora_B")
-        weight, lora = network.get_submodule(name).weight, adapter.lora_of(name)
-        assert isinstance(weight, Tensor)
+        layer, lora = dict(network.named_modules()).get(name), adapter.lora_of(name)
+        weight = getattr(layer, "weight", None)
+        if weight is None:
+            raise ValueError(f"peft has no form for {name} of attention; save the bank itself")
         assert lora is not None
-        if weight.ndim == 4:
+        groups = int(getattr(layer, "groups", 1))
+        if groups > 1:
+            down, up = _grouped_convolutions(down, up, weight, groups)
+        elif weight.ndim > 2:
             down, up = _convolutions(down, up, weight)
         ranks[name] = len(down)
         alphas[name] = lora.scale(weight) * len(down)
@@ -119,16 +135,92 @@ def _convolutions(down: Tensor, up: Tensor, weight: Tensor) -> tuple[Tensor, Ten
     """loralib's pair as a k x k convolution and a 1 x 1 one.
 
     With A: (r k, in k) and B: (out k, r k), the update of output o is the rows o k to
-    o k + k - 1 of B A one after another: row a takes slot a of the weight's in k^2 values.
+    o k + k - 1 of B A one after another: row a takes slot a of the weight's in k^2 values. Of
+    another kernel, the first k is its first side and the second the product of the others.
     """
-    outputs, inputs, kernel, _ = weight.shape
+    outputs, inputs, side, *others = weight.shape
     rank = len(down)
-    spread = torch.zeros(kernel, rank, kernel, inputs * kernel, dtype=down.dtype)
-    for slot in range(kernel):
+    spread = torch.zeros(side, rank, side, down.shape[1], dtype=down.dtype)
+    for slot in range(side):
         spread[slot, :, slot] = down.detach().cpu()
-    first = spread.reshape(kernel * rank, inputs, kernel, kernel)
-    second = up.detach().cpu().reshape(outputs, kernel * rank, 1, 1)
+    first = spread.reshape(side * rank, inputs, side, *others)
+    second = up.detach().cpu().reshape(outputs, side * rank, *[1] * (weight.ndim - 2))
     return first, second
+
+
+def _grouped_convolutions(
+    down: Tensor, up: Tensor, weight: Tensor, groups: int
+) -> tuple[Tensor, Tensor]:
+    """loralib's pair as a convolution that is its whole update, and one that hands it on.
+
+    peft's first convolution sees the inputs of all groups, its second keeps to groups.
+    """
+    outputs, inputs, *kernel = weight.shape
+    update = (up @ down).detach().cpu().view(groups, outputs // groups, inputs, *kernel)
+    first = torch.zeros(groups, outputs // groups, groups, inputs, *kernel, dtype=update.dtype)
+    for group in range(groups):
+        first[group, :, group] = update[group]
+    second = torch.eye(outputs // groups, dtype=update.dtype).repeat(groups, 1)
+    first = first.reshape(outputs, groups * inputs, *kernel)
+    return first, second.view(*second.shape, *[1] * len(kernel))
+
+
+@torch.no_grad()
+def _check_layers(model: Any, bank: ExpertBank) -> None:
+    """Run each layer that peft wraps beside the bank's own.
+
+    Raises:
+        ValueError: for one that differs.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    merged = bank.merged(0)
+    generator = torch.Generator().manual_seed(0)
+    for path, layer in model.named_modules():
+        name = path.removeprefix("base_model.model.")
+        if not isinstance(layer, BaseTunerLayer) or f"{name}.weight" not in merged:
+            continue
+        own = bank.predictor.network.get_submodule(name)
+        weight = merged[f"{name}.weight"]
+        x = torch.randn(_input_shape(own, weight), generator=generator).to(weight)
+        state = {leaf: merged[f"{name}.{leaf}"] for leaf, _ in own.named_parameters(recurse=False)}
+        try:
+            same = agree(cast(Any, layer).eval()(x), run_with(own, state, x), differing=0.0)
+        except Exception as error:
+            raise ValueError(
+                f"peft cannot run its layer {name} ({one_line(error)}); save the bank itself"
+            ) from error
+        if not same:
+            raise ValueError(
+                f"peft computes something else than the bank in {name}, {own}; save the bank itself"
+            )
+    _check_network(model, bank, merged)
+
+
+def _check_network(model: Any, bank: ExpertBank, merged: Mapping[str, Tensor]) -> None:
+    """Run the whole, for a network may read a layer's weight instead of calling it."""
+    predictor, generator = bank.predictor, torch.Generator().manual_seed(0)
+    network = predictor.network.eval()
+    size = predictor.size or (UNKNOWN_SIZE, UNKNOWN_SIZE)
+    images = torch.randn(2, predictor.mean.shape[1], *size, generator=generator)
+    inputs = predictor.prepare(images.to(predictor.mean), bank.normalised)
+    try:
+        expected = run_with(network, merged, inputs)
+    except Exception:  # noqa: BLE001 a network of one size, which the predictor does not know
+        return
+    if isinstance(expected, Tensor) and not agree(model.eval()(inputs), expected):
+        raise ValueError(
+            f"peft computes something else than the bank with {type(network).__name__}, which does "
+            "not call all of the adapted layers; save the bank itself"
+        )
+
+
+def _input_shape(layer: nn.Module, weight: Tensor) -> list[int]:
+    if weight.ndim == 2:
+        return [2, getattr(layer, "in_features", weight.shape[0])]
+    sides = zip(weight.shape[2:], cast(Any, layer).dilation, strict=True)
+    inputs = weight.shape[1] * int(cast(Any, layer).groups)
+    return [2, inputs, *(dilation * (side - 1) + 5 for side, dilation in sides)]
 
 
 @torch.no_grad()

@@ -97,6 +97,9 @@ class JointStep:
     def _prepared(self, *arguments: Any) -> Callable[..., tuple[Tensor, Tensor]]:
         """The step as a graph for such arguments, compiled if it is to be."""
         kept = {name: value.clone() for name, value in self._statistics.items()}
+        first, prepare = self.bank.expert(0), self.bank.predictor.prepare
+        inputs = prepare(arguments[3][0], self.bank.normalised)
+        self.bank.student.prepare(self._base, first.tensors(), first.statistics(), inputs)
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of operators without a batching rule
             graph = make_fx(_plain(self._step))(*arguments)

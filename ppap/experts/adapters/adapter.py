@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ppap.experts.adapters.layers import PPAP_LORA_LAYERS
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases, Full, Norms, Part, Tensors
 from ppap.experts.adapters.student import Student, Wrapping
@@ -97,9 +98,16 @@ class Adapter:
             )
 
 
-def ppap_adapter(rank: int = 16, alpha: float = 8.0) -> Adapter:
-    """The paper's adapter: LoRA, biases and batch norms, on the layers of the released code."""
-    return Adapter((Biases(), Norms(), Lora(rank, alpha)))
+def ppap_adapter(rank: int = 16, alpha: float = 8.0, layers: str = PPAP_LORA_LAYERS) -> Adapter:
+    """The paper's adapter: LoRA, biases and batch norms, on the layers of the released code.
+
+    Args:
+        rank: of LoRA.
+        alpha: likewise.
+        layers: of LoRA, as for :class:`ppap.experts.adapters.lora.Lora`; those of the released code
+            are a ResNet's or a vision transformer's of timm.
+    """
+    return Adapter((Biases(), Norms(), Lora(rank, alpha, layers)))
 
 
 def full_adapter() -> Adapter:

@@ -69,9 +69,17 @@ class Lora:
         """Whether a layer's low-rank update is this part's, by the layer's name."""
         return self.layers == AUTO or re.search(self.layers, layer) is not None
 
+    def weights(self, network: nn.Module) -> list[AdaptableWeight]:
+        """What is adapted in a network.
+
+        Raises:
+            ValueError: for none.
+        """
+        return matching_weights(network, self.layers)
+
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         own: Tensors = {}
-        for about in matching_weights(network, self.layers):
+        for about in self.weights(network):
             rows, columns, inner = self._factors(about)
             bound = 1 / math.sqrt(columns)
             dtype = torch.promote_types(about.weight.dtype, torch.float32)

@@ -8,6 +8,7 @@ gradient costs what the bare predictor's does.
 from __future__ import annotations
 
 import copy
+import logging
 import re
 import warnings
 from collections.abc import Mapping
@@ -16,11 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
+from ppap.compute.agreement import FirstUse, computes_in_half, disturbed
+from ppap.compute.copies import sharing_copy
 from ppap.compute.stateless import run_with
 from ppap.experts.adapters.layers import AUTO, PPAP_LORA_LAYERS, AdaptableWeight, matching_weights
 from ppap.experts.adapters.parts import Part, Tensors
 from ppap.experts.adapters.student import Student, in_order
+from ppap.files.checkpoints import one_line
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -29,6 +34,10 @@ __all__ = ["Peft"]
 
 Method = Literal["lora", "rslora", "dora", "ia3", "loha", "lokr", "oft", "boft"]
 NAME = "default"
+ADDITIVE = ("lora", "rslora", "loha", "lokr")
+"""Methods whose merged weight is the weight and an addend."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,13 +94,15 @@ class Peft:
         Args:
             network: the frozen predictor's.
             generator: of the initial values.
+
+        Raises:
+            ValueError: for layers that peft's method does not take.
         """
         # Imported here: it brings in all of transformers.
         from peft import inject_adapter_in_model
 
         config = self.config(network)
-        tensors = [*network.parameters(), *network.buffers()]
-        twin = copy.deepcopy(network, {id(tensor): tensor for tensor in tensors})
+        twin = sharing_copy(network)
         frozen = {parameter: parameter.requires_grad for parameter in network.parameters()}
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             seed = torch.randint(2**31, (1,), generator=generator) if generator else 0
@@ -99,18 +110,23 @@ class Peft:
             torch.default_generator.manual_seed(int(seed))
             # BOFT warns that it does without its CUDA extension.
             warnings.simplefilter("ignore", UserWarning)
-            injected = inject_adapter_in_model(config, twin, NAME)
+            try:
+                injected = inject_adapter_in_model(config, twin, NAME)
+            except Exception as error:
+                raise ValueError(
+                    f"peft's {self.method} does not fit all of these layers: {one_line(error)}"
+                ) from error
         for parameter, wanted in frozen.items():
             parameter.requires_grad_(wanted)
         return injected
 
-    def _weights(self, network: nn.Module) -> list[AdaptableWeight]:
+    def weights(self, network: nn.Module) -> list[AdaptableWeight]:
         """Those that are adapted; of AUTO's those whose layer is called, for peft wraps layers."""
         found = matching_weights(network, self.layers)
         return [about for about in found if about.called] if self.layers == AUTO else found
 
     def _layers(self, network: nn.Module) -> list[tuple[str, nn.Module]]:
-        found = [(about.name, about.layer) for about in self._weights(network)]
+        found = [(about.name, about.layer) for about in self.weights(network)]
         if self.method == "oft":
             found = [(name, layer) for name, layer in found if isinstance(layer, nn.Linear)]
             if not found:
@@ -152,7 +168,17 @@ class Peft:
 
 
 class PeftStudent(Student):
-    """A network with peft's layers: peft's forward in training, peft's merging otherwise."""
+    """A network with peft's layers: peft's forward in training, peft's merging otherwise.
+
+    The two are compared at the first step of training, for they are not always the same: peft's
+    convolutions know neither dilation nor circular padding, and a layer whose weight is read
+    instead of called is not adapted. Where they differ, methods that add to the weight are trained
+    by their merged weights, which is what guides in the end.
+
+    Raises:
+        ValueError: for layers that peft cannot merge; at the first step of training, for a method
+            that does not add to the weight where the two differ.
+    """
 
     def __init__(self, network: nn.Module, parts: tuple[Part, ...], part: Peft) -> None:
         super().__init__(network, parts)
@@ -161,6 +187,16 @@ class PeftStudent(Student):
         self.names = _wrapped_names(network, self.injected)
         self.added = frozenset(_added_parameters(network, self.injected))
         self.layers = _wrapping_layers(self.injected)
+        what = f"the network with peft's layers, of {type(network).__name__},"
+        self.check = FirstUse(what, logger, computes_in_half(network))
+        known = dict(network.named_parameters())
+        for name, layer in self.layers.items():
+            if f"{name}.weight" not in known:
+                raise ValueError(
+                    f"peft cannot adapt {name}: its weight is shared with another layer or computed"
+                )
+            if getattr(layer.get_base_layer(), "groups", 1) > 1:
+                _check_merging(name, layer, part.method)
 
     def effective(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
         weights = self._without_peft(base, own)
@@ -184,11 +220,66 @@ class PeftStudent(Student):
         buffers: Mapping[str, Tensor],
         inputs: Tensor,
     ) -> Any:
+        self.prepare(base, own, buffers, inputs)
+        if self.check.dropped:
+            state = self._merged_with_graph(base, own) | dict(buffers)
+            return run_with(self.network, state, inputs)
+        return self._run_injected(base, own, buffers, inputs)
+
+    def prepare(
+        self,
+        base: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        inputs: Tensor,
+    ) -> None:
+        mode = self.network.training
+        if self.check.compared(mode) or is_functorch_wrapped_tensor(inputs):
+            return
+        moved = disturbed(own)
+
+        def as_trained(x: Tensor) -> Any:
+            return self._run_injected(base, moved, _copied(buffers), x)
+
+        def as_merged(x: Tensor) -> Any:
+            state = self.effective(base, moved) | _copied(buffers)
+            return run_with(self.network, state, x)
+
+        if not self.check.allows(as_trained, as_merged, inputs, mode) and (
+            self.part.method not in ADDITIVE
+        ):
+            raise ValueError(
+                f"peft's {self.part.method} trains another function than it merges on these layers "
+                f"of {type(self.network).__name__}; choose {', '.join(ADDITIVE)}, the library's "
+                "own Lora, or other layers"
+            )
+
+    def _run_injected(
+        self,
+        base: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        inputs: Tensor,
+    ) -> Any:
         weights = dict(self.network.named_buffers()) | self._without_peft(base, own) | dict(buffers)
         state = {self.names[key]: value for key, value in weights.items()}
         state |= {key: own[key] for key in self.added}
         self.injected.to(inputs.device).train(self.network.training)
         return run_with(self.injected, state, inputs)
+
+    def _merged_with_graph(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
+        """As :meth:`effective`, differentiable in ``own``."""
+        weights = self._without_peft(base, own)
+        for name, layer in self.layers.items():
+            added = {
+                f"layer.{key}": own[f"{name}.{key}"]
+                for key, _ in layer.named_parameters()
+                if f"{name}.{key}" in own
+            }
+            weight = weights[f"{name}.weight"]
+            delta = run_with(_Delta(layer), added)
+            weights[f"{name}.weight"] = (weight + delta.view_as(weight)).to(weight.dtype)
+        return weights
 
     def _without_peft(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:
         weights = dict(base)
@@ -196,6 +287,31 @@ class PeftStudent(Student):
             if part is not self.part:
                 part.apply(weights, own)
         return weights
+
+
+class _Delta(nn.Module):
+    """What a layer of peft's adds to its weight."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self) -> Any:
+        return self.layer.get_delta_weight(NAME)
+
+
+def _copied(state: Mapping[str, Tensor]) -> Tensors:
+    return {name: value.clone() for name, value in state.items()}
+
+
+def _check_merging(name: str, layer: Any, method: str) -> None:
+    try:
+        copy.deepcopy(layer).merge(safe_merge=True, adapter_names=[NAME])
+    except Exception as error:
+        raise ValueError(
+            f"peft's {method} cannot merge {name}: {one_line(error)}; choose another method, "
+            "the library's own Lora, or other layers"
+        ) from error
 
 
 def _wrapped_names(network: nn.Module, injected: nn.Module) -> dict[str, str]:

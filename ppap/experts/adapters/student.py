@@ -38,6 +38,15 @@ class Student:
             part.apply(weights, own)
         return weights
 
+    def prepare(
+        self,
+        base: Mapping[str, Tensor],
+        own: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        inputs: Tensor,
+    ) -> None:
+        """Look at the first real input of :meth:`run`, before it is traced."""
+
     def run(
         self,
         base: Mapping[str, Tensor],

@@ -9,6 +9,7 @@ from typing import get_args
 import peft
 import pytest
 import torch
+from torch import nn
 
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.lora import Lora
@@ -70,3 +71,57 @@ def test_pefts_own_methods_are_saved_for_it(method: Method, tmp_path: Path) -> N
 def test_what_peft_has_no_form_for_is_refused(adapter: Adapter, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="save the bank itself"):
         save_peft(ExpertBank(tiny_predictor(), 1, adapter), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 8, 3, groups=2),
+        nn.Conv2d(4, 4, 3, groups=4),
+        nn.Conv2d(4, 8, (3, 1), stride=2),
+        nn.Conv2d(4, 8, 1, dilation=2),
+    ],
+    ids=repr,
+)
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd")
+def test_convolutions_of_other_kinds_go_to_peft_exactly(layer: nn.Module, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(layer, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    predictor = Predictor(network, (0.5,) * 4, (0.5,) * 4)
+    bank = bank_of(predictor, Adapter((Biases(""), Lora(2, 4.0, "0"))), 1).eval()
+    save_peft(bank, tmp_path)
+    x = torch.randn(3, 4, 9, 9)
+    model = peft.PeftModel.from_pretrained(copy.deepcopy(network), tmp_path / "expert_0").eval()
+    found, expected = model(predictor.prepare(x)), bank.predict(x, 0)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert (expected - predictor(x)).abs().max() > 1e-2
+
+
+class Reading(nn.Module):
+    """Reads the weight of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixer = nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x.mean((2, 3)), self.mixer.weight, self.mixer.bias)
+
+
+REFUSED = {
+    "dilated": nn.Sequential(nn.Conv2d(4, 8, 3, dilation=2), nn.Flatten()),
+    "dilated and padded": nn.Sequential(nn.Conv2d(4, 8, 3, padding=2, dilation=2), nn.Flatten()),
+    "circular": nn.Sequential(nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular")),
+    "read": Reading(),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_peft_would_compute_otherwise_is_refused_and_not_written(
+    kind: str, tmp_path: Path
+) -> None:
+    predictor = Predictor(REFUSED[kind], (0.5,) * 4, (0.5,) * 4)
+    bank = bank_of(predictor, Adapter((Lora(2, 4.0, "0|mixer"),)), 2).eval()
+    with pytest.raises(ValueError, match="save the bank itself"):
+        save_peft(bank, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -248,3 +248,78 @@ def test_an_unknown_method_and_blocks_that_do_not_fit_are_refused() -> None:
         Peft("qlora")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="blocks of 5"):
         ExpertBank(predictor(), 1, Adapter((Peft("oft", 5, layers=LAYERS),)))
+
+
+class Odd(nn.Module):
+    """A convolution of another kind, and a linear layer that is called or read."""
+
+    def __init__(self, read: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(4, 8, 3, **{"padding": 1} | options)
+        self.mixer, self.read = nn.Linear(8, 3), read
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = torch.tanh(self.conv1(images)).mean((2, 3))
+        if self.read:
+            return nn.functional.linear(hidden, self.mixer.weight, self.mixer.bias)
+        found: Tensor = self.mixer(hidden)
+        return found
+
+
+ODD: dict[str, Callable[[], nn.Module]] = {
+    "dilated": lambda: Odd(dilation=2),
+    "dilated, padded to its size": lambda: Odd(dilation=2, padding=2),
+    "circular padding": lambda: Odd(padding_mode="circular"),
+    "reflected padding": lambda: Odd(padding_mode="reflect"),
+    "a weight that is read": lambda: Odd(read=True),
+}
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "loha", "lokr"])
+@pytest.mark.parametrize("kind", ODD)
+def test_where_pefts_forward_is_another_function_its_merged_weights_are_trained(
+    kind: str, method: Method
+) -> None:
+    torch.manual_seed(0)
+    around = Predictor(ODD[kind](), (0.5,) * 4, (0.5,) * 4)
+    made = ExpertBank(around, 1, Adapter((Biases(""), Peft(method, 2, 2.0, LAYERS)))).train()
+    made.predict(IMAGES, 0)  # untrained, nothing shows
+    disturb(made)
+    trained = made.predict(IMAGES, 0)
+    trained.square().sum().backward()
+    for name, parameter in made.expert(0).named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+    torch.testing.assert_close(made.eval().predict(IMAGES, 0), trained)
+    assert (trained - made.teacher_prediction(IMAGES)).abs().max() > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")  # BOFT does without CUDA
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("dora", "dilated"),
+        ("boft", "circular padding"),
+        ("ia3", "a weight that is read"),
+    ],
+)
+def test_other_methods_are_refused_there(method: Method, kind: str) -> None:
+    torch.manual_seed(0)
+    around = Predictor(ODD[kind](), (0.5,) * 4, (0.5,) * 4)
+    made = ExpertBank(around, 1, Adapter((Peft(method, 4, 2.0, LAYERS),))).train()
+    with pytest.raises(ValueError, match="trains another function than it merges"):
+        made.predict(IMAGES, 0)
+
+
+def test_layers_that_peft_cannot_merge_or_take_are_refused_at_once() -> None:
+    grouped = Predictor(Odd(groups=2), (0.5,) * 4, (0.5,) * 4)
+    with pytest.raises(ValueError, match=r"cannot merge conv1.*groups"):
+        ExpertBank(grouped, 1, Adapter((Peft("lora", 2, layers=LAYERS),)))
+    with pytest.raises(ValueError, match="does not fit all of these layers"):
+        ExpertBank(grouped, 1, Adapter((Peft("lora", 3, layers=LAYERS),)))
+
+
+def test_a_network_that_keeps_a_graph_can_be_adapted() -> None:
+    network = Network().eval()
+    network.kept = network(IMAGES)  # type: ignore[assignment]
+    assert ExpertBank(Predictor(network, (0.5,) * 4, (0.5,) * 4), 1, Adapter((Peft("lora", 2),)))
