@@ -6,6 +6,7 @@ by side as a pipeline saves them (``unet/``, ``scheduler/``), or both at the top
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppap.diffusion.denoiser import Denoiser, Target, freeze
+from ppap.diffusion.diffusers_scheduler import check_family
 from ppap.diffusion.schedule import Schedule
 from ppap.files.checkpoints import CheckpointError, one_line
 from ppap.files.hub import extra, hub_folder, quiet, read_settings
@@ -24,6 +26,8 @@ __all__ = ["IFNetwork", "ImageUNet", "encode_if_captions", "load_diffusers", "lo
 
 TARGETS: dict[str, Target] = {"epsilon": "epsilon", "sample": "x_0", "v_prediction": "v"}
 JSON_FILES = ("*.json", "*/*.json")
+AUTOENCODERS = ("vae", "vqvae", "vqmodel", "movq", "first_stage_model")
+"""Folders of pipelines whose U-Net sees latents."""
 CAPTION_TOKENS = 77
 """Tokens per caption that IF was trained with."""
 
@@ -108,8 +112,16 @@ def load_diffusers(source: str | Path, dtype: torch.dtype = torch.float32) -> De
     """
     folder = hub_folder(source, JSON_FILES)
     subfolder, settings = _settings(folder, "unet", "config.json")
+    config = folder / (subfolder or "") / "config.json"
+    if config.read_bytes().startswith(codecs.BOM_UTF8):
+        raise CheckpointError(
+            f"{config} begins with a byte order mark, which diffusers cannot read; save it without"
+        )
+    _refuse_latents(source, folder)
     _, scheduler = _settings(folder, "scheduler", "scheduler_config.json")
-    if (target := scheduler.get("prediction_type", "epsilon")) not in TARGETS:
+    # Before diffusers 0.9 a flag said what is predicted.
+    earlier = "epsilon" if scheduler.get("predict_epsilon", True) else "sample"
+    if (target := scheduler.get("prediction_type", earlier)) not in TARGETS:
         raise CheckpointError(f"{source} predicts {target!r}; what can be used is {list(TARGETS)}")
     kinds = {"UNet2DModel": ImageUNet, "UNet2DConditionModel": IFNetwork}
     kind = settings.get("_class_name")
@@ -129,14 +141,19 @@ def load_diffusers(source: str | Path, dtype: torch.dtype = torch.float32) -> De
     channels = unet.config.in_channels
     if unet.config.class_embed_type is not None and kind == "UNet2DConditionModel":
         channels //= 2  # an up-sampling stage sees the small image, too
-    size = unet.config.sample_size
-    height, width = size if isinstance(size, Sequence) else (size, size)
+    outputs = unet.config.out_channels
+    if channels < 1 or outputs not in (channels, 2 * channels):
+        raise CheckpointError(
+            f"{source} makes {outputs} channels of {unet.config.in_channels}, so that it does more "
+            "than take noise from images; give an unconditional model"
+        )
+    height, width = _size(source, unet.config.sample_size)
     denoiser = Denoiser(
         kinds[kind](unet, dtype),
         _schedule(source, scheduler),
         (channels, height, width),
         TARGETS[target],
-        learned_variance=unet.config.out_channels == 2 * channels,
+        learned_variance=outputs == 2 * channels,
     )
     return cast(Denoiser, freeze(denoiser))
 
@@ -197,13 +214,38 @@ def _settings(folder: Path, part: str, file: str) -> tuple[str | None, dict[str,
     )
 
 
+def _refuse_latents(source: str | Path, folder: Path) -> None:
+    for part in AUTOENCODERS:
+        if (folder / part / "config.json").is_file():
+            raise CheckpointError(
+                f"{source} denoises the latents of its {part}, not images; give a pixel-space model"
+            )
+
+
+def _size(source: str | Path, sample_size: Any) -> tuple[int, int]:
+    """Height and width of the images, which a configuration need not say."""
+    size = tuple(sample_size) if isinstance(sample_size, Sequence) else (sample_size, sample_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise CheckpointError(
+            f"{source} has the sample_size {sample_size!r} in its config.json; write there the "
+            "height and width that it was trained on, e.g. 64 or [64, 96]"
+        )
+    return size[0], size[1]
+
+
 def _schedule(source: str | Path, settings: dict[str, Any]) -> Schedule:
+    """The noise levels of a scheduler's own table, in float64 where its betas say the same."""
+    name = str(settings.get("_class_name"))
     try:
         # Settings of another scheduler's steps have no bearing here.
         with quiet("diffusers.configuration_utils"):
-            betas = extra("diffusers").DDPMScheduler.from_config(settings).betas
-        return Schedule(np.cumprod(1 - betas.double().numpy()))
-    except (ValueError, NotImplementedError) as error:
+            scheduler = getattr(extra("diffusers"), name).from_config(settings)
+        check_family(scheduler)
+        table = scheduler.alphas_cumprod.double().numpy()
+        levels = np.cumprod(1 - scheduler.betas.double().numpy())
+        return Schedule(levels if np.allclose(levels, table, rtol=1e-3, atol=0) else table)
+    except (ValueError, TypeError, NotImplementedError, AttributeError, ImportError) as error:
         raise CheckpointError(
-            f"{source} has a noise schedule that cannot be used ({one_line(error)})"
+            f"{source} has the scheduler {name}, whose noise schedule cannot be used "
+            f"({one_line(error)})"
         ) from error

@@ -26,6 +26,7 @@ from ppap.diffusion.solver import Index, Update, gather
 __all__ = [
     "DiffusersSampler",
     "UnknownSchedulerError",
+    "check_family",
     "check_scheduler",
     "guided_scheduler_step",
     "predicted_noise",
@@ -34,8 +35,9 @@ __all__ = [
 ]
 
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
-CONSISTENCY = ("LCMScheduler", "TCDScheduler")
+CONSISTENCY = ("LCM", "TCD", "Consistency", "CMStochastic")
 OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+FAMILY = "take one such as DDPM-, DDIM- or DPMSolverMultistepScheduler"
 VARIANCES: dict[str, FixedVariance] = {
     "fixed_small": "small",
     "fixed_small_log": "small",
@@ -49,6 +51,31 @@ class UnknownSchedulerError(ValueError):
     """A scheduler of a family whose steps are not those of discrete diffusion."""
 
 
+def check_family(scheduler: Any) -> None:
+    """Refuse a scheduler whose network is no denoiser of discrete diffusion.
+
+    Raises:
+        UnknownSchedulerError: without a table of noise levels that timesteps index, for flow
+            matching, consistency models, and networks that are shown noise levels for timesteps.
+    """
+    name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+    kind = config.get("prediction_type", "epsilon")
+    tables = (getattr(scheduler, table, None) for table in ("alphas_cumprod", "betas"))
+    wrong = ""
+    if not all(isinstance(table, Tensor) for table in tables):
+        wrong = "has no table alphas_cumprod of discrete noise levels"
+    elif name.startswith(CONSISTENCY):
+        wrong = "is for consistency models"
+    elif config.get("use_flow_sigmas"):
+        wrong = "is for flow matching"
+    elif config.get("timestep_type") == "continuous":
+        wrong = "shows the network noise levels in place of timesteps"
+    elif kind not in PREDICTIONS:
+        wrong = f"is for models that predict {kind!r}"
+    if wrong:
+        raise UnknownSchedulerError(f"{name} {wrong}; {FAMILY}")
+
+
 def check_scheduler(scheduler: Any) -> None:
     """Refuse a scheduler that this module cannot guide.
 
@@ -56,25 +83,16 @@ def check_scheduler(scheduler: Any) -> None:
         UnknownSchedulerError: for another family, or an option that moves its noise levels away
             from its timesteps.
     """
-    name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
-    kind = config.get("prediction_type", "epsilon")
-    wrong = ""
-    if not isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor):
-        wrong = "has no table alphas_cumprod of discrete noise levels"
-    elif name in CONSISTENCY:
-        wrong = "is for consistency models"
-    elif kind not in PREDICTIONS:
-        wrong = f"is for models that predict {kind!r}"
-    elif float(scheduler.init_noise_sigma) != 1:
+    check_family(scheduler)
+    config, wrong = scheduler.config, ""
+    if float(scheduler.init_noise_sigma) != 1:
         wrong = "works on samples of exploding variance"
     elif config.get("thresholding"):
         wrong = "thresholds predicted images, which would undo guidance"
     elif option := next((option for option in OTHER_SIGMAS if config.get(option)), None):
         wrong = f"has {option}, whose noise levels are not those of its timesteps"
     if wrong:
-        raise UnknownSchedulerError(
-            f"{name} {wrong}; take one such as DDPM-, DDIM- or DPMSolverMultistepScheduler"
-        )
+        raise UnknownSchedulerError(f"{type(scheduler).__name__} {wrong}; {FAMILY}")
 
 
 def training_schedule(scheduler: Any) -> Schedule:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from ppap.files.wrapped import fitted, state_dicts
 
 __all__ = [
     "CheckpointError",
@@ -23,6 +27,8 @@ __all__ = [
 ]
 
 SHOWN_KEYS = 4
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+FOREIGN = re.compile(r"GLOBAL (\S+) was not an allowed global")
 
 
 class CheckpointError(ValueError):
@@ -33,10 +39,12 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file or a PyTorch checkpoint, on the CPU.
 
     PyTorch files are read with ``weights_only=True``: a pickle that carries code is refused.
-    A checkpoint wrapped as ``{"state_dict": ...}`` is unwrapped.
+    A dictionary in which there is one state dict, such as ``{"model": ..., "epoch": 3}``, gives
+    that one.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, hostile or holds no tensors.
+        CheckpointError: if the file is missing, damaged, hostile, or holds no tensors or several
+            state dicts.
     """
     path = Path(path)
     if not path.is_file():
@@ -44,23 +52,36 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # options, which many files carry
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes its reader raise almost anything
+        foreign = FOREIGN.search(str(error))
+        reason = f"a {foreign[1]}" if foreign else one_line(error)
         raise CheckpointError(
-            f"{path.name} is damaged or holds more than weights ({one_line(error)}); fetch it again"
+            f"{path.name} is damaged or holds more than weights ({reason}); fetch it again, or "
+            "save the state_dict of what is in it"
         ) from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in loaded.items()
-    ):
-        raise CheckpointError(f"{path.name} is not a state dict of tensors; fetch the weights file")
-    return dict(loaded)
+    found = state_dicts(loaded)
+    if len(found) > 1:
+        *some, last = found
+        path_in = "".join(f'["{part}"]' for part in last.split("."))
+        raise CheckpointError(
+            f"{path.name} holds several networks: {', '.join(some)} and {last}; save the one you "
+            f'mean, e.g. torch.save(torch.load("{path.name}"){path_in}, "weights.pth")'
+        )
+    if not found:
+        held = f"of {_some([*map(str, loaded)])}" if isinstance(loaded, Mapping) else ""
+        raise CheckpointError(
+            f"{path.name} is not a state dict of tensors but a {type(loaded).__name__} "
+            f"{held}".rstrip()
+            + "; fetch the weights file"
+        )
+    return next(iter(found.values()))
 
 
 def one_line(error: Exception) -> str:
     """What an error says, cut to one line."""
-    lines = str(error).strip().splitlines()
+    lines = ESCAPES.sub("", str(error)).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
 
 
@@ -77,10 +98,13 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 def check_and_load(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Fill a module from tensors, strictly, or say all that is wrong in one line.
 
+    Wrappers' prefixes of names are taken off (:func:`ppap.files.wrapped.fitted`).
+
     Raises:
         CheckpointError: as :func:`load_weights`.
     """
     own = module.state_dict()
+    state = fitted(own, state)
     check_state(own, state, source, type(module).__name__)
     own.update(state)  # rather than a plain dict, which lacks the versions of layers
     module.load_state_dict(own)

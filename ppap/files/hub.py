@@ -58,13 +58,13 @@ def hub_folder(source: str | Path, patterns: Sequence[str], nested: bool = True)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """The object in a JSON file, which may begin with a byte order mark.
 
     Raises:
         CheckpointError: if it is damaged.
     """
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged; fetch it again") from error
 

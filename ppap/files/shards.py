@@ -51,7 +51,7 @@ def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
         scratch.replace(path)
         return
     try:
-        found = dict(json.loads(path.read_text()))
+        found = dict(json.loads(path.read_text(encoding="utf-8-sig")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); name another folder") from error
     other = [key for key in wanted | found if wanted.get(key) != found.get(key)]

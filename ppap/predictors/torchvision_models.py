@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
 from ppap.predictors.predictor import Predictor
@@ -74,7 +74,7 @@ def load_torchvision(
     version = versions[chosen or "DEFAULT"]
     network = models.get_model(architecture, **_published_options(architecture, version) | options)
     path = _fetched(version.url) if weights is None else Path(weights)
-    check_and_load(network, _of_today(load_state(path), network), path.name)
+    check_and_load(network, _of_today(load_state(path)), path.name)
     for head in AUXILIARY_HEADS:
         if hasattr(network, head):
             setattr(network, head, None)
@@ -111,13 +111,9 @@ def _published_options(architecture: str, version: Any) -> dict[str, Any]:
     return options
 
 
-def _of_today(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Weights of files older than some names: DenseNet's layers, counters of batch norms."""
-    found = {OLD_DENSENET_KEY.sub(r"\1\2", key): value for key, value in state.items()}
-    for key, value in network.state_dict().items():
-        if key.endswith("num_batches_tracked"):
-            found.setdefault(key, torch.zeros_like(value))
-    return found
+def _of_today(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of files older than the names of DenseNet's layers."""
+    return {OLD_DENSENET_KEY.sub(r"\1\2", key): value for key, value in state.items()}
 
 
 def _fetched(url: str) -> Path:

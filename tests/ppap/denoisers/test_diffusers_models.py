@@ -280,7 +280,15 @@ class Hostile:
         ("scheduler", "holds neither scheduler/scheduler_config.json"),
         ("kind", "holds a VQModel; what can be used is UNet2DModel"),
         ("target", "predicts 'flow_prediction'"),
-        ("betas", "noise schedule that cannot be used"),
+        ("betas", "noise schedule cannot be used"),
+        ("unnamed", "has the scheduler None, whose noise schedule cannot be used"),
+        ("stranger", "scheduler HomemadeScheduler, whose noise schedule cannot be used"),
+        ("flow", "is for flow matching"),
+        ("no size", "has the sample_size None in its config.json; write there"),
+        ("no height", r"has the sample_size \[0, 8\]"),
+        ("more channels", "makes 5 channels of 3"),
+        ("latents", "denoises the latents of its vqvae"),
+        ("mark", "begins with a byte order mark"),
     ],
 )
 def test_wrong_folders_are_refused_in_one_line(damage: str, reason: str, tmp_path: Path) -> None:
@@ -289,6 +297,10 @@ def test_wrong_folders_are_refused_in_one_line(damage: str, reason: str, tmp_pat
     weights, config = tmp_path / f"{WEIGHTS}.bin", tmp_path / "config.json"
     scheduler = tmp_path / "scheduler_config.json"
     state = unet().state_dict()
+
+    def write(path: Path, text: str) -> None:
+        path.parent.mkdir()
+        path.write_text(text)
 
     def change(path: Path, **settings: Any) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | settings))
@@ -306,11 +318,78 @@ def test_wrong_folders_are_refused_in_one_line(damage: str, reason: str, tmp_pat
         "kind": lambda: change(config, _class_name="VQModel"),
         "target": lambda: change(scheduler, prediction_type="flow_prediction"),
         "betas": lambda: change(scheduler, beta_schedule="unheard_of"),
+        "unnamed": lambda: change(scheduler, _class_name=None),
+        "stranger": lambda: change(scheduler, _class_name="HomemadeScheduler"),
+        "flow": lambda: change(
+            scheduler, _class_name="UniPCMultistepScheduler", use_flow_sigmas=True
+        ),
+        "no size": lambda: change(config, sample_size=None),
+        "no height": lambda: change(config, sample_size=[0, 8]),
+        "more channels": lambda: unet(out_channels=5).save_pretrained(
+            tmp_path, safe_serialization=False
+        ),
+        "latents": lambda: write(tmp_path / "vqvae" / "config.json", "{}"),
+        "mark": lambda: config.write_text(config.read_text(), encoding="utf-8-sig"),
     }[damage]()
     with pytest.raises(CheckpointError, match=reason) as caught:
         load_denoiser(str(tmp_path))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["FlowMatchEulerDiscrete", "EDMEuler", "EDMDPMSolverMultistep", "KarrasVe", "ScoreSdeVe",
+     "CMStochasticIterative", "VQDiffusion", "IPNDM", "LCM", "TCD", "DDPMWuerstchen"],
+)  # fmt: skip
+def test_schedules_of_other_families_are_refused(kind: str, tmp_path: Path) -> None:
+    options = {"num_vec_classes": 8} if kind == "VQDiffusion" else {}
+    getattr(diffusers, f"{kind}Scheduler")(**options).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"{kind}Scheduler, whose noise schedule cannot be"):
+        load_schedule(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("EulerDiscrete", {"beta_schedule": "scaled_linear"}),
+        ("DPMSolverMultistep", {"beta_schedule": "squaredcos_cap_v2"}),
+        ("PNDM", {}),
+        ("DDIMParallel", {"trained_betas": [0.01, 0.02, 0.3]}),
+        ("UnCLIP", {}),
+        ("EulerAncestralDiscrete", {"beta_start": 0.001}),
+        ("CogVideoXDDIM", {"snr_shift_scale": 3.0, "rescale_betas_zero_snr": False}),
+    ],
+)
+def test_a_schedule_is_the_schedulers_own_table(
+    kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    scheduler = getattr(diffusers, f"{kind}Scheduler")(**options)
+    scheduler.save_pretrained(tmp_path)
+    levels = load_schedule(tmp_path).alphas_cumprod
+    assert levels == pytest.approx(scheduler.alphas_cumprod.double().numpy(), rel=1e-3, abs=1e-12)
+
+
+def test_noise_levels_shown_for_timesteps_are_refused(tmp_path: Path) -> None:
+    diffusers.EulerDiscreteScheduler(
+        timestep_type="continuous", prediction_type="v_prediction"
+    ).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="noise levels in place of timesteps"):
+        load_schedule(tmp_path)
+
+
+def test_what_an_early_configuration_predicts_is_not_forgotten(tmp_path: Path) -> None:
+    unet().save_pretrained(tmp_path)
+    (tmp_path / "scheduler_config.json").write_text(
+        json.dumps({"_class_name": "DDPMScheduler", "predict_epsilon": False}), "utf-8-sig"
+    )
+    assert load_denoiser(str(tmp_path)).target == "x_0"
+
+
+def test_images_need_not_be_square(tmp_path: Path) -> None:
+    unet(sample_size=[8, 16]).save_pretrained(tmp_path)
+    DDPMScheduler().save_pretrained(tmp_path)
+    assert load_denoiser(str(tmp_path)).shape == (3, 8, 16)
 
 
 def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import pickle
 import random
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ppap.files.checkpoints import CheckpointError, load_state, load_weights, save_weights
+from ppap.files.hub import read_settings
+
+Wrap = Callable[[dict[str, Tensor]], Any]
 
 
 def network(width: int = 3) -> nn.Module:
@@ -53,6 +60,91 @@ def test_a_wrong_file_is_refused_whole(tmp_path: Path) -> None:
     assert "0.weight (4, 2) instead of (3, 2)" in message
     assert "\n" not in message
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+
+
+class Normed(nn.Module):
+    """Batch norms, a nested layer, and a name that begins like a wrapper's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+        self.head = nn.Linear(2, 2)
+
+
+def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"model": state},
+        lambda state: {"model": state, "epoch": 3, "args": Namespace(lr=0.1), "optimizer": {}},
+        lambda state: {"net": {"state_dict": state}, "optimizer": {"state": {0: {}}}},
+        lambda state: {"state_dict": prefixed("model.", state), "callbacks": {}},
+        lambda state: prefixed("module.", state),
+        lambda state: prefixed("_orig_mod.", state),
+        lambda state: {"state_dict": prefixed("module._orig_mod.", state)},
+        lambda state: {key.replace("model.", "model._orig_mod."): v for key, v in state.items()},
+        lambda state: prefixed("module.", state) | {"n_averaged": torch.tensor(7)},
+        lambda state: prefixed("network.backbone.", state),
+        lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
+    ],
+    ids=["model", "training", "nested", "lightning", "parallel", "compiled", "both", "in part",
+         "averaged", "own", "old"],
+)  # fmt: skip
+def test_what_training_wraps_weights_in_comes_off(wrap: Wrap, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, target = Normed(), Normed()
+    torch.save(wrap(source.state_dict()), tmp_path / "a.pth")
+    load_weights(target, tmp_path / "a.pth")
+    for key, value in source.state_dict().items():
+        assert torch.equal(value, target.state_dict()[key])
+
+
+@pytest.mark.parametrize(
+    ("wrap", "reason"),
+    [
+        (
+            lambda state: {"model": state, "model_ema": state},
+            r'several networks: model and model_ema.*torch\.load\("a\.pth"\)\["model_ema"\]',
+        ),
+        (
+            lambda state: {"teacher": {"net": state}, "student": {"net": state}},
+            r'teacher\.net and student\.net.*\["student"\]\["net"\]',
+        ),
+        (lambda state: {"weights": list(state.values()), "step": 3}, "a dict of weights, step"),
+        (lambda state: list(state.values()), "but a list;"),
+        (lambda state: {}, "but a dict"),
+    ],
+    ids=["average", "two", "list inside", "list", "empty"],
+)
+def test_a_file_of_several_networks_or_none_says_what_it_holds(
+    wrap: Wrap, reason: str, tmp_path: Path
+) -> None:
+    torch.save(wrap(Normed().state_dict()), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=reason):
+        load_state(tmp_path / "a.pth")
+
+
+def test_a_whole_module_is_refused_by_its_name(tmp_path: Path) -> None:
+    torch.save(Normed(), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"more than weights \(a \S*Normed\)") as caught:
+        load_state(tmp_path / "a.pth")
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_prefix_that_is_the_networks_own_stays(tmp_path: Path) -> None:
+    source = nn.Sequential(OrderedDict(model=nn.Linear(2, 2)))
+    target = nn.Sequential(OrderedDict(model=nn.Linear(2, 2)))
+    save_weights(source.state_dict(), tmp_path / "a.safetensors")
+    load_weights(target, tmp_path / "a.safetensors")
+    assert torch.equal(source[0].weight, target[0].weight)
+
+
+def test_settings_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"name": "naïve"}', encoding="utf-8-sig")
+    assert read_settings(tmp_path / "config.json") == {"name": "naïve"}
 
 
 class Hostile:
