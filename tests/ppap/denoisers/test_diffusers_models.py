@@ -357,7 +357,7 @@ def test_schedules_of_other_families_are_refused(kind: str, tmp_path: Path) -> N
         ("PNDM", {}),
         ("DDIMParallel", {"trained_betas": [0.01, 0.02, 0.3]}),
         ("UnCLIP", {}),
-        ("EulerAncestralDiscrete", {"beta_start": 0.001}),
+        ("DEISMultistep", {"beta_start": 0.001}),
         ("CogVideoXDDIM", {"snr_shift_scale": 3.0, "rescale_betas_zero_snr": False}),
     ],
 )
