@@ -41,10 +41,11 @@ class Features:
         shapes = f"features {tuple(self.features.shape)} and logits {tuple(self.logits.shape)}"
         if self.features.ndim != 2 or self.logits.ndim != 2 or len(self.features) != len(self):
             raise ValueError(f"expected (N, D) features and (N, K) logits, got {shapes}")
-        if not (self.features.isfinite().all() and self.logits.isfinite().all()):
-            raise ValueError(f"{shapes} hold NaN or infinity; look for such images first")
         if self.spatial is not None and (self.spatial.ndim != 2 or len(self.spatial) != len(self)):
             raise ValueError(f"{shapes} do not fit spatial features {tuple(self.spatial.shape)}")
+        every = [self.features, self.logits, *filter(lambda part: part is not None, [self.spatial])]
+        if not all(part.isfinite().all() for part in every):
+            raise ValueError(f"{shapes} hold NaN or infinity; look for such images first")
 
     def __len__(self) -> int:
         return len(self.logits)

@@ -2,7 +2,8 @@
 
 FID, sFID, Inception Score, precision and recall of openai/guided-diffusion's ``evaluations``
 are taken on the 2015 graph of Inception v3, of which torch-fidelity holds a port; sFID (Nash
-et al., arXiv 2103.03841) on the first 7 channels of its layer ``mixed_6/conv``.
+et al., arXiv 2103.03841) on the first 7 channels of its layer ``mixed_6/conv``, which is the output
+of convolution, batch norm and ReLU.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.hub import get_dir
 
 from ppap.evaluation.features import Features, extract
-from ppap.evaluation.reference import ReferenceStatistics, SpatialMoments
+from ppap.evaluation.reference import Floats, ReferenceStatistics, SpatialMoments
 from ppap.files.checkpoints import CheckpointError, load_state, one_line
 from ppap.files.images import from_uint8, to_uint8
 
@@ -28,6 +30,7 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 """Name of the published weights; torch-fidelity fetches them by itself where it can."""
 PUBLISHED = INCEPTION_FILE.removesuffix(".pth").rpartition("-")[2]
 SPATIAL_CHANNELS = 7
+REFERENCE_ARRAYS = ("arr_0", "mu", "sigma", "mu_s", "sigma_s")
 
 
 class InceptionExtractor:
@@ -40,7 +43,8 @@ class InceptionExtractor:
         device: where it runs; images are taken there.
 
     Attributes:
-        name: tells weights apart.
+        name: tells weights apart, and what spatial features are: those that statistics were taken
+            of before ReLU are of another extractor.
 
     Raises:
         CheckpointError: if the file is absent, damaged or of another network.
@@ -68,11 +72,11 @@ class InceptionExtractor:
                 f"fetch {URL_INCEPTION_V3}"
             ) from error
         digest = PUBLISHED if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
-        self.name = f"inception-2015-12-05-{digest[: len(PUBLISHED)]}"
+        self.name = f"inception-2015-12-05-{digest[: len(PUBLISHED)]}-relu"
         self.device = torch.device(device)
         self._network: Any = network.to(self.device)
         self._spatial = torch.empty(0)
-        self._network.Mixed_6d.branch1x1.conv.register_forward_hook(self._keep)
+        self._network.Mixed_6d.branch1x1.register_forward_hook(self._keep)
 
     def _keep(self, _layer: object, _inputs: object, output: Tensor) -> None:
         # TensorFlow's order, channels last.
@@ -91,47 +95,64 @@ class InceptionExtractor:
 def load_openai_reference(
     path: str | Path, extractor: InceptionExtractor, batch: int = 50
 ) -> ReferenceStatistics:
-    """A reference batch such as ``VIRTUAL_imagenet256_labeled.npz``.
+    """A reference batch such as ``VIRTUAL_imagenet256_labeled.npz``, or its moments alone.
 
     FID and sFID are against the moments in the file, which are of the whole training set;
     precision and recall against features of the file's images, which are extracted here.
 
     Args:
-        path: an npz file with ``mu``, ``sigma``, ``mu_s``, ``sigma_s`` and ``arr_0``
-            (N, H, W, 3) uint8.
+        path: an npz file with ``mu`` and ``sigma``, to which alone FID can be had; with ``mu_s``
+            and ``sigma_s`` for sFID; with ``arr_0`` (N, H, W, 3) uint8 for the rest.
         extractor: of the published weights, if the moments are to be comparable.
         batch: images at a time.
 
     Raises:
-        CheckpointError: if the file is absent, damaged, hostile or of another format.
+        CheckpointError: if the file is absent, damaged, hostile or of another format, or its
+            moments are none.
     """
     path = Path(path)
+    arrays = _arrays(path)
+    try:
+        seen = _features(arrays["arr_0"], extractor, batch) if "arr_0" in arrays else None
+        spatial = None
+        if "mu_s" in arrays:
+            spatial = SpatialMoments(_floats(arrays["mu_s"]), _floats(arrays["sigma_s"]))
+        return ReferenceStatistics(
+            extractor.name,
+            None if seen is None else len(seen),
+            _floats(arrays["mu"]),
+            _floats(arrays["sigma"]),
+            None if seen is None else seen.features.float(),
+            spatial,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {one_line(error)}") from error
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """What a reference batch holds of the five arrays, of which two must be there."""
     try:
         with np.load(path, allow_pickle=False) as held:
-            arrays = {name: held[name] for name in ("arr_0", "mu", "sigma", "mu_s", "sigma_s")}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            arrays = {name: held[name] for name in REFERENCE_ARRAYS if name in held}
+            whole = "mu_s" not in arrays or "sigma_s" in arrays
+            if not ({"mu", "sigma"} <= arrays.keys() and whole):
+                raise ValueError(f"it holds {', '.join(held) or 'nothing'}")
+            return arrays
+    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
         raise CheckpointError(
             f"{path} is no reference batch of OpenAI's evaluator ({one_line(error)}); fetch it "
             "from https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/"
         ) from error
-    pixels = torch.from_numpy(arrays["arr_0"])
-    if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != torch.uint8:
-        raise CheckpointError(
-            f"{path}: arr_0 is {pixels.dtype} {tuple(pixels.shape)}, not uint8 (N, H, W, 3)"
-        )
-    parts = [
-        extract(extractor, from_uint8(part.movedim(-1, 1)), batch)
-        for part in torch.split(pixels, batch)
-    ]
-    seen = Features.cat(parts)
-    try:
-        return ReferenceStatistics(
-            extractor.name,
-            len(seen),
-            arrays["mu"].astype(np.float64),
-            arrays["sigma"].astype(np.float64),
-            seen.features.float(),
-            SpatialMoments(arrays["mu_s"].astype(np.float64), arrays["sigma_s"].astype(np.float64)),
-        )
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {one_line(error)}") from error
+
+
+def _features(pixels: npt.NDArray[Any], extractor: InceptionExtractor, batch: int) -> Features:
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"arr_0 is {pixels.dtype} {pixels.shape}, not uint8 (N, H, W, 3)")
+    parts = torch.split(torch.from_numpy(pixels).movedim(-1, 1), batch)
+    return Features.cat([extract(extractor, from_uint8(part), batch) for part in parts])
+
+
+def _floats(array: npt.NDArray[Any]) -> Floats:
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"moments are real numbers, got {array.dtype}")
+    return array.astype(np.float64)

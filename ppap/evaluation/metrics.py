@@ -31,6 +31,7 @@ __all__ = [
     "fid",
     "frechet_distance",
     "image_quality",
+    "inception_score",
     "matrix_fid",
     "precision_recall",
 ]
@@ -46,8 +47,7 @@ class Quality:
     Attributes:
         fid: Frechet distance, arXiv 1706.08500; biased upwards by about 1/N.
         kid: squared polynomial-kernel MMD, arXiv 1801.01401; unbiased, can be negative.
-        inception_score: arXiv 1606.03498, mean over splits of 5000 images, as OpenAI's
-            evaluator has it; between 1 and the number of classes.
+        inception_score: see :func:`inception_score`; between 1 and the number of classes.
         precision: share of generated images inside the reference manifold, [0, 1].
         recall: share of reference images inside the generated manifold, [0, 1].
         sfid: FID of spatial features, arXiv 2103.03841; None where there are none.
@@ -94,8 +94,6 @@ def image_quality(
         rng_seed=_KID_SEED,
         verbose=False,
     )
-    splits = max(1, len(features) // INCEPTION_SPLIT)
-    score = metric_isc.isc_features_to_metric(features.logits.cpu(), splits=splits, shuffle=False)
     sfid = None
     if features.spatial is not None and reference.spatial is not None:
         ours, theirs = features.spatial.double().numpy(), reference.spatial
@@ -103,7 +101,7 @@ def image_quality(
     return Quality(
         fid=matrix_fid(generated.numpy(), reference),
         kid=float(kid[metric_kid.KEY_METRIC_KID_MEAN]),
-        inception_score=float(score[metric_isc.KEY_METRIC_ISC_MEAN]),
+        inception_score=inception_score(features.logits),
         precision=precision,
         recall=recall,
         sfid=sfid,
@@ -114,6 +112,21 @@ def fid(features: Features, reference: ReferenceStatistics) -> float:
     """FID alone, for a reference with or without features; errors as ``image_quality``."""
     check_extractor(features, reference)
     return matrix_fid(reference.check(features.features), reference)
+
+
+def inception_score(logits: Tensor) -> float:
+    """Inception Score, arXiv 1606.03498, as OpenAI's evaluator takes it.
+
+    That is the mean over runs of 5000 images, of which the last may be shorter.
+
+    Args:
+        logits: (N, K), unnormalised class scores.
+    """
+    scores = [
+        metric_isc.isc_features_to_metric(part, splits=1, shuffle=False)
+        for part in torch.split(logits.cpu(), INCEPTION_SPLIT)
+    ]
+    return float(np.mean([score[metric_isc.KEY_METRIC_ISC_MEAN] for score in scores]))
 
 
 def frechet_distance(mean_a: Floats, cov_a: Floats, mean_b: Floats, cov_b: Floats) -> float:

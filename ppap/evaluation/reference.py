@@ -25,6 +25,7 @@ __all__ = [
     "Samples",
     "SpatialMoments",
     "check_extractor",
+    "check_moments",
     "moments",
     "neighbour_radii",
 ]
@@ -33,6 +34,7 @@ Floats = npt.NDArray[np.float64]
 Samples = Tensor | npt.NDArray[Any]
 
 NEIGHBOURS = 3  # k of Kynkaanniemi et al., arXiv 1904.06991, section 3
+ROUNDING = 1e-6  # of a covariance's trace: what float32 leaves of zero
 CHUNK = 1000  # rows of a distance matrix held at once
 _FORMAT = "ppap-reference-statistics-1"
 
@@ -42,7 +44,7 @@ class SpatialMoments:
     """Mean (S,) and covariance (S, S), float64, of the reference's spatial features.
 
     Raises:
-        ValueError: if these do not fit together.
+        ValueError: if these do not fit together or can be no moments.
     """
 
     mean: Floats
@@ -55,6 +57,7 @@ class SpatialMoments:
                 f"expected a mean (S,) and a covariance (S, S) of spatial features, got "
                 f"{self.mean.shape} and {self.covariance.shape}"
             )
+        check_moments(self.mean, self.covariance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,18 +66,20 @@ class ReferenceStatistics:
 
     Attributes:
         extractor: its name.
-        count: number N of reference images, at least 2.
+        count: number N of reference images, at least 2; None where a file of moments alone does
+            not say it.
         mean: (D,) float64.
         covariance: (D, D) float64, unbiased (divided by N - 1).
         features: (N, D) float32, or None, which leaves FID alone computable.
         spatial: of the spatial features, for sFID; or None.
 
     Raises:
-        ValueError: if these do not fit together or are not finite.
+        ValueError: if these do not fit together, or mean and covariance can be none: not finite,
+            not symmetric, or negative in some direction.
     """
 
     extractor: str
-    count: int
+    count: int | None
     mean: Floats
     covariance: Floats
     features: Tensor | None = None
@@ -84,7 +89,8 @@ class ReferenceStatistics:
         size = self.mean.size
         fits = self.mean.shape == (size,) and self.covariance.shape == (size, size)
         fits = fits and self.mean.dtype == self.covariance.dtype == np.float64
-        if not fits or self.count < 2 or not self.extractor:
+        few = self.features is not None if self.count is None else self.count < 2
+        if not fits or few or not self.extractor:
             raise ValueError(
                 "reference statistics need an extractor's name, 2 images or more, a float64 mean "
                 f"(D,) and covariance (D, D); got {self.extractor!r}, {self.count}, "
@@ -94,8 +100,7 @@ class ReferenceStatistics:
         if self.features is not None and self.features.shape != (self.count, size):
             shape = tuple(self.features.shape)
             raise ValueError(f"expected features of shape {(self.count, size)}, got {shape}")
-        if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
-            raise ValueError("reference mean and covariance must be finite; rebuild them")
+        check_moments(self.mean, self.covariance)
 
     @cached_property
     def radii(self) -> Tensor:
@@ -167,7 +172,7 @@ class ReferenceStatistics:
             spatial = SpatialMoments(kept[0].numpy(), kept[1].numpy())
         return ReferenceStatistics(
             about["extractor"],
-            int(about["count"]),
+            None if about["count"] == str(None) else int(about["count"]),
             tensors["mean"].numpy(),
             tensors["covariance"].numpy(),
             None if matrix is None else matrix.float(),
@@ -196,6 +201,33 @@ class ReferenceStatistics:
                 "none; rebuild it with ReferenceStatistics.of, or ask for fid alone"
             )
         return self.features.double()
+
+
+def check_moments(mean: Floats, covariance: Floats) -> None:
+    """Refuse what is no mean and covariance.
+
+    Args:
+        mean: (D,).
+        covariance: (D, D).
+
+    Raises:
+        ValueError: for numbers that are not finite, or a covariance that is not symmetric or not
+            positive semidefinite, beyond what rounding to float32 does to one.
+    """
+    wrong = ""
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        wrong = "must be finite"
+    else:
+        slack = ROUNDING * (float(np.abs(np.diag(covariance)).sum()) or 1.0)
+        if np.abs(covariance - covariance.T).max() > slack:
+            wrong = "do not fit together: the covariance is not symmetric"
+        else:
+            try:
+                np.linalg.cholesky(covariance + slack * np.eye(len(covariance)))
+            except np.linalg.LinAlgError:
+                wrong = "cannot be: the covariance is negative in some direction"
+    if wrong:
+        raise ValueError(f"reference mean and covariance {wrong}; rebuild or fetch them again")
 
 
 def moments(matrix: Tensor) -> tuple[Floats, Floats]:

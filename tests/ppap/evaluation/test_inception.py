@@ -15,7 +15,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from ablations.settings.rehearsal import seeded_inception
 from ppap.evaluation.features import Features, extract
 from ppap.evaluation.inception import InceptionExtractor, load_openai_reference
-from ppap.evaluation.metrics import image_quality
+from ppap.evaluation.metrics import fid, image_quality
 from ppap.evaluation.reference import ReferenceStatistics
 from ppap.files.checkpoints import CheckpointError
 from ppap.files.images import from_uint8
@@ -46,7 +46,7 @@ def test_features_are_those_of_torch_fidelity(weights: Path, seen: Features) -> 
     assert seen.features.std() > 0.01
 
 
-def test_spatial_features_are_the_first_channels_of_a_convolution(
+def test_spatial_features_are_the_first_channels_after_norm_and_relu(
     weights: Path, seen: Features
 ) -> None:
     network = FeatureExtractorInceptionV3(
@@ -55,11 +55,33 @@ def test_spatial_features_are_the_first_channels_of_a_convolution(
     inputs: list[torch.Tensor] = []
     network.Mixed_6d.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     network(torch.from_numpy(PIXELS).movedim(-1, 1))
-    kernel = network.Mixed_6d.branch1x1.conv.weight[:7]
-    expected = F.conv2d(inputs[0], kernel).permute(0, 2, 3, 1).reshape(len(PIXELS), -1)
+    branch = network.Mixed_6d.branch1x1
+    layer = F.conv2d(inputs[0], branch.conv.weight)
+    norm = branch.bn
+    layer = (layer - norm.running_mean[:, None, None]) / torch.sqrt(
+        norm.running_var[:, None, None] + norm.eps
+    )
+    layer = (layer * norm.weight[:, None, None] + norm.bias[:, None, None]).clamp(min=0)
+    expected = layer[:, :7].permute(0, 2, 3, 1).reshape(len(PIXELS), -1)
     assert expected.shape == (10, 2023)
     assert seen.spatial is not None
     torch.testing.assert_close(seen.spatial, expected, rtol=1e-4, atol=1e-4)
+    assert seen.spatial.min() == 0
+
+
+def test_moments_alone_are_enough_for_fid(weights: Path, seen: Features, tmp_path: Path) -> None:
+    extractor = InceptionExtractor(weights)
+    own = ReferenceStatistics.from_features(seen)
+    np.savez(tmp_path / "alone.npz", mu=own.mean, sigma=own.covariance)
+    alone = load_openai_reference(tmp_path / "alone.npz", extractor)
+    assert (alone.count, alone.features, alone.spatial) == (None, None, None)
+    assert fid(seen, alone) == fid(seen, own)
+    alone.save(tmp_path / "kept.safetensors")
+    kept = ReferenceStatistics.load(tmp_path / "kept.safetensors")
+    assert kept.count is None
+    assert fid(seen, kept) == fid(seen, own)
+    with pytest.raises(ValueError, match="need the reference's features"):
+        image_quality(seen, alone)
 
 
 def reference_file(folder: Path, seen: Features, **changes: np.ndarray) -> Path:
@@ -109,6 +131,10 @@ def test_few_samples_have_the_distance_that_the_matrix_root_gives() -> None:
         ({"mu": np.zeros(5)}, "float64 mean"),
         ({"mu_s": np.zeros(5)}, "spatial features"),
         ({"arr_0": np.array([Path()], dtype=object)}, "no reference batch"),
+        ({"sigma": -np.eye(2048)}, "negative in some direction"),
+        ({"sigma": np.full((2048, 2048), np.nan)}, "must be finite"),
+        ({"sigma_s": np.eye(2023) - 2 * np.eye(2023)[::-1]}, "negative in some direction"),
+        ({"sigma": np.eye(2048).astype(complex)}, "real numbers"),
     ],
 )
 def test_wrong_reference_batches_are_refused(
@@ -118,6 +144,16 @@ def test_wrong_reference_batches_are_refused(
     with pytest.raises(CheckpointError, match=problem) as caught:
         load_openai_reference(path, InceptionExtractor(weights))
     assert "\n" not in str(caught.value)
+
+
+def test_files_without_moments_are_refused(weights: Path, tmp_path: Path) -> None:
+    extractor = InceptionExtractor(weights)
+    np.savez(tmp_path / "images.npz", arr_0=PIXELS)
+    np.savez(tmp_path / "half.npz", mu=np.zeros(2048), sigma=np.eye(2048), mu_s=np.zeros(2023))
+    np.save(tmp_path / "array.npy", PIXELS)
+    for name in ("images.npz", "half.npz", "array.npy"):
+        with pytest.raises(CheckpointError, match="no reference batch"):
+            load_openai_reference(tmp_path / name, extractor)
 
 
 def test_wrong_weights_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from torch.utils.data import Dataset
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from ppap.evaluation.features import Features, extract, register_extractor
-from ppap.evaluation.metrics import correct, fid, frechet_distance, image_quality, precision_recall
+from ppap.evaluation.metrics import (
+    correct,
+    fid,
+    frechet_distance,
+    image_quality,
+    inception_score,
+    precision_recall,
+)
 from ppap.evaluation.reference import ReferenceStatistics
 from ppap.files.images import from_uint8
 from tests.ppap.statistics import NAME, Toy, normal, pixels, reference
@@ -84,6 +91,18 @@ def test_inception_score_closed_forms(classes: int) -> None:
     # Always the same class: sure, but not diverse.
     score = image_quality(Features(matrix, sure[:1].repeat(len(matrix), 1), NAME), reference())
     assert score.inception_score == pytest.approx(1)
+
+
+def test_the_inception_scores_last_split_is_what_is_left_over() -> None:
+    # OpenAI's evaluator: preds[i : i + 5000] for i in range(0, len(preds), 5000).
+    logits = 3 * torch.randn(5700, 4, generator=torch.Generator().manual_seed(0))
+    logits[5000:, 0] += 4
+    scores = []
+    for part in (logits[:5000], logits[5000:]):
+        p = part.double().softmax(1)
+        scores.append((p * (p / p.mean(0)).log()).sum(1).mean().exp().item())
+    assert inception_score(logits) == pytest.approx(sum(scores) / 2, rel=1e-12)
+    assert inception_score(logits[:5000]) == pytest.approx(scores[0], rel=1e-12)
 
 
 def test_the_two_roads_through_torch_fidelity_agree() -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ppap.evaluation.metrics import fid, image_quality
-from ppap.evaluation.reference import ReferenceStatistics
+from ppap.evaluation.reference import ReferenceStatistics, SpatialMoments
 from tests.ppap.statistics import normal, reference
 
 
@@ -64,6 +64,31 @@ def test_features_too_large_for_half_precision_are_refused(tmp_path: Path) -> No
     real = ReferenceStatistics.from_features(normal(10, shift=1e5))
     with pytest.raises(ValueError, match="half=False"):
         real.save(tmp_path / "reference", half=True)
+
+
+@pytest.mark.parametrize(
+    ("covariance", "reason"),
+    [
+        (-np.eye(8), "negative in some direction"),
+        (np.diag([1.0] * 7 + [-0.01]), "negative in some direction"),
+        (np.full((8, 8), 0.5) + 0.25 * np.eye(8) - np.ones((8, 8)), "negative in some direction"),
+        (np.diag([1.0] * 7 + [np.inf]), "must be finite"),
+        (np.triu(np.ones((8, 8))), "not symmetric"),
+    ],
+)
+def test_moments_that_none_can_be_are_refused(covariance: np.ndarray, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        replace(reference(), covariance=covariance)
+    with pytest.raises(ValueError, match=reason):
+        SpatialMoments(np.zeros(8), covariance)
+
+
+def test_what_rounding_does_to_a_covariance_is_no_fault() -> None:
+    for few in (normal(3), normal(200)):
+        own = ReferenceStatistics.from_features(few)
+        rounded = own.covariance.astype(np.float32).astype(np.float64)
+        assert fid(few, replace(own, covariance=rounded)) == pytest.approx(0, abs=1e-3)
+    assert not replace(reference(), covariance=np.zeros((8, 8))).covariance.any()
 
 
 def test_a_covariance_of_one_image_is_refused() -> None:
