@@ -43,8 +43,8 @@ class Features:
             raise ValueError(f"expected (N, D) features and (N, K) logits, got {shapes}")
         if self.spatial is not None and (self.spatial.ndim != 2 or len(self.spatial) != len(self)):
             raise ValueError(f"{shapes} do not fit spatial features {tuple(self.spatial.shape)}")
-        every = [self.features, self.logits, *filter(lambda part: part is not None, [self.spatial])]
-        if not all(part.isfinite().all() for part in every):
+        every = (self.features, self.logits, self.spatial)
+        if not all(part is None or part.isfinite().all() for part in every):
             raise ValueError(f"{shapes} hold NaN or infinity; look for such images first")
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ of convolution, batch norm and ReLU.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -113,18 +114,15 @@ def load_openai_reference(
     path = Path(path)
     arrays = _arrays(path)
     try:
-        seen = _features(arrays["arr_0"], extractor, batch) if "arr_0" in arrays else None
         spatial = None
         if "mu_s" in arrays:
             spatial = SpatialMoments(_floats(arrays["mu_s"]), _floats(arrays["sigma_s"]))
-        return ReferenceStatistics(
-            extractor.name,
-            None if seen is None else len(seen),
-            _floats(arrays["mu"]),
-            _floats(arrays["sigma"]),
-            None if seen is None else seen.features.float(),
-            spatial,
-        )
+        mean, covariance = _floats(arrays["mu"]), _floats(arrays["sigma"])
+        alone = ReferenceStatistics(extractor.name, None, mean, covariance, spatial=spatial)
+        if "arr_0" not in arrays:
+            return alone
+        seen = _features(arrays["arr_0"], extractor, batch).features.float()
+        return replace(alone, count=len(seen), features=seen)
     except ValueError as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error
 

@@ -78,7 +78,7 @@ def image_quality(
     Raises:
         ValueError: for too few images, another extractor, or a reference without features.
     """
-    from torch_fidelity import metric_isc, metric_kid
+    from torch_fidelity import metric_kid
 
     check_extractor(features, reference)
     if kid_subsets < 1 or kid_subset_size < 2:
@@ -122,6 +122,8 @@ def inception_score(logits: Tensor) -> float:
     Args:
         logits: (N, K), unnormalised class scores.
     """
+    from torch_fidelity import metric_isc
+
     scores = [
         metric_isc.isc_features_to_metric(part, splits=1, shuffle=False)
         for part in torch.split(logits.cpu(), INCEPTION_SPLIT)

@@ -14,12 +14,19 @@ from ppap.diffusion.denoiser import freeze
 from ppap.experts.absorb import absorbed
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.coverage import default_adapter, report_coverage
-from ppap.experts.bank_files import BankDescription, load_expert, save_expert
+from ppap.experts.bank_files import (
+    BankDescription,
+    expert_state,
+    fill_expert,
+    read_bank,
+    write_bank,
+)
 from ppap.experts.expert import Expert
+from ppap.experts.identity import PredictorIdentity, former_fingerprints
 from ppap.experts.merging import MergedWeights, WrittenWeights
 from ppap.experts.mixed import MixedPass
 from ppap.experts.routing import NoiseRanges
-from ppap.files.checkpoints import CheckpointError, fingerprint
+from ppap.files.checkpoints import CheckpointError
 from ppap.guidance.guides import LikelihoodGuide, Targets
 from ppap.guidance.likelihoods import AtLeastNoise, ImageLikelihood, NoisyLikelihood
 from ppap.guidance.scale import Scale
@@ -322,57 +329,69 @@ class ExpertBank(nn.Module):
     def save(self, folder: str | Path) -> None:
         """Write ``bank.json`` and one ``expert_<n>.safetensors`` per range.
 
-        The predictor is not written, only its fingerprint.
+        The predictor is not written, only what tells it apart. A bank that is in the folder is
+        replaced whole: a save that fails or is killed leaves one of the two
+        (:mod:`ppap.experts.bank_files`).
         """
-        folder = Path(folder)
-        for number in range(len(self)):
-            save_expert(self.expert(number), number, folder)
-        BankDescription(
+        network = self.predictor.network
+        experts = [expert_state(self.expert(number), network) for number in range(len(self))]
+        about = BankDescription(
             self.predictor.name,
-            self.fingerprint(),
             self.ranges,
             self.adapter,
             self.task,
-            self.normalised,
-            self.absorbed,
-        ).write(folder)
+            self.identity(),
+            normalised=self.normalised,
+            absorbed=self.absorbed,
+        )
+        write_bank(Path(folder), about, experts)
 
     @classmethod
-    def load(cls, folder: str | Path, predictor: Predictor, task: Task | None = None) -> ExpertBank:
+    def load(
+        cls,
+        folder: str | Path,
+        predictor: Predictor,
+        task: Task | None = None,
+        adapter: Adapter | None = None,
+    ) -> ExpertBank:
         """A saved bank around the predictor that it was trained for.
 
         Args:
             folder: made by :meth:`save`, of this version or an earlier one.
-            predictor: of the very weights that the bank was trained for.
+            predictor: of the very weights, buffers, mean, std and size that the bank was trained
+                for; its weights may be rounded to half precision, or it may compute in it
+                (:class:`ppap.predictors.wrappers.MixedPrecision`).
             task: replaces the saved one; needed for a task that is not one of ``ppap.tasks``.
+            adapter: the saved one, needed if it has parts that are not the library's own.
 
         Raises:
-            CheckpointError: if the folder holds no whole bank, or one of another predictor.
+            CheckpointError: if the folder holds no whole bank, or one of another predictor or
+                adapter.
         """
         folder = Path(folder)
-        about = BankDescription.read(folder)
+        about, states = read_bank(folder, adapter)
         if task is None and about.custom_task:
             raise CheckpointError(
                 f"{folder} was saved with a task of its own, {about.custom_task}; "
                 "pass it: load(folder, predictor, task=...)"
             )
+        about.check_predictor(folder, predictor)
         bank = cls(
             predictor, about.ranges, about.adapter, task or about.task, normalised=about.normalised
         )
-        if bank.fingerprint() != about.fingerprint:
-            raise CheckpointError(
-                f"{folder} was trained for other weights of {about.predictor}; "
-                f"load the predictor whose fingerprint is {about.fingerprint}"
-            )
         if about.absorbed:
             bank.absorb_statistics()
-        for number in range(len(bank)):
-            load_expert(bank.expert(number), number, folder)
+        for number, state in enumerate(states):
+            fill_expert(bank.expert(number), number, predictor.network, state)
         return bank.eval()
 
+    def identity(self) -> PredictorIdentity:
+        """What tells the unadapted predictor apart, whatever is merged into it."""
+        return PredictorIdentity.of(self.predictor, self._written.replaced)
+
     def fingerprint(self) -> str:
-        """Hexadecimal digest of the unadapted predictor's parameters."""
-        return fingerprint(self._base())
+        """Hexadecimal digest of the unadapted predictor's parameters alone."""
+        return former_fingerprints(self.predictor.network, self._written.replaced)[0]
 
 
 def _same(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

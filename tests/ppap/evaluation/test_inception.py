@@ -132,9 +132,8 @@ def test_few_samples_have_the_distance_that_the_matrix_root_gives() -> None:
         ({"mu_s": np.zeros(5)}, "spatial features"),
         ({"arr_0": np.array([Path()], dtype=object)}, "no reference batch"),
         ({"sigma": -np.eye(2048)}, "negative in some direction"),
-        ({"sigma": np.full((2048, 2048), np.nan)}, "must be finite"),
         ({"sigma_s": np.eye(2023) - 2 * np.eye(2023)[::-1]}, "negative in some direction"),
-        ({"sigma": np.eye(2048).astype(complex)}, "real numbers"),
+        ({"mu": np.zeros(2048, complex)}, "real numbers"),
     ],
 )
 def test_wrong_reference_batches_are_refused(
