@@ -21,7 +21,8 @@ class Budget:
         batch: images per step.
         scales: guidance scales to select a row's from, where it is selected.
         selection_samples: per scale and row, on seeds that no row is measured on.
-        ancestral_samples: per seed and row, of the slow sampler DDPM-250.
+        ancestral_samples: per seed and row, of the slow sampler, DDPM.
+        ancestral_steps: timesteps of the slow sampler.
         noisy_images: test images on which accuracy against noise is measured.
         timed_images: per batch of the throughput measurement.
         resamples: bootstrap replicates of an FID; a mean gets five times as many.
@@ -39,6 +40,7 @@ class Budget:
     scales: tuple[float, ...]
     selection_samples: int
     ancestral_samples: int = 200
+    ancestral_steps: int = 250
     noisy_images: int = 1_000
     timed_images: int = 64
     resamples: int = 200

@@ -57,7 +57,8 @@ def methods(lab: Lab) -> Iterator[Result]:
             )
     for name in lab.setting.noisy:
         yield from lab.row(name, NAIVE, predictor=name, reference=True, sampling=selected)
-    ancestral = Sampling(sampler=DDPM(250), samples=lab.budget.ancestral_samples)
+    budget = lab.budget
+    ancestral = Sampling(DDPM(budget.ancestral_steps), samples=budget.ancestral_samples)
     yield from lab.row("unguided", sampling=ancestral)
     for name, recipe in METHODS.items():
         yield from lab.row(name, recipe, reference=name == "single", sampling=ancestral)

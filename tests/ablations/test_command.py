@@ -20,6 +20,7 @@ from ablations.machine.engine import run
 from ablations.machine.store import Artifact, Store
 from ablations.runs import OUTPUT, RESULTS, ROOT, Options
 from ablations.settings import data
+from ablations.settings.catalogue import BUDGETS
 from ablations.sweeps import HEADLINE, SWEEPS, Lab
 from ablations.sweeps.headline import methods
 from ppap.compute.cpu import instruction_set
@@ -52,15 +53,20 @@ def naive_alone(lab: Lab) -> Iterator[Result]:
 
 
 def test_the_sweep_runs_whole_and_a_second_time_computes_nothing(
-    tmp_path: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    labelled: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    shorter = replace(BUDGETS["smoke"], ancestral_steps=20)
+    monkeypatch.setitem(BUDGETS, "smoke", shorter)
     store, results = str(tmp_path / "store"), tmp_path / "results"
     arguments = ["run", "methods", *TINY, "--store", store, "--output", str(results)]
     assert main(arguments) == 0
     with (results / "methods.csv").open() as file:
         rows = list(csv.DictReader(file))
     names = ["unguided", "naive", "single", "multi-experts", "ppap"]
-    for sampler in ("ddim25", "250"):
+    for sampler in ("ddim25", "20"):
         part = [row for row in rows if row["sampler"] == sampler]
         assert [row["method"] for row in part] == names
         trained = [float(row["trainable_share"]) > 0 for row in part]

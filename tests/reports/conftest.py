@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reports.build import build
+
 Record = dict[str, Any]
 
 LABELS = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
@@ -160,6 +162,26 @@ def write_folder(folder: Path, records: list[Record]) -> Path:
 def folder(tmp_path: Path) -> Path:
     """A results folder that holds a whole sweep and no outputs yet."""
     return write_folder(tmp_path / "fashion-test", sweep())
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a folder with its outputs, built once: for reading only."""
+    folder = write_folder(tmp_path_factory.mktemp("built") / "fashion-test", sweep())
+    build(folder)
+    return folder
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A results folder with one record of every kind that has outputs, and no outputs yet."""
+    records = [
+        row("ppap", "vit"),
+        noise_accuracy("ppap", "vit", 0),
+        tradeoff("ppap", "vit", 1.0),
+        grid("ppap", "vit"),
+    ]
+    return write_folder(tmp_path / "fashion-test", records)
 
 
 def _common(kind: str, method: str, predictor: str, *more: object) -> Record:

@@ -30,19 +30,20 @@ OUTPUTS = ["methods.csv", "methods.tex", f"{CURVES}.png", f"{CURVES}.svg"]
 OUTPUTS += [f"{TRADEOFF}.png", f"{TRADEOFF}.svg", f"{SAMPLES}.png", "methods.md", "index.html"]
 
 
-def test_build_writes_every_output(folder: Path) -> None:
-    assert build(folder) == [folder / name for name in OUTPUTS]
-    assert all((folder / name).stat().st_size > 500 for name in OUTPUTS)
-    assert all(json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines())
-    page = (folder / "methods.md").read_text()
+def test_build_writes_every_output(built: Path) -> None:
+    assert {path.name for path in built.iterdir()} == {"records.jsonl", "grids.npz", *OUTPUTS}
+    assert all((built / name).stat().st_size > 500 for name in OUTPUTS)
+    assert all(json.loads(line) for line in (built / "records.jsonl").read_text().splitlines())
+    page = (built / "methods.md").read_text()
     assert all(f"({name})" in page for name in OUTPUTS if name.endswith(".png"))
     assert page.startswith("# ")
     assert "95 % bootstrap interval" in page
 
 
-def test_build_is_a_pure_function_of_the_records(folder: Path) -> None:
-    first = {path: path.read_bytes() for path in build(folder)}
-    assert {path: path.read_bytes() for path in build(folder)} == first
+def test_build_is_a_pure_function_of_the_records(built: Path, folder: Path) -> None:
+    written = build(folder)
+    assert written == [folder / name for name in OUTPUTS]
+    assert all(path.read_bytes() == (built / path.name).read_bytes() for path in written)
 
 
 @pytest.mark.parametrize(
@@ -65,37 +66,37 @@ def test_absent_kinds_are_left_out(tmp_path: Path, record: Any, outputs: list[st
     assert ("| method" in page) == ("methods.csv" in outputs)
 
 
-def test_importing_and_building_leaves_torch_alone(folder: Path) -> None:
+def test_importing_and_building_leaves_torch_alone(small: Path) -> None:
     code = (
         "import sys; from pathlib import Path; import reports.__main__; "
-        f"reports.__main__.main(['build', {str(folder)!r}]); assert 'torch' not in sys.modules"
+        f"reports.__main__.main(['build', {str(small)!r}]); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
-    assert (folder / "methods.md").exists()
+    assert all((small / name).exists() for name in OUTPUTS)
 
 
 def test_command_builds_the_folders_given(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = write_folder(tmp_path / "other", [row("ppap", "vit")])
-    assert main(["build", str(folder), str(other)]) == 0
-    expected = [folder / name for name in OUTPUTS]
+    assert main(["build", str(small), str(other)]) == 0
+    expected = [small / name for name in OUTPUTS]
     names = ("methods.csv", "methods.tex", "methods.md", "index.html")
     expected += [other / name for name in names]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in expected]
 
 
 def test_command_finds_the_folders_by_itself(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder.parent / "without records").mkdir()
-    found = results_folders(folder.parent)
+    (small.parent / "without records").mkdir()
+    found = results_folders(small.parent)
     monkeypatch.setattr("reports.__main__.results_folders", lambda: found)
-    assert found == [folder]
-    page = folder.parent / "index.html"
+    assert found == [small]
+    page = small.parent / "index.html"
     assert main(["build", "--page", str(page)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(page)
-    assert page.read_text() == (folder / "index.html").read_text()
+    assert page.read_text() == (small / "index.html").read_text()
 
 
 def test_no_results_at_all_is_said(tmp_path: Path) -> None:
@@ -199,22 +200,22 @@ def test_wrong_grids_are_refused(tmp_path: Path, arrays: Any, problem: str) -> N
 
 
 def test_a_page_that_would_be_too_large_goes_without_samples_and_costs_no_table(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(folder)
-    whole = (folder / "index.html").read_text()
+    build(small)
+    whole = (small / "index.html").read_text()
     monkeypatch.setattr("reports.build.MAX_BYTES", len(whole) - 1)
-    assert build(folder)[-1] == folder / "index.html"
-    short = (folder / "index.html").read_text()
+    assert build(small)[-1] == small / "index.html"
+    short = (small / "index.html").read_text()
     assert len(short) < len(whole)
     assert "samples of ppap" in whole
     assert "samples of ppap" not in short
     assert "see methods-samples.png" in short
     monkeypatch.setattr("reports.build.MAX_BYTES", 1)
-    (folder / "methods.csv").unlink()
+    (small / "methods.csv").unlink()
     with pytest.raises(RecordError, match="the page has"):
-        build_all([folder], folder / "all.html")
-    assert (folder / "methods.csv").exists()
+        build_all([small], small / "all.html")
+    assert (small / "methods.csv").exists()
 
 
 @pytest.mark.parametrize("value", ["four", 0, True, None])

@@ -66,9 +66,8 @@ def embedded(page: str) -> dict[str, dict[str, object]]:
 
 
 @pytest.fixture
-def page(folder: Path) -> str:
-    build(folder)
-    return (folder / "index.html").read_text()
+def page(built: Path) -> str:
+    return (built / "index.html").read_text()
 
 
 def test_nothing_is_fetched_from_elsewhere(page: str) -> None:
@@ -84,7 +83,7 @@ def test_nothing_is_fetched_from_elsewhere(page: str) -> None:
     assert len(page.encode()) < 5_000_000
 
 
-def test_every_row_leads_to_its_record(page: str, folder: Path) -> None:
+def test_every_row_leads_to_its_record(page: str) -> None:
     keys = elements(page).attributes("tr", "data-key")
     records = embedded(page)
     assert len(keys) == 9

@@ -26,8 +26,8 @@ def test_a_perfect_network_gives_the_noise_back(target: Target) -> None:
     denoiser = Denoiser(lambda x, t: answers[target], schedule, SHAPE, target)
     predicted = denoiser(schedule.add_noise(x_0, t, noise), t).epsilon
     # At t = 0 the noise is divided by 0.01, which float32 knows to 3e-4, and so is the rounding
-    # of an image.
-    torch.testing.assert_close(predicted, noise, rtol=1e-3, atol=5e-5)
+    # of an image: 2.4e-7 between 2 and 4.
+    torch.testing.assert_close(predicted, noise, rtol=1e-3, atol=2e-4)
 
 
 def test_learned_variance_is_split_off() -> None:
