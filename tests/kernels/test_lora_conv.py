@@ -293,7 +293,9 @@ def test_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         y = lora_conv(*tensors, **UNIT)
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), lora_conv(*tensors, **UNIT), rtol=0.05, atol=0.2)
+    single = lora_conv(*tensors, **UNIT)
+    # Values of 8 bits are off by 0.2 % on average, and so is a sum of their products.
+    assert (y - single).norm() < 0.02 * single.norm()
 
 
 def test_an_update_finer_than_the_weights_precision_is_not_lost() -> None:
