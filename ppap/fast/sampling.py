@@ -43,8 +43,8 @@ def sample(
     gently guided ones to a small part of a grey level. A guide with kinks, such as a ReLU network,
     amplifies rounding at large scales: where an activation lies just beside zero, the last bit
     decides which way the gradient points, and now and then a sample becomes another picture. How
-    often is measured by ``python -m bench.rounding`` and stands in
-    ``reports/results/rounding/rounding.md``.
+    often is measured by ``python -m bench.rounding``: in its committed record, at another batch
+    size none of 448 samples moves by more than a grey level, on another instruction set one.
 
     Args:
         denoiser: what is sampled from.
