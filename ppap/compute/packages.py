@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import shutil
+import tempfile
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,8 @@ from ppap.compute.allocator import keep_freed_memory
 from ppap.compute.cpu import instruction_set
 
 __all__ = ["cache_folder", "package"]
+
+logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -35,19 +42,43 @@ def package(
         freezing: whether the module's own tensors are constants that inductor may rearrange.
 
     Returns:
-        The compiled module, and whether it had to be compiled.
+        The compiled module, and whether it had to be compiled. A folder that cannot be written,
+        or a package in it that is damaged, costs that and a logged line.
     """
     keep_freed_memory()
     program = torch.export.export(module, arguments)
     path = folder / f"{_digest(program, freezing)}.pt2"
-    missing = not path.is_file()
-    if missing:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f"{path.stem}.{os.getpid()}.pt2")
+    if path.is_file():
+        try:
+            _check(path)
+            return torch._inductor.aoti_load_package(str(path)), False
+        except Exception as error:  # noqa: BLE001 a damaged package makes its loader raise anything
+            logger.warning("%s is damaged and compiled anew: %s", path, error)
+    with tempfile.TemporaryDirectory() as scratch_folder:
+        scratch = Path(scratch_folder) / path.name
         with torch._inductor.config.patch(freezing=freezing):
             torch._inductor.aoti_compile_and_package(program, package_path=str(scratch))
-        scratch.replace(path)
-    return torch._inductor.aoti_load_package(str(path)), missing
+        _keep(scratch, path)
+        return torch._inductor.aoti_load_package(str(scratch)), True
+
+
+def _check(path: Path) -> None:
+    """Raise for a package whose bytes are not those that were written."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} is not what was written")
+
+
+def _keep(scratch: Path, path: Path) -> None:
+    beside = path.with_name(f"{path.stem}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(scratch, beside)
+        beside.replace(path)
+    except OSError as error:
+        logger.warning("the compiled graph cannot be kept for other processes: %s", error)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _digest(program: torch.export.ExportedProgram, freezing: bool) -> str:
@@ -69,5 +100,6 @@ def _digest(program: torch.export.ExportedProgram, freezing: bool) -> str:
     for name, value in sorted(constants.items()):
         if isinstance(value, Tensor):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            flat = value.detach().cpu().contiguous().reshape(-1)  # NumPy has no bfloat16
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]

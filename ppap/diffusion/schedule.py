@@ -167,7 +167,9 @@ def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
         for stride in range(1, total + 1):
             if len(range(0, total, stride)) == count:
                 return np.arange(0, total, stride, dtype=np.int64)
-        raise ValueError(f"no integer stride takes exactly {count} of {total} steps ({spacing!r})")
+        known = f"no integer stride takes exactly {count} of {total} steps ({spacing!r})"
+        words = f"; '{count}' takes as many evenly from the first to the last: DDIM('{count}')"
+        raise ValueError(known + words * (count <= total))
     if spacing == "fast27":
         kept = _spaced_indices(total, "10,10,3,2,2")
         return np.append(kept[:-1], total - 3)  # less noise than the last, for DDIM's sake

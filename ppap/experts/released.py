@@ -27,6 +27,7 @@ __all__ = ["load_released", "released_state", "save_released"]
 
 NAME = re.compile(r"(\d+)_max(\d+)\.(?:ckpt|pt|pth)")
 RESNET, DEIT = "resnet.", "deit.classifier."
+DEIT_LAYER = "blocks.0.attn.qkv.weight"
 WRAPPED = re.compile(r"(.*)\.(conv|linear)\.(weight|bias)")
 SOURCE = "https://github.com/riiid/PPAP"
 
@@ -38,7 +39,7 @@ def load_released(
     alpha: float = 8.0,
     steps: int = 1000,
     as_trained: bool = True,
-    normalised: bool = False,
+    normalised: bool | None = None,
 ) -> ExpertBank:
     """The experts of a folder of released checkpoints.
 
@@ -51,8 +52,9 @@ def load_released(
         steps: length of the noise schedule.
         as_trained: whether LoRA of linear layers goes without alpha / rank, as their training did
             (``Lora.linear_scaling``).
-        normalised: whether the experts see normalised images; the released training and
-            sampling show them raw [-1, 1].
+        normalised: whether the experts see normalised images; None takes what the released
+            training and sampling show them: raw [-1, 1] to ResNets, and normalised images to
+            DeiTs, whose wrapper normalises.
 
     Returns:
         The bank, in evaluation mode. Unlike the released sampler it guides a timestep on a
@@ -68,8 +70,10 @@ def load_released(
     adapter = Adapter((lora, Biases(), Norms()))
     ranges = NoiseRanges.equal(len(files), steps)
     states = [_unwrapped(load_state(path)) for path in files]
-    bank = ExpertBank(predictor, ranges, adapter, normalised=normalised)
     base = predictor.network.state_dict()
+    if normalised is None:
+        normalised = DEIT_LAYER in base
+    bank = ExpertBank(predictor, ranges, adapter, normalised=normalised)
     for number, (path, state) in enumerate(zip(files, states, strict=True)):
         expert = bank.expert(number)
         own = expert.tensors() | expert.statistics()
@@ -117,9 +121,7 @@ def released_state(bank: ExpertBank, number: int) -> dict[str, Tensor]:
     base = bank.predictor.network.state_dict() | bank.overwritten
     expert = bank.expert(number)
     state = base | expert.tensors() | expert.statistics()
-    prefix = (
-        DEIT if "blocks.0.attn.qkv.weight" in base else RESNET if "conv1.weight" in base else ""
-    )
+    prefix = DEIT if DEIT_LAYER in base else RESNET if "conv1.weight" in base else ""
     if not prefix:
         raise ValueError(
             "the released format is of ResNets and vision transformers by timm's names"

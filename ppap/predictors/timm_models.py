@@ -20,6 +20,9 @@ def load_timm(
 ) -> Predictor:
     """A classifier of timm with the normalisation and input size of its weights.
 
+    The size is that at which timm tests the weights, which for many is larger than that at which
+    they were trained (``resnet50.tv2_in1k``: 224 after 176).
+
     Args:
         name: of the architecture and maybe its weights, e.g. ``"resnet50.tv2_in1k"``.
         weights: a local file in timm's format; None fetches what is published.
@@ -52,7 +55,7 @@ def load_timm(
         ) from error
     if weights is not None:
         check_and_load(network, load_state(weights), Path(weights).name)
-    settings = resolve_model_data_config(network)  # type: ignore[no-untyped-call]
+    settings = resolve_model_data_config(network, use_test_size=True)  # type: ignore[no-untyped-call]
     return Predictor(
         network.eval(),
         settings["mean"],

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.schedule import Schedule, cosine_schedule, linear_schedule, make_schedule
 
 
@@ -112,3 +113,10 @@ def test_noise_has_the_stated_variance_and_signal() -> None:
     level = schedule.alphas_cumprod[300]
     assert x_t.mean().item() == pytest.approx(0.7 * math.sqrt(level), abs=0.01)
     assert x_t.var().item() == pytest.approx(1 - level, rel=0.01)
+
+
+def test_a_count_without_a_stride_is_told_how_to_be_had() -> None:
+    with pytest.raises(ValueError, match=r"exactly 60 of 1000 steps.*DDIM\('60'\)"):
+        DDIM(60).respace(linear_schedule())
+    spaced = DDIM("60").respace(linear_schedule()).timesteps
+    assert (len(spaced), spaced[0], spaced[-1]) == (60, 0, 999)

@@ -17,9 +17,9 @@ def test_a_timm_checkpoint_loads_strictly_with_its_own_settings(tmp_path: Path) 
     source = timm.create_model("resnet18", num_classes=7).eval()
     save_weights(source.state_dict(), tmp_path / "resnet18.safetensors")
     predictor = load_predictor("timm/resnet18", tmp_path / "resnet18.safetensors", num_classes=7)
-    assert predictor.size == (224, 224)
+    assert predictor.size == (288, 288)  # trained at 224
     assert predictor.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
-    x = torch.rand(2, 3, 224, 224)
+    x = torch.rand(1, 3, 288, 288)
     with torch.no_grad():
         normalised = (x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor(
             [0.229, 0.224, 0.225]
@@ -27,3 +27,16 @@ def test_a_timm_checkpoint_loads_strictly_with_its_own_settings(tmp_path: Path) 
         torch.testing.assert_close(predictor(2 * x - 1), source(normalised), rtol=1e-4, atol=1e-4)
     with pytest.raises(CheckpointError, match="wrong shape"):
         load_predictor("timm/resnet18", tmp_path / "resnet18.safetensors", num_classes=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("resnet10t.c3_in1k", 224), ("test_vit.r160_in1k", 160)]
+)
+def test_a_predictor_sees_images_of_the_size_that_its_weights_are_tested_at(
+    name: str, side: int, tmp_path: Path
+) -> None:
+    assert timm.get_pretrained_cfg(name).input_size[1] == {224: 176, 160: 160}[side]
+    save_weights(timm.create_model(name).state_dict(), tmp_path / "a.safetensors")
+    assert load_predictor(f"timm/{name}", tmp_path / "a.safetensors").size == (side, side)
+    chosen = load_predictor(f"timm/{name}", tmp_path / "a.safetensors", (160, 160))
+    assert chosen.size == (160, 160)

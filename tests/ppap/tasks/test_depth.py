@@ -54,6 +54,35 @@ def test_aligned_likelihood_is_that_of_the_correlation() -> None:
     assert DepthTask().log_likelihood(-targets, targets).tolist() == pytest.approx([-4, -4])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_map_in_other_units_has_the_same_likelihood_and_a_gradient_in_its_own(
+    dtype: torch.dtype,
+) -> None:
+    found, targets = maps(2, 8, 8).to(dtype), maps(2, 8, 8, seed=1).to(dtype)
+    results = []
+    for scale in (1.0, 1e-3, 1e-5, 1e-7, 1e4):
+        ours = (found * scale).requires_grad_()
+        likelihood = DepthTask().log_likelihood(ours, targets / scale)
+        (gradient,) = torch.autograd.grad(likelihood.sum(), ours)
+        results.append((likelihood.detach(), gradient * scale))
+    for likelihood, gradient in results[1:]:
+        torch.testing.assert_close(likelihood, results[0][0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradient, results[0][1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-6, 0.1, 1000.0])
+def test_a_constant_map_says_nothing_and_has_a_finite_gradient(value: float) -> None:
+    targets = maps(1, 8, 8).float()
+    targets[0, 0] = torch.nan
+    for flat, other in ((True, False), (False, True)):
+        constant = torch.full((1, 8, 8), value)
+        ours = (constant if flat else maps(1, 8, 8, seed=1).float()).requires_grad_()
+        likelihood = DepthTask().log_likelihood(ours, constant if other else targets)
+        (gradient,) = torch.autograd.grad(likelihood.sum(), ours)
+        assert likelihood.item() == pytest.approx(-1, abs=0.05)
+        assert gradient.isfinite().all()
+
+
 def test_metric_depth_by_hand() -> None:
     task = DepthTask(aligned=False)
     targets = torch.tensor([[[1.0, 2.0], [4.0, torch.nan]]])
