@@ -103,6 +103,8 @@ def _measured(about: dict[str, Any], rows: int) -> str:
         "interval are of the same rounds, each of which times reference, way, way and reference: "
         "medians, and the order statistics that enclose the ratio's median."
     )
+    if "gpu" in about:
+        text += _on_gpu(about)
     if "convolution_gflops" in about:
         text += (
             f" The ceiling is that of a large convolution, {about['convolution_gflops']} GFLOP/s, "
@@ -115,6 +117,22 @@ def _measured(about: dict[str, Any], rows: int) -> str:
             f"by more than {about['unsteady_above']:.0%} from quartile to quartile, by up to "
             f"{about['largest_spread']:.0%}.\n\n{text}"
         )
+    return text
+
+
+def _on_gpu(about: dict[str, Any]) -> str:
+    """What a GPU's record says besides: how calls were timed, what was wrong, failed, left out."""
+    text = (
+        " An ordinary call is timed from its launch in Python on; in a CUDA graph, which has no "
+        "interval, replays of the captured call are."
+    )
+    if "misses" in about:
+        text += f" Of {about['checks']} checks against float64, {len(about['misses'])} missed"
+        text += ": " + "; ".join(about["misses"]) + "." if about["misses"] else "."
+    if about.get("failures"):
+        text += f" Failed: {'; '.join(about['failures'])}."
+    if about.get("left_out"):
+        text += f" For {about['left_out']} measurements no time was left."
     return text
 
 

@@ -31,6 +31,7 @@ def tables(record: Record, sizes: Sizes, deadline: Deadline, folder: Path) -> No
     name = torch.cuda.get_device_name() if on_gpu else "rehearsal"
     dtype = _dtype(sizes)
     timer = microseconds if on_gpu else lambda function: 1e6 * clock(function)
+    captured = captured_microseconds if on_gpu else timer
     entries = list(tuned_entries(sizes))
     found: dict[str, list[dict[str, Any]]] = {}
     target = folder / "configs" / f"{slug(name)}.json"
@@ -50,13 +51,14 @@ def tables(record: Record, sizes: Sizes, deadline: Deadline, folder: Path) -> No
         said: list[str] = []
         line = record.attempt(
             f"{kernel} {dict(entry.shape)}",
-            lambda: tune.tune(kernel, entry, timer, dtype, sizes.on, said.append, among),  # noqa: B023
+            partial(tune.tune, kernel, entry, timer, dtype, sizes.on, said.append, among, captured),
         )
         if line is None:
             continue
         found.setdefault(kernel, []).append(line)
         every = sum(1 for _ in tune.candidates(kernel, entry.config))
-        shown = {key: line.get(key) for key in ("backend", "torch_us", "triton_us", "config")}
+        keys = ("backend", "eager", "torch_us", "triton_us", "config")
+        shown = {key: line.get(key) for key in keys}
         row = {"kernel": kernel, **line, "tried": len(tried), "of": every, "passed_over": said}
         record.add(row, f"{kernel} {dict(entry.shape)}: {shown}, {len(tried)} of {every} tried")
         note = f"Measured in {str(dtype).removeprefix('torch.')}, torch {torch.__version__}."
@@ -139,3 +141,10 @@ def microseconds(function: Callable[[], Any]) -> float:
     from triton.testing import do_bench
 
     return 1e3 * float(do_bench(function, warmup=2, rep=12, return_mode="median"))
+
+
+def captured_microseconds(function: Callable[[], Any]) -> float:
+    """A quick median over replays of a CUDA graph."""
+    from triton.testing import do_bench_cudagraph
+
+    return 1e3 * float(do_bench_cudagraph(function, rep=8, return_mode="median"))

@@ -1,10 +1,13 @@
 """Which implementation runs an operation, and with which launch configuration.
 
-Every operation takes `backend`: "torch" and "triton" force one, "auto" runs torch on a CPU and,
-on a GPU, what the table of that GPU's measurements says. A table is a JSON file in `configs/`,
-named after the GPU; where a GPU has none, `configs/default.json` serves, whose entries are not
-measured and say so. Within a table the entry of the nearest shape is taken (smallest sum of
-absolute differences of log2 of the dimensions).
+Every operation takes `backend`: "torch" and "triton" force one. "auto" takes Triton only where it
+was measured to be faster: on the GPU that is here, in the operands' type, near the shape (within
+a factor of four in all), and launched in the same manner, from a CUDA graph or from Python, where
+a launch costs more than most kernels take. Everywhere else it is torch.
+
+A table is a JSON file in `configs/`, named after the GPU. `configs/default.json`, whose entries are
+not measured and say so, gives configurations to a Triton that is forced. Within a table the entry
+of the nearest shape is taken (smallest sum of absolute differences of log2 of the dimensions).
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from torch import Tensor
 __all__ = ["Backend", "Entry", "interpreting", "nearest", "select", "slug", "table", "uses_op"]
 
 Backend = Literal["auto", "torch", "triton"]
+NEAR = 2.0
+"""Sum of absolute differences of log2 of the dimensions, up to which a measurement speaks."""
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -34,15 +39,29 @@ class Entry:
 
     Attributes:
         shape: problem size by dimension name, for example {"m": 2048, "n": 384}.
-        backend: "torch" where torch was the faster at this shape, else "triton".
+        backend: "torch" where torch was the faster at this shape, else "triton"; in a CUDA graph,
+            where a launch from Python costs nothing.
         config: tile sizes, num_warps and num_stages of the Triton kernel.
         tuned: False for an entry that no measurement stands behind.
+        eager: the same as an ordinary call.
+        dtypes: of the operands that were measured, "bfloat16" for example; all where there are
+            none.
     """
 
     shape: Mapping[str, int]
     backend: str
     config: Mapping[str, int]
     tuned: bool
+    eager: str = "torch"
+    dtypes: tuple[str, ...] = ()
+
+    def distance(self, shape: Mapping[str, int]) -> float:
+        """Of a shape from the entry's: the sum over its dimensions of differences of log2."""
+        return sum(abs(math.log2(max(shape[d], 1) / size)) for d, size in self.shape.items())
+
+    def measured_in(self, dtype: torch.dtype) -> bool:
+        """Whether the entry is of this type, or of all."""
+        return not self.dtypes or str(dtype).removeprefix("torch.") in self.dtypes
 
 
 def interpreting() -> bool:
@@ -50,8 +69,15 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def uses_op(backend: Backend, x: Tensor) -> bool:
+def uses_op(backend: Backend, x: Tensor, kernel: str) -> bool:
     """Whether a call goes through the custom operator (True) or through plain torch (False).
+
+    With "auto" it does where Triton could be chosen for some shape: the operator costs time itself.
+
+    Args:
+        backend: that was asked for.
+        x: the tensor whose device and dtype decide.
+        kernel: name of the kernel in the tables.
 
     Raises:
         ValueError: for an unknown backend, or Triton forced where it cannot run.
@@ -71,7 +97,23 @@ def uses_op(backend: Backend, x: Tensor) -> bool:
                 "use backend='torch'"
             )
         return True
-    return backend == "auto" and x.is_cuda
+    if backend != "auto" or not x.is_cuda:
+        return False
+    launched_free = torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing()
+    return _may_win(kernel, x.device.index, launched_free)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _may_win(kernel: str, device: int | None, launched_free: bool) -> bool:
+    """Whether Triton was measured to be faster at any shape."""
+    entries = [entry for entry in table(_gpu(device))[kernel] if entry.tuned]
+    return any((e.backend if launched_free else e.eager) == "triton" for e in entries)
+
+
+@cache
+def _gpu(device: int | None) -> str:
+    """A GPU's name, the current one's for None."""
+    return torch.cuda.get_device_name(device)
 
 
 def select(kernel: str, x: Tensor, shape: Mapping[str, int], force: bool) -> Entry | None:
@@ -85,19 +127,23 @@ def select(kernel: str, x: Tensor, shape: Mapping[str, int], force: bool) -> Ent
     """
     if x.dtype not in TRITON_DTYPES:
         return None
-    if x.is_cuda:
-        entry = nearest(table(torch.cuda.get_device_name(x.device))[kernel], shape)
-        return entry if force or entry.backend == "triton" else None
-    return nearest(table("default")[kernel], shape) if interpreting() else None
+    if not x.is_cuda:
+        return nearest(table("default")[kernel], shape) if interpreting() else None
+    entries = table(_gpu(x.device.index))[kernel]
+    alike = tuple(entry for entry in entries if entry.measured_in(x.dtype))
+    if force:
+        return nearest(alike or entries, shape)
+    measured = tuple(entry for entry in alike if entry.tuned)
+    if not measured:
+        return None
+    entry = nearest(measured, shape)
+    way = entry.backend if torch.cuda.is_current_stream_capturing() else entry.eager
+    return entry if way == "triton" and entry.distance(shape) <= NEAR else None
 
 
 def nearest(entries: tuple[Entry, ...], shape: Mapping[str, int]) -> Entry:
     """The entry whose shape is nearest in log2; the first of equals."""
-
-    def distance(entry: Entry) -> float:
-        return sum(abs(math.log2(max(shape[d], 1) / size)) for d, size in entry.shape.items())
-
-    return min(entries, key=distance)
+    return min(entries, key=lambda entry: entry.distance(shape))
 
 
 @cache
@@ -123,7 +169,15 @@ def _read(name: str) -> dict[str, tuple[Entry, ...]]:
     document = json.loads(path.read_text())
     return {
         kernel: tuple(
-            Entry(e["shape"], e["backend"], e["config"], bool(document["tuned"])) for e in entries
+            Entry(
+                e["shape"],
+                e["backend"],
+                e["config"],
+                bool(document["tuned"]),
+                e.get("eager", "torch"),
+                tuple(e.get("dtypes", ())),
+            )
+            for e in entries
         )
         for kernel, entries in document["kernels"].items()
     }

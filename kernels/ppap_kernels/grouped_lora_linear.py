@@ -87,7 +87,7 @@ def grouped_lora_linear(
     _check(x, weight, a, b, index, bias)
     valid = (index >= -1) & (index < len(a))
     torch._assert_async(valid.all(), f"index must lie in -1 ... {len(a) - 1}")
-    if not uses_op(backend, x):
+    if not uses_op(backend, x, "grouped_low_rank_matmul"):
         return grouped_lora_linear_reference(x, weight, a, b, index, bias, scale)
     rows = x.reshape(len(x), -1, x.shape[-1])
     p, q, r = weight.t(), a.transpose(1, 2), b.transpose(1, 2)

@@ -91,7 +91,7 @@ def guided_ddim_step(
     """
     _check(x_t, {"signal": signal, "signal_prev": signal_prev, "sigma": sigma},
            {"eps": eps, "gradient": gradient, "noise": noise})  # fmt: skip
-    if not uses_op(backend, x_t):
+    if not _takes_op(backend, "guided_ddim_step", x_t, eps, gradient):
         return guided_ddim_reference(x_t, eps, signal, signal_prev, sigma, gradient, noise, clip)
     force = backend == "triton"
     arguments = (x_t, eps, signal, signal_prev, sigma, gradient, noise, clip, force)
@@ -169,7 +169,7 @@ def guided_ddpm_step(
     images = {"eps": eps, "gradient": gradient, "noise": noise}
     _check(x_t, vectors, images | ({"log_variance": log_variance} if pixelwise else {}))
     arguments = (x_t, eps, signal, x0_weight, x_t_weight, log_variance, variance, gradient, noise)
-    if not uses_op(backend, x_t):
+    if not _takes_op(backend, "guided_ddpm_step", x_t, eps, gradient):
         return guided_ddpm_reference(*arguments, clip)
     return _ddpm(*arguments, clip, backend == "triton")  # type: ignore[no-any-return]
 
@@ -253,6 +253,19 @@ def _column(coefficient: Tensor, x_t: Tensor) -> Tensor:
     dtype = torch.promote_types(x_t.dtype, torch.float32)
     shaped = coefficient if coefficient.ndim > 1 else coefficient.view(-1, *[1] * (x_t.ndim - 1))
     return shaped.to(dtype)
+
+
+def _takes_op(backend: Backend, kernel: str, *tensors: Tensor | None) -> bool:
+    """Whether a step goes through the operator; not where it is to be differentiated.
+
+    An H200 takes twice as long for the operator's gradient as for torch's.
+    """
+    x_t = tensors[0]
+    assert x_t is not None
+    differentiated = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+    return uses_op(backend, x_t, kernel) and not (backend == "auto" and differentiated)
 
 
 def _size(x_t: Tensor) -> dict[str, int]:

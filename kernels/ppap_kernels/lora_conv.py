@@ -121,9 +121,9 @@ def lora_conv(
     b = b.flatten(1) if b.ndim == 4 else b
     geometry = (as_pair(stride), as_pair(padding), as_pair(dilation))
     check_shapes(x, weight, a[None], b[None], bias, groups)
-    fused = uses_op(backend, x)
-    if fused and groups == 1:
-        if pointwise(weight, geometry):
+    kernel = "low_rank_matmul" if pointwise(weight, geometry) else "low_rank_conv"
+    if uses_op(backend, x, kernel) and groups == 1:
+        if kernel == "low_rank_matmul":
             matrices = (weight.flatten(1), a.flatten(1), b)
             y = lora_linear(seen_pixels(x, geometry), *matrices, bias, scale, backend=backend)
             return y.permute(0, 3, 1, 2)
@@ -188,8 +188,9 @@ def grouped_lora_conv(
     check_index(x, index)
     valid = (index >= -1) & (index < len(a))
     torch._assert_async(valid.all(), f"index must lie in -1 ... {len(a) - 1}")
-    if uses_op(backend, x):
-        if pointwise(weight, geometry):
+    flat = pointwise(weight, geometry)
+    if uses_op(backend, x, "grouped_low_rank_matmul" if flat else "grouped_low_rank_conv"):
+        if flat:
             stacks = (weight.flatten(1), a.flatten(2), b, index, bias)
             y = grouped_lora_linear(seen_pixels(x, geometry), *stacks, scale, backend=backend)
             return y.permute(0, 3, 1, 2)

@@ -66,7 +66,7 @@ def lora_linear(
     _check(x, weight, a, b, bias)
     if x.ndim == 1:
         return lora_linear(x[None], weight, a, b, bias, scale, backend=backend)[0]
-    if not uses_op(backend, x):
+    if not uses_op(backend, x, "low_rank_matmul"):
         return lora_linear_reference(x, weight, a, b, bias, scale)
     rows = x.reshape(-1, x.shape[-1])
     y, _ = _apply(rows, weight.t(), a.t(), b.t(), bias, float(scale), backend == "triton")

@@ -54,7 +54,7 @@ def merge_lora(
     a, b = _matrices(weight, a, b)
     _check(out, weight, a, b)
     with torch.no_grad():
-        if uses_op(backend, weight):
+        if uses_op(backend, weight, "merge_lora"):
             merge_lora_op(out, weight, a, b, float(scale), backend == "triton")
         else:
             _merge(out, weight, a, b, scale)

@@ -58,7 +58,7 @@ def transfer_loss(
     fits = student.shape[1] <= LARGEST_ROW
     if backend == "triton" and not fits:
         raise ValueError(f"the Triton kernel takes {LARGEST_ROW} classes, got {student.shape[1]}")
-    if not (uses_op(backend, student) and fits):
+    if not (uses_op(backend, student, "transfer_loss") and fits):
         return transfer_loss_reference(student, teacher, tau)
     losses, _ = _apply(student, teacher.detach(), float(tau), backend == "triton")
     return losses.mean()  # type: ignore[no-any-return]

@@ -1,9 +1,10 @@
 """Measure configurations on the GPU that is here: `python -m ppap_kernels.tune`.
 
 For every shape of the shipped table each candidate is checked against torch and timed, torch's
-own way too, and what was fastest is written to `configs/<gpu>.json`, which the dispatcher then
-prefers to the defaults. Shapes where torch won are written as such. Convolutions, merging and
-the elementwise steps, whose only size is a block of pixels, keep the defaults.
+own way too, in a CUDA graph and as an ordinary call, and what was fastest is written to
+`configs/<gpu>.json`, by which the dispatcher chooses. Shapes where torch won are written as such.
+Convolutions, merging and the elementwise steps, whose only size is a block of pixels, keep the
+defaults.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def tune(
     device: torch.device,
     report: Callable[[str], None] = lambda line: None,
     among: Iterable[Config] | None = None,
+    captured: Timer | None = None,
 ) -> dict[str, Any] | None:
     """The fastest way at one entry's shape, as a line of a table; None for kernels not tuned.
 
@@ -58,15 +60,18 @@ def tune(
     Args:
         kernel: name in the tables.
         entry: its shape and shipped configuration.
-        timer: microseconds of a call.
+        timer: microseconds of an ordinary call, its launch from Python included.
         dtype: of the operands.
         device: where they are.
         report: told what is passed over.
         among: configurations to try, by default all of :func:`candidates`.
+        captured: microseconds of a call in a CUDA graph, by which candidates are compared; by
+            default the ordinary call's.
     """
     launches = TUNED[kernel].launches if kernel in TUNED else None
     if launches is None:
         return None
+    captured = timer if captured is None else captured
     launch, plain = launches(entry.shape, dtype, device)
     expected = plain().double()
     best: tuple[float, Config] | None = None
@@ -76,18 +81,30 @@ def tune(
             if not apart <= TOLERANCE:
                 report(f"{kernel} {dict(entry.shape)} {config}: wrong by {float(apart):.1e}")
                 continue
-            microseconds = timer(lambda config=config: launch(config))  # type: ignore[misc]
+            microseconds = captured(lambda config=config: launch(config))  # type: ignore[misc]
         except Exception as error:  # noqa: BLE001 (whatever the compiler or the driver raises)
             report(f"{kernel} {dict(entry.shape)} {config}: {str(error).splitlines()[0]}")
             continue
         if best is None or microseconds < best[0]:
             best = microseconds, config
-    torch_microseconds = timer(plain)
-    found = {"shape": dict(entry.shape), "torch_us": round(torch_microseconds, 3)}
+    of_torch, of_torch_eager = captured(plain), timer(plain)
+    found = {
+        "shape": dict(entry.shape),
+        "dtypes": [str(dtype).removeprefix("torch.")],
+        "torch_us": round(of_torch, 3),
+        "torch_eager_us": round(of_torch_eager, 3),
+    }
     if best is None:
-        return found | {"backend": "torch", "config": dict(entry.config)}
-    backend = "triton" if best[0] <= torch_microseconds else "torch"
-    return found | {"backend": backend, "config": best[1], "triton_us": round(best[0], 3)}
+        return found | {"backend": "torch", "eager": "torch", "config": dict(entry.config)}
+    own, config = best
+    own_eager = timer(lambda: launch(config))
+    return found | {
+        "backend": "triton" if own <= of_torch else "torch",
+        "eager": "triton" if own_eager <= of_torch_eager else "torch",
+        "config": config,
+        "triton_us": round(own, 3),
+        "triton_eager_us": round(own_eager, 3),
+    }
 
 
 def main(arguments: Sequence[str] | None = None, timer: Timer | None = None) -> int:
@@ -102,13 +119,17 @@ def main(arguments: Sequence[str] | None = None, timer: Timer | None = None) -> 
             return 2
         timer = _microseconds
     on_gpu = torch.cuda.is_available()
+    captured = _captured_microseconds if on_gpu else timer
     device = torch.device("cuda" if on_gpu else "cpu")
     name = torch.cuda.get_device_name() if on_gpu else "interpreter"
     dtype = torch.bfloat16 if on_gpu else torch.float32
     shipped = table("default")
     kernels = {}
     for kernel in options.kernels:
-        lines = [tune(kernel, entry, timer, dtype, device, print) for entry in shipped[kernel]]
+        lines = [
+            tune(kernel, entry, timer, dtype, device, print, captured=captured)
+            for entry in shipped[kernel]
+        ]
         kernels[kernel] = [line for line in lines if line is not None]
         print(f"{kernel}: {json.dumps(kernels[kernel])}")
     document = {
@@ -128,6 +149,13 @@ def _microseconds(function: Callable[[], Any]) -> float:
     from triton.testing import do_bench
 
     return 1e3 * float(do_bench(function, warmup=10, rep=50, return_mode="median"))
+
+
+def _captured_microseconds(function: Callable[[], Any]) -> float:
+    """Median over replays of a CUDA graph of calls, one after another."""
+    from triton.testing import do_bench_cudagraph
+
+    return 1e3 * float(do_bench_cudagraph(function, rep=50, return_mode="median"))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def test_the_fastest_correct_candidate_wins(launched: list[dict[str, int]]) -> N
     assert launched[0] == SHIPPED
     assert (found["config"]["BLOCK_M"], found["config"]["num_warps"]) == (64, 4)
     assert found["backend"] == "triton"
+    assert found["eager"] == "triton"
+    assert found["dtypes"] == ["float32"]
     assert found["triton_us"] == pytest.approx(1000 / 64 + 4.2)
     assert any("wrong by 1.0e+00" in line for line in said)
     assert any("shared memory" in line for line in said)
@@ -93,6 +95,17 @@ def test_what_is_written_the_dispatcher_reads(
         assert not dispatch.table(name)["merge_lora"][0].tuned
     finally:
         dispatch.table.cache_clear()
+
+
+def test_a_kernel_can_win_in_a_graph_and_lose_as_a_call(launched: list[dict[str, int]]) -> None:
+    entry = Entry(SHAPE, "triton", SHIPPED, tuned=False)
+    captured, eager = timer(launched, of_torch=50.0), timer(launched, of_torch=1.0)
+    found = tune.tune(
+        "low_rank_matmul", entry, eager, torch.float32, CPU, captured=captured
+    )  # fmt: skip
+    assert found is not None
+    assert (found["backend"], found["eager"]) == ("triton", "torch")
+    assert (found["torch_us"], found["torch_eager_us"]) == (50.0, 1.0)
 
 
 @pytest.mark.parametrize("kernel", tune.CANDIDATES)
