@@ -72,7 +72,7 @@ class PredictorIdentity:
             {name: content_digest(buffers, DTYPES[name]) for name in kept},
             tuple(predictor.mean.flatten().float().tolist()),
             tuple(predictor.std.flatten().float().tolist()),
-            predictor.size,
+            None if (size := predictor.size) is None else (int(size[0]), int(size[1])),
         )
 
     @classmethod

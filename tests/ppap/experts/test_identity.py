@@ -70,6 +70,16 @@ def test_buffers_of_all_kinds_are_looked_at(tmp_path: Path) -> None:
             ExpertBank.load(tmp_path, Predictor(other))
 
 
+def test_a_size_is_the_same_however_it_is_written(tmp_path: Path) -> None:
+    predictor = tiny_predictor()
+    predictor.size = [8, 8]  # type: ignore[assignment]
+    ExpertBank(predictor, 1, ADAPTER).save(tmp_path)
+    other = tiny_predictor()
+    other.size = (8, 8)
+    ExpertBank.load(tmp_path, other)
+    ExpertBank.load(tmp_path, predictor)
+
+
 def test_how_many_batches_a_norm_has_seen_does_not_matter(tmp_path: Path) -> None:
     ExpertBank(tiny_predictor(), 1, ADAPTER).save(tmp_path)
     other = tiny_predictor()
