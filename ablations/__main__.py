@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ablations import inspection, preflight
+from ablations.configuration import arguments_of
 from ablations.errors import UserError
 from ablations.runs import EXIT_USER, GROUPS, OUTPUT, RESULTS, Options, execute, open_store
 from ablations.settings.catalogue import BUDGETS
@@ -22,6 +24,8 @@ examples:
   python -m ablations run headline                     the default run, 35 minutes on 2 cores
   python -m ablations run --budget smoke               every sweep, minutes
   python -m ablations run rank --predictors vit        one sweep, one predictor
+  python -m ablations run methods --rows naive 'ppap*' --scales 4 8 16 --set temperature=0.5
+  python -m ablations run --config mine.toml           the same, written down
   python -m ablations run methods --budget full --engine ray --ray-address auto --store s3://b/p
   accelerate launch -m ablations run methods --engine accelerate
   python -m ablations run methods --setting imagenet256
@@ -36,6 +40,10 @@ SHARED = {
     "setting": "scale of the experiment",
     "budget": f"how much is run: {', '.join(BUDGETS)}",
     "predictors": "only these of the setting's (default: all)",
+    "rows": "only rows with these labels, which may have a * (default: all)",
+    "scales": "of guidance: one for all rows, or several to select each row's from "
+    "(default: the budget's)",
+    "changes": "field=value, of the budget or of how experts are made; part of the records' name",
     "seeds": "training seeds per row (default: the budget's)",
     "samples": "images per seed and row (default: the budget's)",
     "steps": "training steps per model (default: the budget's)",
@@ -49,12 +57,14 @@ RUN = {
     "workers": "cells at a time (default: one per core)",
     "output": "results folder (default: .ppap/results/SETTING-BUDGET)",
 }
+FLAGS = {"changes": "set"}
+SEVERAL = ("predictors", "rows", "scales", "changes")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 (a cell failed) or 2 (user's to mend)."""
     try:
-        parsed = vars(_parser().parse_args(arguments))
+        parsed = _parsed(sys.argv[1:] if arguments is None else arguments)
         return int(parsed.pop("command")(parsed))
     except (UserError, CheckpointError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -136,6 +146,20 @@ def _gc(given: dict[str, Any]) -> int:
     return 0
 
 
+def _parsed(arguments: list[str]) -> dict[str, Any]:
+    """What was asked for; a file that is named says what the command line does not."""
+    parsed = vars(_parser().parse_args(arguments))
+    if path := parsed.get("config"):
+        words = arguments_of(path)
+        try:
+            defaults = vars(_parser().parse_args([arguments[0], *words]))
+        except UserError as error:
+            raise UserError(f"{path}: {error}", "mend it, or name another file") from error
+        del defaults["command"], defaults["config"]
+        parsed = vars(_parser(defaults).parse_args(arguments))
+    return parsed
+
+
 def _options(given: dict[str, Any]) -> Options:
     """Typed and checked; a word list becomes a tuple."""
     named = {field.name for field in fields(Options) if field.init}
@@ -151,7 +175,8 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message, f"see {self.prog} --help")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(defaults: Mapping[str, Any] | None = None) -> argparse.ArgumentParser:
+    """The command line; what it does not say of a run is as in ``defaults``, if there are any."""
     parser = _Parser(
         prog="python -m ablations",
         description="Sweeps of plug-and-play diffusion guidance: run them, look at them.",
@@ -170,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run a public setting on seeded weights of reduced size, to see all of it work",
     )
+    running.set_defaults(**(defaults or {}))
 
     comparing = commands.add_parser("compare", help="two results folders side by side")
     comparing.set_defaults(command=_compare)
@@ -202,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     telling.set_defaults(command=_status)
     _add_sweeps(telling)
     _add_options(telling, SHARED | {"output": RUN["output"]})
+    telling.set_defaults(**(defaults or {}))
 
     cleaning = commands.add_parser("gc", help="what no record needs; says so before it removes")
     cleaning.set_defaults(command=_gc)
@@ -235,20 +262,28 @@ def _add_sweeps(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(SWEEPS)}; {' or '.join(GROUPS)} "
         f"(default: headline, which is {', '.join(HEADLINE)}; at the budget smoke all)",
     )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE.toml", help="options from a file, if not given here"
+    )
 
 
 def _add_options(parser: argparse.ArgumentParser, helps: dict[str, str]) -> None:
     """The options of :class:`ablations.runs.Options` by name, with its defaults."""
     defaults = {field.name: field.default for field in fields(Options)}
     for name, text in helps.items():
-        flag, default = f"--{name.replace('_', '-')}", defaults[name]
+        flag, default = f"--{FLAGS.get(name, name).replace('_', '-')}", defaults[name]
         shown = f"{text} (default: {default})" if isinstance(default, str) else text
         kind: Any = str
         if name in ("seeds", "samples", "steps", "synthetic", "workers"):
             kind = int
         elif name == "output":
             kind = Path
-        many = {"nargs": "+"} if name == "predictors" else {}
+        elif name == "scales":
+            kind = float
+        many: dict[str, Any] = {"nargs": "+"} if name in SEVERAL else {}
+        if name == "changes":
+            many |= {"action": "extend", "dest": name, "metavar": "FIELD=VALUE"}
+            default = list(default)
         parser.add_argument(flag, type=kind, default=default, help=shown, **many)
 
 

@@ -11,7 +11,6 @@ from ablations.errors import UserError
 from ablations.machine import engine, records
 from ablations.machine.store import DamagedArtifactError, Store
 from ablations.runs import Options
-from ablations.sweeps import SWEEPS
 from reports.identity import RECORDS_FILE
 
 __all__ = ["garbage", "garbage_lines", "provenance_lines", "status_lines"]
@@ -103,8 +102,7 @@ def status_lines(store: Store, options: Options) -> Iterator[str]:
         options: which sweeps, at which budget; failures are those of their results folder.
     """
     lab = options.lab()
-    for name in options.names:
-        targets = list(SWEEPS[name].build(lab))
+    for name, targets in options.results(lab).items():
         plan = engine.plan(targets, store)
         missing = {cell.key for cell in plan.todo}
         done = sum(result.key not in missing for result in targets)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ablations import preflight
 from ablations.cells import launched
 from ablations.cells.results import Result
+from ablations.changes import Changes
 from ablations.errors import UserError
 from ablations.machine import engine, records
 from ablations.machine.pools import LocalPool, Pool, RayPool
@@ -21,7 +22,7 @@ from ablations.machine.store import Store
 from ablations.settings.catalogue import BUDGETS, REHEARSAL, load_setting
 from ablations.settings.public import PUBLIC
 from ablations.settings.setting import Setting
-from ablations.sweeps import HEADLINE, SWEEPS, Lab
+from ablations.sweeps import HEADLINE, SWEEPS, Lab, is_row
 
 __all__ = ["GROUPS", "OUTPUT", "RESULTS", "ROOT", "Options", "execute", "open_store", "report"]
 
@@ -48,6 +49,9 @@ class Options:
     setting: str = "fashion"
     budget: str | None = None  # the setting's
     predictors: tuple[str, ...] | None = None  # the setting's
+    rows: tuple[str, ...] = ()  # all
+    scales: tuple[float, ...] = ()  # the budget's
+    changes: tuple[str, ...] = ()  # none; field=value each
     seeds: int | None = None  # the budget's, like the next three
     samples: int | None = None
     steps: int | None = None
@@ -107,9 +111,36 @@ class Options:
         chosen = self.budget or setting.budget
         budget = BUDGETS[chosen]
         given = {name: getattr(self, name) for name in AMOUNTS if getattr(self, name) is not None}
-        changes: dict[str, Any] = {k: v for k, v in given.items() if v != getattr(budget, k)}
-        name = "".join([chosen, *(f"+{option}={value}" for option, value in changes.items())])
-        return Lab(setting, replace(budget, **changes), name, self._predictors(setting))
+        if self.scales:
+            given["scales"] = self.scales
+        changes = Changes.parse(self.changes, given)
+        return Lab(
+            setting,
+            changes.applied(budget),
+            changes.name(budget, chosen),
+            self._predictors(setting),
+            rows=self.rows,
+            scales=changes.budget.get("scales", ()),
+            changes=tuple(changes.recipe.items()),
+        )
+
+    def results(self, lab: Lab) -> dict[str, list[Result]]:
+        """What the sweeps are made of, by sweep; without those that have none of the rows.
+
+        Raises:
+            UserError: if no sweep has a row that was asked for.
+        """
+        found = {name: list(SWEEPS[name].build(lab)) for name in self.names}
+        labels = {cell.about.method for cells in found.values() for cell in cells}
+        for wanted in self.rows:
+            if not any(is_row(label, (wanted,)) for label in labels):
+                every = [SWEEPS[name].build(replace(lab, rows=())) for name in self.names]
+                known = dict.fromkeys(cell.about.method for cells in every for cell in cells)
+                raise UserError(
+                    f"no sweep of {', '.join(self.names)} has a row {wanted!r}",
+                    f"choose from {'; '.join(known)}",
+                )
+        return {name: cells for name, cells in found.items() if cells}
 
     def folder(self, lab: Lab) -> Path:
         """Where records and reports are put."""
@@ -149,13 +180,13 @@ def execute(options: Options) -> int:
     if not options.dry_run:
         preflight.require_packages()
     lab = options.lab()
-    by_sweep = {name: list(SWEEPS[name].build(lab)) for name in options.names}
+    by_sweep = options.results(lab)
     targets = [result for results in by_sweep.values() for result in results]
     store, folder = open_store(options.store), options.folder(lab)
     todo = engine.plan(targets, store)
     workers = options.workers or os.cpu_count() or 1
     print(
-        f"{', '.join(options.names)} on {lab.setting.name}, budget {lab.budget_name}: "
+        f"{', '.join(by_sweep)} on {lab.setting.name}, budget {lab.budget_name}: "
         f"{len(todo.todo)} cells to compute, {todo.cached} cached, "
         f"about {todo.seconds / workers / 60:.0f} min; results go to {folder}",
         flush=True,
@@ -172,7 +203,7 @@ def execute(options: Options) -> int:
     else:
         outcome = engine.run(targets, store, pool=_pool(options, store) if todo.todo else None)
     finished = [result for result in targets if store.holds(result.key)]
-    sweeps = [SWEEPS[name].record(lab) for name in options.names]
+    sweeps = [SWEEPS[name].record(lab) for name in by_sweep]
     failures = _failure_records(outcome, lab, folder, {cell.label() for cell in finished})
     report([*sweeps, *failures], finished, store, folder)
     minutes, seconds = divmod(time.monotonic() - began, 60)

@@ -30,6 +30,7 @@ __all__ = [
     "Comparison",
     "Measurement",
     "NoiseCurve",
+    "PartialComparison",
     "Result",
     "Row",
     "TradeoffPoint",
@@ -198,19 +199,43 @@ class Comparison(Result):
     tests: tuple[PairedTest, ...]
     place: int
 
+    @property
+    def family(self) -> int:
+        """How many rows are compared with this reference."""
+        return len(self.tests)
+
     def compute(self, load: Load) -> Artifact:
         found = [load(test).meta for test in self.tests]
         differences = {}
         for metric in self.tests[self.place].metrics():
-            corrected = holm([meta[metric]["p"] for meta in found])
+            unknown = [1.0] * (self.family - len(found))
+            corrected = holm([*(meta[metric]["p"] for meta in found), *unknown])
             differences[metric] = found[self.place][metric] | {"p_corrected": corrected[self.place]}
         record = self.head("comparison") | {
             "row": self.row,
             "reference": self.reference,
-            "comparisons": len(self.tests),
+            "comparisons": self.family,
             "differences": differences,
         }
         return Artifact({"record": record})
+
+
+@dataclass(frozen=True)
+class PartialComparison(Comparison):
+    """The same where only some rows of the family were asked for.
+
+    Those left out count as if they differed by nothing: no p-value is smaller than it would be
+    among all of them.
+
+    Attributes:
+        left_out: how many.
+    """
+
+    left_out: int
+
+    @property
+    def family(self) -> int:
+        return len(self.tests) + self.left_out
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from ablations.sweeps import dense, headline, studies
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import PPAP, Recipe
-from ablations.sweeps.registry import SWEEPS, Sweep, sweep
+from ablations.sweeps.registry import SWEEPS, Sweep, is_row, sweep
 
 __all__ = [
     "HEADLINE",
@@ -29,6 +29,7 @@ __all__ = [
     "Sweep",
     "dense",
     "headline",
+    "is_row",
     "studies",
     "sweep",
 ]

@@ -19,10 +19,11 @@ from ablations.cells.selection import Selection
 from ablations.cells.setup import Setup
 from ablations.cells.speed import TransferSpeed
 from ablations.cells.synthesis import TrainingData
+from ablations.errors import UserError
 from ablations.settings.budget import Budget
 from ablations.settings.setting import Setting
 from ablations.sweeps.banks import SAMPLER, long_trained_bank, synthetic_data, trained_bank
-from ablations.sweeps.recipes import Recipe
+from ablations.sweeps.recipes import PPAP, Recipe
 
 __all__ = ["Lab", "Measured", "Models", "Sampling"]
 
@@ -83,6 +84,9 @@ class Lab:
         budget_name: for the records.
         predictors: which of the setting's.
         sweep: whose records they are.
+        rows: only these, by their labels; all if there are none.
+        scales: of guidance, for all rows; none where the sweeps and the budget say which.
+        changes: of every recipe that has experts: fields and their values.
     """
 
     setting: Setting
@@ -90,6 +94,9 @@ class Lab:
     budget_name: str
     predictors: tuple[str, ...]
     sweep: str = ""
+    rows: tuple[str, ...] = ()
+    scales: tuple[float, ...] = ()
+    changes: tuple[tuple[str, str | float | bool], ...] = ()
 
     @property
     def setup(self) -> Setup:
@@ -134,6 +141,8 @@ class Lab:
         self, about: About, models: Sequence[Models], sampling: Sampling, measured: Measured
     ) -> Iterator[Result]:
         """A row of samples that are guided by some models at once, one group per seed."""
+        if self.scales and sampling.scale == "usual":
+            sampling = replace(sampling, scale=None)
         candidates = [self._candidates((model,), sampling) for model in models[0]]
         scales = [
             self._scale(model, scores, sampling)
@@ -199,6 +208,7 @@ class Lab:
             return replace(common, experts=1, supervision="labelled", adapter="from scratch")
         if recipe is None or not recipe.experts:
             return common
+        recipe = self.changed(recipe)
         return replace(
             common,
             experts=recipe.experts,
@@ -217,7 +227,30 @@ class Lab:
         self, recipe: Recipe, predictor: str | Pretrained, seed: int, task: str = "class"
     ) -> Experts:
         """The bank of a recipe with at least one expert."""
+        recipe = self.changed(recipe)
         return trained_bank(self.setting, self.budget, recipe, predictor, seed, task)
+
+    def changed(self, recipe: Recipe) -> Recipe:
+        """A recipe with the lab's changes.
+
+        Raises:
+            UserError: if the sweep varies what is to be changed, or the setting fixes it.
+        """
+        for name, value in self.changes:
+            if name == "learning_rate":
+                if self.setting.published is not None:
+                    raise UserError(
+                        f"setting {self.setting.name} has a published learning rate",
+                        "leave out --set learning_rate",
+                    )
+                recipe = replace(recipe, tuning=replace(recipe.tuning, learning_rate=value))
+                continue
+            if getattr(recipe, name) != getattr(PPAP, name):
+                raise UserError(
+                    f"sweep {self.sweep} varies {name} itself", f"leave out --set {name}"
+                )
+            recipe = replace(recipe, **{name: value})
+        return recipe
 
     def synthetic(self, amount: float = 1.0) -> TrainingData:
         """Synthetic images, relative to the budget's."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from ablations.cells.intervals import PairedTest
-from ablations.cells.results import Comparison, Result, Row
+from ablations.cells.results import Comparison, PartialComparison, Result, Row
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import QUALITY
 
-__all__ = ["SWEEPS", "Sweep", "sweep"]
+__all__ = ["SWEEPS", "Sweep", "is_row", "sweep"]
 
 Build = Callable[[Lab], Iterator[Result]]
 Scale = Literal["linear", "log", "category"]
@@ -47,10 +48,17 @@ class Sweep:
         return (self.function.__doc__ or self.name).splitlines()[0].removesuffix(".")
 
     def build(self, lab: Lab) -> Iterator[Result]:
-        """The sweep's result cells: its rows, and their differences to the reference row."""
+        """The sweep's result cells: its rows, and their differences to the reference row.
+
+        If the lab is for some rows only, these and the rows that they are compared with.
+        """
         results = list(self.function(replace(lab, sweep=self.name)))
-        yield from results
-        yield from _comparisons([result for result in results if isinstance(result, Row)])
+        rows = [result for result in results if isinstance(result, Row)]
+        kept = {id(cell) for cell in results if is_row(cell.about.method, lab.rows)}
+        families = {_family(row) for row in rows if id(row) in kept}
+        kept |= {id(row) for row in rows if row.about.reference and _family(row) in families}
+        yield from (result for result in results if id(result) in kept)
+        yield from _comparisons(rows, kept)
 
     def record(self, lab: Lab) -> dict[str, Any]:
         """What the reports need to know of the sweep."""
@@ -91,14 +99,29 @@ def sweep(
     return register
 
 
-def _comparisons(rows: list[Row]) -> Iterator[Comparison]:
-    """Every row against the reference row of its predictor and sampler."""
+def is_row(label: str, rows: tuple[str, ...]) -> bool:
+    """Whether a row's label is among these, or fits one with ``*``; any is if there are none."""
+    return not rows or any(row == label or fnmatchcase(label, row) for row in rows)
+
+
+def _family(row: Row) -> tuple[str, str]:
+    return row.about.predictor, row.sampler
+
+
+def _comparisons(rows: list[Row], kept: set[int]) -> Iterator[Comparison]:
+    """Every row that is kept against the reference row of its predictor and sampler."""
     families: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        families[row.about.predictor, row.sampler].append(row)
+        families[_family(row)].append(row)
     for family in families.values():
         for reference in [row for row in family if row.about.reference]:
-            others = [row for row in family if row is not reference]
+            every = [row for row in family if row is not reference]
+            others = [row for row in every if id(row) in kept]
             tests = tuple(PairedTest(row.setup, row.figures, reference.figures) for row in others)
+            left_out = len(every) - len(others)
             for place, row in enumerate(others):
-                yield Comparison(row.setup, row.about, row.key, reference.key, tests, place)
+                common = row.setup, row.about, row.key, reference.key, tests, place
+                if left_out:
+                    yield PartialComparison(*common, left_out)
+                else:
+                    yield Comparison(*common)

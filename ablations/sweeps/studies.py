@@ -8,7 +8,7 @@ from typing import Any
 
 from ablations.cells.predictors import Pretrained
 from ablations.cells.results import Result
-from ablations.sweeps.lab import Lab, Measured, Sampling
+from ablations.sweeps.lab import SCALE, Lab, Measured, Sampling
 from ablations.sweeps.recipes import LORA, METHODS, MULTI, PPAP, QUALITY, SINGLE, FineTuning, Recipe
 from ablations.sweeps.registry import sweep
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
@@ -102,12 +102,14 @@ def scale(lab: Lab) -> Iterator[Result]:
 
     Each method over the guidance scale: a trade-off curve rather than a point.
     """
+    scales = lab.scales or (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+    middle = SCALE if SCALE in scales else scales[len(scales) // 2]
     for name, recipe in METHODS.items():
-        for value in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0):
+        for value in scales:
             yield from lab.row(
                 f"{name}, scale {value:g}",
                 recipe,
-                reference=(name, value) == ("single", 16.0),
+                reference=(name, value) == ("single", middle),
                 sampling=Sampling(scale=value),
                 scale=value,
                 method=name,
