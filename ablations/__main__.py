@@ -32,6 +32,7 @@ examples:
   python -m ablations run methods --setting imagenet256 --rehearse
   python -m ablations run methods --dry-run            what would be computed, and how long
   python -m ablations compare A B                      two results folders side by side
+  python -m ablations score samples/ --name theirs     images that other code has made
   python -m ablations publish A                        put a run among the committed results
   python -m ablations show 3fa9                        where a result comes from
   python -m ablations gc                               what no record needs; --delete removes it
@@ -44,6 +45,7 @@ SHARED = {
     "scales": "of guidance: one for all rows, or several to select each row's from "
     "(default: the budget's)",
     "changes": "field=value, of the budget or of how experts are made; part of the records' name",
+    "plugin": "modules with a sweep, predictor, denoiser, setting or guide of your own",
     "seeds": "training seeds per row (default: the budget's)",
     "samples": "images per seed and row (default: the budget's)",
     "steps": "training steps per model (default: the budget's)",
@@ -58,7 +60,7 @@ RUN = {
     "output": "results folder (default: .ppap/results/SETTING-BUDGET)",
 }
 FLAGS = {"changes": "set"}
-SEVERAL = ("predictors", "rows", "scales", "changes")
+SEVERAL = ("predictors", "rows", "scales", "changes", "plugin")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,6 +118,20 @@ def _publish(given: dict[str, Any]) -> int:
     for path in publish_all(given["folders"], given["into"]):
         print(path)
     return 0
+
+
+def _score(given: dict[str, Any]) -> int:
+    from ablations.score import score
+
+    return score(
+        given["folder"],
+        given["setting"],
+        name=given["name"],
+        in_order=given["in_order"],
+        plugin=tuple(given["plugin"]),
+        store_url=given["store"],
+        output=given["output"],
+    )
 
 
 def _show(given: dict[str, Any]) -> int:
@@ -213,6 +229,23 @@ def _parser(defaults: Mapping[str, Any] | None = None) -> argparse.ArgumentParse
     publishing.add_argument(
         "--into", metavar="RESULTS", type=Path, default=RESULTS,
         help="other results than reports/results; their page is RESULTS/index.html then",
+    )  # fmt: skip
+
+    scoring = commands.add_parser(
+        "score", help="the figures of a row, for images that other code has made"
+    )
+    scoring.set_defaults(command=_score)
+    scoring.add_argument(
+        "folder", metavar="FOLDER", type=Path,
+        help="of .png files in folders named like classes, or an .npz of images and labels",
+    )  # fmt: skip
+    scoring.add_argument("--name", help="of the row (default: the folder's)")
+    scoring.add_argument(
+        "--in-order", action="store_true", help="image i is of the setting's i-th target"
+    )
+    _add_options(
+        scoring, {name: SHARED[name] for name in ("setting", "plugin", "store")}
+        | {"output": "results folder (default: .ppap/results/SETTING-given)"}
     )  # fmt: skip
 
     listing = commands.add_parser("list", help="the sweeps and budgets there are")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ablations import preflight
 from ablations.cells import launched
+from ablations.cells.plugins import defines_guide
 from ablations.cells.results import Result
 from ablations.changes import Changes
 from ablations.errors import UserError
@@ -20,11 +21,22 @@ from ablations.machine import engine, records
 from ablations.machine.pools import LocalPool, Pool, RayPool
 from ablations.machine.store import Store
 from ablations.settings.catalogue import BUDGETS, REHEARSAL, load_setting
+from ablations.settings.plugins import load_plugins
 from ablations.settings.public import PUBLIC
 from ablations.settings.setting import Setting
 from ablations.sweeps import HEADLINE, SWEEPS, Lab, is_row
 
-__all__ = ["GROUPS", "OUTPUT", "RESULTS", "ROOT", "Options", "execute", "open_store", "report"]
+__all__ = [
+    "GROUPS",
+    "OUTPUT",
+    "RESULTS",
+    "ROOT",
+    "Options",
+    "execute",
+    "open_store",
+    "report",
+    "tell_failures",
+]
 
 GROUPS = {"headline": HEADLINE, "all": tuple(SWEEPS)}
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +64,7 @@ class Options:
     rows: tuple[str, ...] = ()  # all
     scales: tuple[float, ...] = ()  # the budget's
     changes: tuple[str, ...] = ()  # none; field=value each
+    plugin: tuple[str, ...] = ()  # none
     seeds: int | None = None  # the budget's, like the next three
     samples: int | None = None
     steps: int | None = None
@@ -66,6 +79,7 @@ class Options:
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "plugin", load_plugins(self.plugin))
         if self.rehearse and (self.setting.removesuffix(REHEARSAL) not in PUBLIC or self.budget):
             raise UserError(
                 "--rehearse is for a public setting, and has a budget of its own",
@@ -120,6 +134,7 @@ class Options:
             changes.name(budget, chosen),
             self._predictors(setting),
             rows=self.rows,
+            plugins=tuple(name for name in self.plugin if defines_guide(name)),
             scales=changes.budget.get("scales", ()),
             changes=tuple(changes.recipe.items()),
         )
@@ -208,7 +223,7 @@ def execute(options: Options) -> int:
     report([*sweeps, *failures], finished, store, folder)
     minutes, seconds = divmod(time.monotonic() - began, 60)
     print(f"{outcome.computed} cells computed in {minutes:.0f} min {seconds:02.0f} s; see {folder}")
-    return _tell_failures(outcome)
+    return tell_failures(outcome)
 
 
 def _look_ahead(lab: Lab, todo: engine.Plan, store: Store, folder: Path) -> None:
@@ -285,7 +300,7 @@ def report(
             print(f"wrote {path}")
 
 
-def _tell_failures(outcome: engine.Outcome) -> int:
+def tell_failures(outcome: engine.Outcome) -> int:
     """One line per cause; the exit status."""
     causes: dict[str, list[engine.Failure]] = defaultdict(list)
     others = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,9 +14,44 @@ from ablations.cells.predictors import Pretrained, guide_seconds, load_predictor
 from ablations.cells.setup import Setup
 from ablations.machine.cell import Cell, Load
 from ablations.settings.setting import device
+from ppap.diffusion.stepping import AnyGuide
 from ppap.guidance.guides import LikelihoodGuide, naive_guide
 
-__all__ = ["Guidance", "Model"]
+__all__ = ["Guidance", "Guiding", "Model"]
+
+
+class Guiding(Protocol):
+    """Whatever guides samples: frozen, with fields that a cell may have.
+
+    Its guide is given targets and a scale, and may be any of :mod:`ppap.guidance`.
+    """
+
+    @property
+    def name(self) -> str:
+        """As the progress line has it."""
+        ...
+
+    @property
+    def task(self) -> str:
+        """Of the setting, whose targets it follows, and whose rule selects its scale."""
+        ...
+
+    @property
+    def experts(self) -> Experts | None:
+        """That are trained for it; None if nothing is."""
+        ...
+
+    def inputs(self) -> Iterator[Cell]:
+        """The cells that it is made of."""
+        ...
+
+    def image_seconds(self) -> float:
+        """Expected time of one gradient of one image."""
+        ...
+
+    def guide(self, setup: Setup, load: Load, targets: Tensor, scale: float, /) -> AnyGuide:
+        """Guides a batch towards (N, ...) targets."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +111,7 @@ class Guidance:
         scale: a number, or the cell that selects it, whose artifact holds ``scale``.
     """
 
-    model: Model
+    model: Guiding
     scale: float | Cell
 
     def inputs(self) -> Iterator[Cell]:

@@ -17,8 +17,8 @@ from ablations.settings.setting import device
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.dpm_solver import DPMSolver
-from ppap.diffusion.guide import Guide
 from ppap.diffusion.schedule import linear_schedule
+from ppap.diffusion.stepping import AnyGuide
 from ppap.fast.sampling import sample
 from ppap.files.images import to_uint8
 from ppap.guidance.guides import SumOfGuides
@@ -121,12 +121,17 @@ class Samples(Cell):
         """(count, ...) one target of a task per sample."""
         return self.setup.load().tasks[task].targets(self.target_numbers(self.seeds))
 
+    def targets_of(self, task: str, drawn: Artifact) -> Tensor:
+        """The same, of samples that may have brought their own along."""
+        del drawn
+        return self.targets(task)
+
     @property
     def seeds(self) -> range:
         """One per sample."""
         return range(self.first_seed, self.first_seed + self.count)
 
-    def guide(self, load: Load, seeds: Sequence[int]) -> Guide | None:
+    def guide(self, load: Load, seeds: Sequence[int]) -> AnyGuide | None:
         """What guides images of these seeds, all models together."""
         tasks, numbers = self.setup.load().tasks, self.target_numbers(seeds)
         guides = tuple(
@@ -180,6 +185,6 @@ class SampleShard(Samples):
         return ()
 
 
-def record_scale(scales: Sequence[float]) -> float | None:
+def record_scale(scales: Sequence[float] | None) -> float | None:
     """The scale in a record: that of the only guide; 0 without guide, None for several."""
-    return None if len(scales) > 1 else sum(scales, 0.0)
+    return None if scales is None or len(scales) > 1 else sum(scales, 0.0)

@@ -43,7 +43,7 @@ class Score(Cell):
         seen = extract(setting.extractor(), images)
         arrays = {}
         for name, task in setting.tasks.items():
-            predicted, targets = judge(task, images, seen), self.samples.targets(name)
+            predicted, targets = judge(task, images, seen), self.samples.targets_of(name, drawn)
             for metric, measure in task.metrics.items():
                 arrays[metric] = np.asarray(measure(predicted, targets))
         if setting.order.paired:

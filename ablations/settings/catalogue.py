@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 from ablations.errors import UserError
-from ablations.settings import fashion, public, scenes
+from ablations.settings import fashion, plugins, public, scenes
 from ablations.settings.public import PUBLIC
 from ablations.settings.setting import Setting
 
@@ -20,7 +20,7 @@ BUDGETS = fashion.BUDGETS | public.BUDGETS
 
 @lru_cache
 def load_setting(name: str) -> Setting:
-    """A setting by name.
+    """A setting by name, the run's plugins' among them.
 
     Raises:
         UserError: for an unknown name, or one whose weights are not there.
@@ -32,6 +32,13 @@ def load_setting(name: str) -> Setting:
         from ablations.settings import rehearsal
 
         return rehearsal.load(name.removesuffix(REHEARSAL), name)
-    if name not in makers:
-        raise UserError(f"unknown setting {name!r}", f"choose from {', '.join(makers)}")
-    return makers[name]()
+    make = makers.get(name) or plugins.setting_of_plugin(name)
+    if make is None:
+        known = ", ".join({**makers, **plugins.SETTINGS})
+        raise UserError(f"unknown setting {name!r}", f"choose from {known}")
+    found = make()
+    if found.name != name:
+        raise UserError(
+            f"the setting made for {name!r} calls itself {found.name!r}", "give it one name"
+        )
+    return found

@@ -55,6 +55,14 @@ def methods(lab: Lab) -> Iterator[Result]:
                 sampling=selected,
                 measured=everything,
             )
+        for plugin in lab.plugins:
+            yield from lab.row(
+                plugin,
+                replace(NAIVE, guide=plugin),
+                predictor=predictor,
+                sampling=selected,
+                measured=Measured(pictures=True, tradeoff=True),
+            )
     for name in lab.setting.noisy:
         yield from lab.row(name, NAIVE, predictor=name, reference=True, sampling=selected)
     budget = lab.budget

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ablations.cells.experts import Experts
-from ablations.cells.guidance import Guidance, Model
+from ablations.cells.guidance import Guidance, Guiding, Model
 from ablations.cells.intervals import QUALITY, RowFigures
 from ablations.cells.noise import GradientQuality, NoiseAccuracy
 from ablations.cells.pictures import Grid, Panel
+from ablations.cells.plugins import Method
 from ablations.cells.predictors import Pretrained, predictor_name
 from ablations.cells.results import About, Axis, NoiseCurve, Result, Row, TradeoffPoint
 from ablations.cells.samples import AnySampler, Samples, sampler_name
@@ -27,7 +28,7 @@ from ablations.sweeps.recipes import PPAP, Recipe
 
 __all__ = ["Lab", "Measured", "Models", "Sampling"]
 
-Models = tuple[Model, ...]
+Models = tuple[Guiding, ...]
 """What guides a row's samples of one seed, all at once; none for unguided samples."""
 SCALE = 16.0
 """Where it is not selected: on noise-aware guides the trade-off is flat around it."""
@@ -85,6 +86,7 @@ class Lab:
         predictors: which of the setting's.
         sweep: whose records they are.
         rows: only these, by their labels; all if there are none.
+        plugins: modules of guides that are compared with the others.
         scales: of guidance, for all rows; none where the sweeps and the budget say which.
         changes: of every recipe that has experts: fields and their values.
     """
@@ -95,6 +97,7 @@ class Lab:
     predictors: tuple[str, ...]
     sweep: str = ""
     rows: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
     scales: tuple[float, ...] = ()
     changes: tuple[tuple[str, str | float | bool], ...] = ()
 
@@ -218,10 +221,11 @@ class Lab:
 
     def model(
         self, recipe: Recipe, predictor: str | Pretrained, seed: int, task: str = "class"
-    ) -> Model:
+    ) -> Guiding:
         """What guides by a recipe: the predictor as it is, or with experts."""
         trained = self.experts(recipe, predictor, seed, task) if recipe.experts else None
-        return Model(predictor, trained, task)
+        model = Model(predictor, trained, task)
+        return model if recipe.guide is None else Method.of(recipe.guide, model)
 
     def experts(
         self, recipe: Recipe, predictor: str | Pretrained, seed: int, task: str = "class"
@@ -270,7 +274,7 @@ class Lab:
         return tuple(Score(replace(drawn, guidance=parts)) for parts in guidance)
 
     def _scale(
-        self, model: Model, candidates: tuple[Score, ...], sampling: Sampling
+        self, model: Guiding, candidates: tuple[Score, ...], sampling: Sampling
     ) -> float | Selection:
         if len(candidates) > 1:
             return Selection(self.setting.tasks[model.task].selection, candidates)
@@ -279,13 +283,25 @@ class Lab:
         usual = sampling.scale == "usual" and self.setting.published is None
         return (SCALE if usual else self.budget.scales[0]) * self._relative_scale(model)
 
-    def _relative_scale(self, model: Model) -> float:
+    def _relative_scale(self, model: Guiding) -> float:
         return self.setting.tasks[model.task].scale
 
-    def _noise_accuracy(self, model: Model) -> NoiseAccuracy:
-        return NoiseAccuracy(self.setup, model, self.budget.noisy_images)
+    def _noise_accuracy(self, guiding: Guiding) -> NoiseAccuracy:
+        return NoiseAccuracy(self.setup, _predicting(guiding), self.budget.noisy_images)
 
-    def _gradient_quality(self, model: Model) -> GradientQuality:
+    def _gradient_quality(self, guiding: Guiding) -> GradientQuality:
+        model = _predicting(guiding)
         standard = long_trained_bank(self.setting, self.budget, model.predictor)
         reference = Model(model.predictor, standard)
         return GradientQuality(self.setup, model, reference, self.budget.noisy_images // 5)
+
+
+def _predicting(guiding: Guiding) -> Model:
+    """What a guide follows, seen as a predictor of noisy images."""
+    found = getattr(guiding, "model", guiding)
+    if not isinstance(found, Model):
+        raise UserError(
+            f"{guiding.name} predicts nothing from a noisy image",
+            "measure neither its accuracy on noise nor its gradients",
+        )
+    return found

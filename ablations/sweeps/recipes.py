@@ -63,6 +63,8 @@ class Recipe:
         start, order, keep_optimiser: see ``ppap.experts.training.Training``.
         temperature: of the teacher.
         normalised: whether the experts see normalised images.
+        guide: of ``ppap.guidance.METHODS``, or a plugin's module: what guides by the experts, or
+            by the predictor where there are none; None for the gradient in x_t.
     """
 
     experts: int = EXPERTS
@@ -77,6 +79,7 @@ class Recipe:
     keep_optimiser: bool = False
     temperature: float = 0.25
     normalised: bool = True
+    guide: str | None = None
 
 
 NAIVE = Recipe(experts=0)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ablations.cells.intervals import PairedTest
 from ablations.cells.results import Comparison, PartialComparison, Result, Row
+from ablations.errors import UserError
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import QUALITY
 
@@ -90,9 +91,17 @@ def sweep(
     headline: bool = False,
     needs: tuple[str, ...] = (),
 ) -> Callable[[Build], Build]:
-    """Make a function a sweep; see :class:`Sweep` for the arguments."""
+    """Make a function a sweep; see :class:`Sweep` for the arguments.
+
+    Raises:
+        UserError: if a function of another module has that name already.
+    """
 
     def register(function: Build) -> Build:
+        if name in SWEEPS and SWEEPS[name].function.__module__ != function.__module__:
+            raise UserError(
+                f"{SWEEPS[name].function.__module__} has a sweep {name} already", "choose another"
+            )
         SWEEPS[name] = Sweep(name, function, axes or {}, metrics, figure, headline, needs)
         return function
 

@@ -1,0 +1,137 @@
+"""Guides that users bring along: a module of theirs with one class, by the module's name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ablations.cells.experts import Experts
+from ablations.cells.guidance import Model
+from ablations.cells.setup import Setup
+from ablations.errors import UserError
+from ablations.machine.cell import Cell, Load
+from ablations.settings.plugins import digest_of_code, load_plugin
+from ppap.diffusion.stepping import AnyGuide
+from ppap.guidance import METHODS
+from ppap.guidance.guides import IgnoreTimestep
+from ppap.guidance.likelihoods import ImageLikelihood, Likelihood, NoisyLikelihood
+
+__all__ = ["Method", "defines_guide", "digest", "load_guide", "search_space"]
+
+THROUGH_DENOISER = 3.0
+"""How much longer a step takes with a gradient through the denoiser; for the time left."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to guide by a model that is not its own gradient in x_t.
+
+    Attributes:
+        name: of ``ppap.guidance.METHODS``, or of a plugin's module.
+        model: what it follows: a clean predictor, shown the predicted image, or experts, shown
+            x_t.
+        digest: of the plugin's code.
+    """
+
+    name: str
+    model: Model
+    digest: str
+
+    @classmethod
+    def of(cls, name: str, model: Model) -> Method:
+        """By its name alone."""
+        return cls(name, model, digest(name))
+
+    @property
+    def task(self) -> str:
+        return self.model.task
+
+    @property
+    def experts(self) -> Experts | None:
+        return self.model.experts
+
+    def inputs(self) -> Iterator[Cell]:
+        yield from self.model.inputs()
+
+    def image_seconds(self) -> float:
+        return THROUGH_DENOISER * self.model.image_seconds()
+
+    def guide(self, setup: Setup, load: Load, targets: Tensor, scale: float) -> AnyGuide:
+        """The method, made with the likelihood of (N, ...) targets."""
+        made = self.model.guide(setup, load, targets, 1.0)
+        likelihood: Likelihood
+        if isinstance(made.model, IgnoreTimestep):
+            likelihood = ImageLikelihood(made.model.predictor, made.task, targets)
+        else:
+            likelihood = NoisyLikelihood(made.model, made.task, targets)
+        return load_guide(self.name)(likelihood, scale)
+
+
+def load_guide(name: str) -> Callable[..., AnyGuide]:
+    """A method of ``ppap.guidance.METHODS``, or the only guide that a module defines.
+
+    Called with a likelihood and a scale, and with options by name.
+
+    Raises:
+        UserError: for a module that cannot be imported, or has no guide, or several.
+    """
+    return METHODS[name] if name in METHODS else _class_of(name)
+
+
+def defines_guide(name: str) -> bool:
+    """Whether a plugin has a guide."""
+    return bool(_classes_of(name))
+
+
+def digest(name: str) -> str:
+    """Changes when the plugin's file does; empty for a method of the library."""
+    return "" if name in METHODS else digest_of_code([inspect.getfile(_class_of(name))])
+
+
+def search_space(name: str) -> Mapping[str, tuple[Any, ...]]:
+    """What a plugin's search varies: its class's ``SEARCH``.
+
+    A pair of positive numbers under ``"scale"``, from the least to the greatest scale, and under
+    each option of the class the values that it may have; by default the scale alone.
+
+    Raises:
+        UserError: for another shape.
+    """
+    space: Mapping[str, tuple[Any, ...]] = getattr(_class_of(name), "SEARCH", {})
+    scale = space.get("scale", (0.1, 64.0))
+    if len(scale) != 2 or not 0 < scale[0] < scale[1]:
+        raise UserError(
+            f"plugin {name}: SEARCH['scale'] is {scale!r}",
+            "give the least and the greatest scale, both positive",
+        )
+    return {**space, "scale": tuple(scale)}
+
+
+def _class_of(name: str) -> type[Any]:
+    found = _classes_of(name)
+    if len(found) != 1:
+        names = ", ".join(cls.__name__ for cls in found) or "none"
+        raise UserError(
+            f"plugin {name} must define one guide, a public class with rows and target_count; "
+            f"it has {names}",
+            "begin the names of the others with an underscore",
+        )
+    return found[0]
+
+
+def _classes_of(name: str) -> list[type[Any]]:
+    """The public classes of a module that are guides or step guides by what they can do."""
+    module = load_plugin(name)
+    return [
+        value
+        for key, value in vars(module).items()
+        if inspect.isclass(value)
+        and value.__module__ == module.__name__
+        and not key.startswith("_")
+        and hasattr(value, "rows")
+        and hasattr(value, "target_count")
+    ]

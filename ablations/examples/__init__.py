@@ -1,0 +1,1 @@
+"""Plugins to copy from: a sweep, a predictor, a denoiser, a setting and a guide; see README.md."""

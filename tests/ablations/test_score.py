@@ -1,0 +1,189 @@
+"""Images that other code has made: judged as a row's samples are, from pictures and archives."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from ablations.__main__ import main
+from ablations.cells.given import GIVEN
+from ablations.cells.intervals import RowFigures
+from ablations.cells.samples import Samples
+from ablations.cells.scores import Score
+from ablations.cells.setup import Setup
+from ablations.errors import UserError
+from ablations.machine.cell import Cell
+from ablations.machine.store import Artifact
+from ablations.score import RESAMPLES
+from ablations.settings.catalogue import load_setting
+from ablations.settings.given import read_given
+from ablations.settings.plugins import load_plugins
+from ppap.diffusion.ddim import DDIM
+from ppap.files.images import from_uint8
+
+STRIPES = "ablations.examples.stripes"
+Bytes = npt.NDArray[np.uint8]
+
+
+@pytest.fixture
+def samples(monkeypatch: pytest.MonkeyPatch) -> Samples:
+    """Twelve of the stripes, unguided."""
+    monkeypatch.setenv("PPAP_PLUGINS", "")
+    load_plugins([STRIPES])
+    return Samples(Setup.of(load_setting("stripes")), DDIM(5), (), 0, 12)
+
+
+def computed(cell: Cell) -> Artifact:
+    return cell.compute(computed)
+
+
+def images_of(samples: Samples) -> Bytes:
+    found: Bytes = computed(samples).arrays["images"]
+    return found
+
+
+def write_pictures(folder: Path, images: Bytes) -> None:
+    folder.mkdir(parents=True)
+    for place, image in enumerate(images):
+        Image.fromarray(image[0]).save(folder / f"{place:03}.png")
+
+
+def test_a_rows_own_samples_get_the_rows_own_figures(
+    samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(tmp_path / "theirs", images_of(samples))
+    output = tmp_path / "results"
+    arguments = [
+        "score", str(tmp_path / "theirs"), "--setting", "stripes", "--plugin", STRIPES,
+        "--in-order", "--store", str(tmp_path / "store"), "--output", str(output),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    wanted = computed(RowFigures(samples.setup, (Score(samples),), RESAMPLES)).meta["metrics"]
+    lines = (output / "records.jsonl").read_text().splitlines()
+    (row,) = (r for r in map(json.loads, lines) if r["kind"] == "row")
+    assert {name: row[name] for name in wanted} == wanted
+    assert (row["method"], row["sampler"], row["scale"]) == ("theirs", GIVEN, None)
+    told = capsys.readouterr().out
+    assert "theirs: 12 images of stripes" in told
+    assert f"  accuracy: {wanted['accuracy']:.3f} [" in told
+    with (output / "scored.csv").open() as file:
+        assert [float(line["fid"]) for line in csv.DictReader(file)] == [wanted["fid"]]
+
+
+def test_all_ways_to_give_images_are_the_same(samples: Samples, tmp_path: Path) -> None:
+    setting, images = samples.setup.load(), images_of(samples)
+    write_pictures(tmp_path / "plain", images)
+    write_pictures(tmp_path / "classes" / "upright", images[:5])
+    write_pictures(tmp_path / "classes" / "1", images[5:])
+    coloured = np.repeat(images, 3, axis=1)
+    arrays = {"nchw": images, "nhw": images[:, 0], "rgb": np.moveaxis(coloured, 1, -1)}
+    for name, array in arrays.items():
+        np.savez(tmp_path / name, array, np.arange(12) % 2)
+    np.savez(tmp_path / "named", images=images)
+    classes = {
+        "plain": None,
+        "classes": [1] * 7 + [0] * 5,
+        "nchw.npz": [0, 1] * 6,
+        "nhw.npz": [0, 1] * 6,
+        "rgb.npz": [0, 1] * 6,
+        "named.npz": None,
+    }
+    for name, wanted in classes.items():
+        found, labels = read_given(tmp_path / name, setting)
+        ordered = np.concatenate([images[5:], images[:5]]) if name == "classes" else images
+        np.testing.assert_array_equal(found, ordered)
+        assert (None if labels is None else labels.tolist()) == wanted
+
+
+def test_images_of_their_own_classes_are_judged_by_these(
+    samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = images_of(samples)
+    seen = samples.setup.load().extractor()
+    logits = seen(from_uint8(torch.from_numpy(images))).logits
+    right = logits.argmax(1).numpy()
+    for name, labels, wanted in (("right", right, "1.000"), ("wrong", 1 - right, "0.000")):
+        np.savez(tmp_path / name, images=images, labels=labels)
+        arguments = [
+            "score", str(tmp_path / f"{name}.npz"), "--setting", "stripes", "--plugin", STRIPES,
+            "--store", str(tmp_path / "store"), "--output", str(tmp_path / "results"),
+        ]  # fmt: skip
+        assert main(arguments) == 0
+        assert f"  accuracy: {wanted} [" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": np.zeros((12, 16, 16, 1), np.float32)}, "no bytes called images or arr_0"),
+        ({"pixels": np.zeros((12, 16, 16, 1), np.uint8)}, "no bytes called images or arr_0"),
+        ({"images": np.zeros((12, 8, 8, 1), np.uint8)}, "16 x 16 with 1 channels"),
+        ({"images": np.eye(3, dtype=np.uint8)}, "16 x 16 with 1 channels"),
+        ({"images": np.zeros((2, 16, 16), np.uint8), "labels": np.zeros(3, int)}, "labels"),
+        ({"images": np.zeros((2, 16, 16), np.uint8), "labels": np.array([0, 2])}, "from 0 to 2"),
+        (
+            {"images": np.tile(np.arange(3, dtype=np.uint8), (2, 16, 16, 1))},
+            "has colours; stripes has grey images",
+        ),
+    ],
+)
+def test_arrays_that_are_no_images_of_the_setting_are_refused(
+    arrays: dict[str, Any], message: str, samples: Samples, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "given", **arrays)
+    with pytest.raises(UserError, match=message):
+        read_given(tmp_path / "given.npz", samples.setup.load())
+
+
+def test_files_that_cannot_be_told_are_refused(samples: Samples, tmp_path: Path) -> None:
+    setting, images = samples.setup.load(), images_of(samples)
+    with pytest.raises(UserError, match="there is no "):
+        read_given(tmp_path / "nowhere", setting)
+    with pytest.raises(UserError, match="holds no images"):
+        read_given(tmp_path, setting)
+    (tmp_path / "text.npz").write_text("text")
+    with pytest.raises(UserError, match=r"no \.npz of arrays"):
+        read_given(tmp_path / "text.npz", setting)
+    write_pictures(tmp_path / "odd" / "slanted", images[:2])
+    with pytest.raises(UserError, match="no class's name or number; choose from upright, level"):
+        read_given(tmp_path / "odd", setting)
+    Image.fromarray(images[0, 0]).save(tmp_path / "odd" / "0.png")
+    with pytest.raises(UserError, match="side by side"):
+        read_given(tmp_path / "odd", setting)
+    (tmp_path / "mixed").mkdir()
+    np.savez(tmp_path / "mixed" / "a", images=images, labels=np.zeros(12, int))
+    np.savez(tmp_path / "mixed" / "b", images=images)
+    with pytest.raises(UserError, match=r"some files of .* have labels, others none"):
+        read_given(tmp_path / "mixed", setting)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words", "message"),
+    [
+        (False, [], "has no classes, and the targets of stripes are class; put pictures"),
+        (True, ["--in-order"], "has classes"),
+        (None, ["--in-order"], "holds 3 images; give at least 10"),
+    ],
+)
+def test_targets_are_never_guessed(
+    labels: bool | None,
+    words: list[str],
+    message: str,
+    samples: Samples,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images = images_of(samples)[: 3 if labels is None else None]
+    more = {"labels": np.zeros(12, int)} if labels else {}
+    np.savez(tmp_path / "given", images=images, **more)
+    arguments = ["score", str(tmp_path / "given.npz"), "--setting", "stripes"]
+    assert main([*arguments, "--plugin", STRIPES, *words]) == 2
+    assert message in capsys.readouterr().err
