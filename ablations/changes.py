@@ -61,7 +61,7 @@ class Changes:
                 raise UserError(f"--set: {what}", f"choose from {', '.join({**BUDGET, **RECIPE})}")
             found[name] = _parse(name, text, {**BUDGET, **RECIPE}[name])
         for name, value in options.items():
-            _check(name, value)
+            _check(name, value, "--")
             if found.setdefault(name, value) != value:
                 raise UserError(
                     f"--{name} and --set {name} say two things", "leave out one of them"
@@ -96,11 +96,11 @@ def _parse(name: str, text: str, kind: Any) -> Any:
         value = convert(text)
     except ValueError as error:
         raise UserError(f"--set {name}={text}: {error}", "give another value") from None
-    _check(name, value)
+    _check(name, value, "--set ")
     return value
 
 
-def _check(name: str, value: Any) -> None:
+def _check(name: str, value: Any, option: str) -> None:
     """Refuse numbers that nothing can be run with."""
     numbers = value if isinstance(value, tuple) else (value,)
     least = LEAST_SAMPLES if name.endswith("samples") and name != "resamples" else 1
@@ -108,12 +108,12 @@ def _check(name: str, value: Any) -> None:
         if isinstance(number, bool | str):
             continue
         if isinstance(number, int) and number < least:
-            raise UserError(f"{name} must be at least {least}, got {number}", "raise it")
+            raise UserError(f"{option}{name} must be at least {least}, got {number}", "raise it")
         low = number < 0 if name == "scales" else number <= 0
         if low or not math.isfinite(number):
-            raise UserError(f"{name} cannot be {number:g}", "give a positive number")
+            raise UserError(f"{option}{name} cannot be {number:g}", "give a positive number")
     if not numbers or len(set(numbers)) != len(numbers):
-        raise UserError(f"{name} has no value, or one twice", "list each once")
+        raise UserError(f"{option}{name} has no value, or one twice", "list each once")
 
 
 def _kinds(kind: Any) -> Callable[[str], Any]:

@@ -14,10 +14,11 @@ from typing import Any, Literal
 from ablations import preflight
 from ablations.cells import launched
 from ablations.cells.plugins import defines_guide
-from ablations.cells.results import Result
+from ablations.cells.results import Result, Row
 from ablations.changes import Changes
 from ablations.errors import UserError
 from ablations.machine import engine, records
+from ablations.machine.log import LOG, logged_to
 from ablations.machine.pools import LocalPool, Pool, RayPool
 from ablations.machine.store import Store
 from ablations.settings.catalogue import BUDGETS, REHEARSAL, load_setting
@@ -200,12 +201,12 @@ def execute(options: Options) -> int:
     store, folder = open_store(options.store), options.folder(lab)
     todo = engine.plan(targets, store)
     workers = options.workers or os.cpu_count() or 1
-    print(
+    told = (
         f"{', '.join(by_sweep)} on {lab.setting.name}, budget {lab.budget_name}: "
         f"{len(todo.todo)} cells to compute, {todo.cached} cached, "
-        f"about {todo.seconds / workers / 60:.0f} min; results go to {folder}",
-        flush=True,
+        f"about {todo.seconds / workers / 60:.0f} min; results go to {folder}"
     )
+    print(told, flush=True)
     if options.dry_run:
         _tell_plan(by_sweep, todo, store)
         return 0
@@ -216,7 +217,12 @@ def execute(options: Options) -> int:
         if not launched.is_main_process():
             return 0
     else:
-        outcome = engine.run(targets, store, pool=_pool(options, store) if todo.todo else None)
+        with logged_to(folder):
+            LOG.info(told)
+            pool = _pool(options, store) if todo.todo else None
+            outcome = engine.run(targets, store, pool=pool)
+            for failure in outcome.failures:
+                LOG.error("failed: %s", failure.cell.label(), exc_info=failure.error)
     finished = [result for result in targets if store.holds(result.key)]
     sweeps = [SWEEPS[name].record(lab) for name in by_sweep]
     failures = _failure_records(outcome, lab, folder, {cell.label() for cell in finished})
@@ -284,6 +290,7 @@ def report(
     more: Iterable[dict[str, Any]], finished: list[Result], store: Store, folder: Path
 ) -> None:
     """Write the records and pictures of finished results, and build their folder's reports."""
+    from ablations.outcomes import update_outcomes
     from reports.build import build
 
     artifacts = [(result, store.get(result.key)) for result in finished]
@@ -295,6 +302,9 @@ def report(
     if grids:  # before the records that name them
         records.write_grids(folder, grids)
     records.update(folder, [*more, *(artifact.meta["record"] for _, artifact in artifacts)])
+    rows = [result for result in finished if isinstance(result, Row)]
+    if rows and (missing := update_outcomes(folder, rows, store)):
+        print(f"outcomes of {missing} rows' samples are no longer in the store")
     if artifacts:
         for path in build(folder):
             print(f"wrote {path}")

@@ -14,6 +14,7 @@ from typing import Self
 from tqdm import tqdm
 
 from ablations.machine.cell import Cell
+from ablations.machine.log import LOG
 
 __all__ = ["LINE_SECONDS", "Progress"]
 
@@ -56,10 +57,12 @@ class Progress:
 
     def start(self, cell: Cell) -> None:
         self.started[cell.key] = cell, time.monotonic()
+        LOG.info("started %s (%s)", cell.label(), cell.key)
         self.tick()
 
     def pause(self, cell: Cell) -> None:
         """The cell will be started again."""
+        LOG.warning("to be started again: %s (%s)", cell.label(), cell.key)
         self.started.pop(cell.key, None)
 
     def expect(self, cells: Iterable[Cell]) -> None:
@@ -70,7 +73,9 @@ class Progress:
     def finish(self, cell: Cell) -> None:
         _, began = self.started.pop(cell.key, (cell, time.monotonic()))
         self.done_expected += self.expected[cell.key]
-        self.done_spent += time.monotonic() - began
+        spent = time.monotonic() - began
+        self.done_spent += spent
+        LOG.info("ended %s (%s), %.1f s; %s", cell.label(), cell.key, spent, self._count(1))
         self.finished += 1
         self.tick()
 
@@ -93,8 +98,8 @@ class Progress:
         self.bar.n = min(round(done), self.bar.total)
         self.bar.set_description_str(text)
 
-    def _count(self) -> str:
-        return f"{self.finished}/{len(self.expected)} cells"
+    def _count(self, more: int = 0) -> str:
+        return f"{self.finished + more}/{len(self.expected)} cells"
 
     def _write(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

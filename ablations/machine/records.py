@@ -26,7 +26,7 @@ from ablations.errors import UserError
 from ppap.compute.cpu import cpu_model, instruction_limits, instruction_set
 from reports.identity import GRIDS_FILE, RECORDS_FILE, latest
 
-__all__ = ["joined", "read", "stamp", "update", "write_grids"]
+__all__ = ["joined", "locked", "read", "stamp", "update", "write_grids"]
 
 if sys.platform != "win32":
     import fcntl
@@ -88,7 +88,7 @@ def update(folder: Path, records: Iterable[Record]) -> int:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RECORDS_FILE
-    with _locked(folder):
+    with locked(folder):
         lines = _lines(path)
         known = {record["key"]: record for record in lines}
         fresh = [dict(record) for record in records if known.get(record["key"]) != record]
@@ -125,7 +125,7 @@ def _parse(line: bytes, where: str) -> Record:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """No other run writes to the folder meanwhile."""
     with (folder / ".lock").open("w") as file:
         if sys.platform != "win32":
@@ -137,7 +137,7 @@ def write_grids(folder: Path, grids: Mapping[str, npt.NDArray[np.uint8]]) -> Non
     """Add sample grids to the folder's ``grids.npz``, by name."""
     path = folder / GRIDS_FILE
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         known = dict(np.load(path)) if path.exists() else {}
         if all(name in known and np.array_equal(known[name], grids[name]) for name in grids):
             return

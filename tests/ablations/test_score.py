@@ -22,6 +22,7 @@ from ablations.cells.setup import Setup
 from ablations.errors import UserError
 from ablations.machine.cell import Cell
 from ablations.machine.store import Artifact
+from ablations.outcomes import read_outcomes
 from ablations.score import RESAMPLES
 from ablations.settings.catalogue import load_setting
 from ablations.settings.given import read_given
@@ -75,7 +76,11 @@ def test_a_rows_own_samples_get_the_rows_own_figures(
     assert "theirs: 12 images of stripes" in told
     assert f"  accuracy: {wanted['accuracy']:.3f} [" in told
     with (output / "scored.csv").open() as file:
-        assert [float(line["fid"]) for line in csv.DictReader(file)] == [wanted["fid"]]
+        (line,) = csv.DictReader(file)
+    assert float(line["fid"]) == pytest.approx(wanted["fid"], rel=1e-4)
+    outcomes = read_outcomes(output)
+    assert list(outcomes["target"]) == [0, 1] * 6
+    assert outcomes["accuracy"].mean() == pytest.approx(wanted["accuracy"])
 
 
 def test_all_ways_to_give_images_are_the_same(samples: Samples, tmp_path: Path) -> None:
