@@ -75,17 +75,12 @@ def stepper(
             return float(loss.detach())
 
         return bank, grouped
-    joint = JointStep(
-        bank,
-        lambda found, chosen: task.transfer_loss(found, taught[chosen]),
-        compile=way == "joint, compiled",
-    )
+    joint = JointStep(bank, task.transfer_loss, compile=way == "joint, compiled")
     lines = adamw(joint.parameters)
-    chosen = torch.arange(batch, device=device).view(EXPERTS, share)
 
     def together() -> float:
         x_t = schedule.add_noise(x_0, timesteps, noise)
-        value = joint(x_t.view(EXPERTS, share, *x_t.shape[1:]), chosen)
+        value = joint(x_t.view(EXPERTS, share, *x_t.shape[1:]), taught)
         lines.step()
         return value
 

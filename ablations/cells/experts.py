@@ -160,9 +160,15 @@ class Experts(Cell):
         """Train the bank, on several processes and in mixed precision if accelerate says so."""
         bank = self.blank(load)
         images, targets = self.training_set(load)
-        schedule = self.setup.load().denoiser().schedule
+        setting = self.setup.load()
         losses = transfer(
-            bank, schedule, images, self.objective(targets), self.training, accelerator=accelerator
+            bank,
+            setting.denoiser().schedule,
+            images,
+            self.objective(targets),
+            self.training,
+            flips=setting.mirrored,
+            accelerator=accelerator,
         )
         state = {key: value.cpu().numpy() for key, value in bank.experts.state_dict().items()}
         facts = {

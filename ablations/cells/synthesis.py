@@ -16,7 +16,6 @@ from torch import Tensor
 from ablations.cells.setup import DENOISE_SECONDS, Setup
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
-from ablations.settings.images import Mirrored
 from ablations.settings.setting import Setting, device
 from ppap.diffusion.ddim import DDIM
 from ppap.fast.sampling import synthesize
@@ -77,15 +76,7 @@ class TrainingData:
             images = torch.from_numpy(drawn[: self.limit])
         else:
             images, targets = setting.tasks[task].labelled("train")
-        if setting.mirrored:
-            images = Mirrored(images)
-            targets = None if targets is None else with_mirror_images(targets)
         return images, targets
-
-
-def with_mirror_images(targets: Tensor) -> Tensor:
-    """Targets (2 N, ...) of images and then of their mirror images; maps (N, H, W) are flipped."""
-    return torch.cat([targets, targets.flip(-1) if targets.ndim > 2 else targets])
 
 
 def concatenated(parts: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Labelled images from files: folders of classes, CIFAR-10's batches, mirror images."""
+"""Labelled images from files: folders of classes, CIFAR-10's batches."""
 
 from __future__ import annotations
 
@@ -14,35 +14,13 @@ from torch import Tensor
 
 from ablations.errors import UserError
 from ablations.settings.setting import Split
-from ppap.files.images import Images
+from ppap.files.images import places_of
 from ppap.files.pictures import PictureError, read_picture
 
-__all__ = ["ImageFolder", "Mirrored", "load_cifar"]
+__all__ = ["ImageFolder", "load_cifar"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-
-
-class Mirrored:
-    """Images, and after them their mirror images."""
-
-    def __init__(self, images: Images) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return 2 * len(self.images)
-
-    @property
-    def shape(self) -> torch.Size:
-        """(2 N, C, H, W)."""
-        return torch.Size((len(self), *self.images.shape[1:]))
-
-    def __getitem__(self, chosen: slice | Tensor) -> Tensor:
-        """(B, C, H, W) uint8."""
-        places = places_of(chosen, len(self))
-        found = self.images[places % len(self.images)]
-        mirrored = (places >= len(self.images))[:, None, None, None]
-        return torch.where(mirrored, found.flip(-1), found)
 
 
 class ImageFolder:
@@ -138,11 +116,6 @@ def _images_below(folder: Path) -> list[Path]:
         elif path.suffix.lower() in SUFFIXES:
             found.append(path)
     return found
-
-
-def places_of(chosen: slice | Tensor, count: int) -> Tensor:
-    """(B,) int64 of a slice of ``count`` places, or of places as they are."""
-    return torch.arange(*chosen.indices(count)) if isinstance(chosen, slice) else chosen
 
 
 def load_cifar(folder: Path, split: Split) -> tuple[Tensor, Tensor]:

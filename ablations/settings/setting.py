@@ -135,7 +135,7 @@ class Setting:
             the first stage of a cascade.
         published: LoRA as published, and the learning rate of all adapters; None for those that
             suit the small networks trained here.
-        mirrored: whether experts see every image mirrored, too.
+        mirrored: whether experts see images flipped, too, as in the paper.
         batch: images per network call when sampling; fewer where memory does not suffice.
         budget: how much is run unless another is asked for.
     """

@@ -20,9 +20,9 @@ def derived_seed(*numbers: int) -> int:
     return int(state)
 
 
-def derived_generator(*numbers: int) -> torch.Generator:
+def derived_generator(*numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator whose stream is set by several non-negative numbers, e.g. (seed, step)."""
-    return torch.Generator().manual_seed(derived_seed(*numbers))
+    return torch.Generator(device).manual_seed(derived_seed(*numbers))
 
 
 class NoiseStreams:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ppap.experts.bank import ExpertBank
 from ppap.files.images import Images, from_uint8
+from ppap.files.mirroring import Mirrored, with_mirror_images
 from ppap.tasks.protocol import SupervisedTask, TransferTask
 
 __all__ = ["Distillation", "Loss", "Objective", "Supervision"]
 
-Loss = Callable[[Any, Tensor], Tensor]
-"""(Predictions for noisy images (B, ...), (B,) int64 which images they are) -> scalar mean."""
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """The loss of a training.
+
+    Attributes:
+        targets: (B,) int64 which images -> what predictions for them are compared with, computed
+            in float32, without a graph.
+        compare: (predictions (B, ...), targets) -> scalar mean over the batch.
+    """
+
+    targets: Callable[[Tensor], Any]
+    compare: Callable[[Any, Any], Tensor]
 
 
 class Objective(Protocol):
@@ -31,28 +44,52 @@ class Objective(Protocol):
 class Distillation:
     """Data-free transfer, the paper's way: follow the teacher's prediction for the clean image.
 
-    The teacher, which is the bank's unadapted predictor, sees each image once; its predictions
-    are kept.
+    The teacher is the bank's unadapted predictor. Where its predictions for all images fit, it
+    sees each image once and they are kept on the bank's device. Where they don't, it predicts
+    for every batch anew, which gives the same up to rounding and adds a forward pass to a step:
+    class scores of a million images are 4 GB, depth maps at 256 x 256 pixels 262 GB.
 
     Attributes:
         task: how a student is compared with its teacher; by default the bank's task.
         batch: images at a time for the teacher.
+        keep: bytes that the predictions for all images may take; 0 to keep none.
+
+    Raises:
+        ValueError: for a batch below 1, or a negative ``keep``.
     """
 
     task: TransferTask | None = None
     batch: int = 500
+    keep: int = 2**32
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.keep < 0:
+            raise ValueError(
+                f"a teacher needs a batch >= 1 and keep >= 0, got {self.batch} and {self.keep}"
+            )
 
     def loss(self, bank: ExpertBank, images: Images) -> Loss:
-        device = next(bank.parameters()).device
-        starts = range(0, len(images), self.batch)
-        parts = (images[start : start + self.batch] for start in starts)
-        taught = torch.cat([bank.teacher_prediction(from_uint8(part).to(device)) for part in parts])
         task = bank.task if self.task is None else self.task
+        device = next(bank.parameters()).device
 
-        def loss(prediction: Any, chosen: Tensor) -> Tensor:
-            return task.transfer_loss(prediction, taught[chosen.to(device)])
+        def predict(chosen: slice | Tensor) -> Any:
+            return bank.teacher_prediction(from_uint8(images[chosen].to(device)))
 
-        return loss
+        count = min(self.batch, len(images))
+        first = predict(slice(0, count))
+        size = _bytes(first) / count * len(images)
+        if not isinstance(first, Tensor) or size > self.keep:
+            logging.getLogger(__name__).info(
+                "predictions of %s for all images would take %.1f GiB: it predicts for each batch",
+                bank.predictor.name,
+                size / 2**30,
+            )
+            return Loss(predict, task.transfer_loss)
+        taught = first.new_empty((len(images), *first.shape[1:]))
+        for start in range(0, len(images), self.batch):
+            part = slice(start, min(start + self.batch, len(images)))
+            taught[part] = predict(part) if start else first
+        return Loss(lambda chosen: taught[chosen.to(device)], task.transfer_loss)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +97,8 @@ class Supervision:
     """Labelled training, for comparison.
 
     Attributes:
-        targets: (N, ...) one per image, as the task wants them.
+        targets: (N, ...) one per image, as the task wants them; maps (N, ..., H, W) are mirrored
+            where images are.
         task: how a prediction is compared with its target; by default the bank's task.
 
     Raises:
@@ -76,13 +114,17 @@ class Supervision:
             raise TypeError(f"targets are a tensor (N, ...), got {type(self.targets).__name__}")
 
     def loss(self, bank: ExpertBank, images: Images) -> Loss:
-        if len(self.targets) != len(images):
-            raise ValueError(f"{len(images)} images need as many labels, got {len(self.targets)}")
+        count = len(images.images) if isinstance(images, Mirrored) else len(images)
+        if len(self.targets) != count:
+            raise ValueError(f"{count} images need as many labels, got {len(self.targets)}")
         device = next(bank.parameters()).device
         targets = self.targets.to(device)
+        if isinstance(images, Mirrored):
+            targets = with_mirror_images(targets)
         task = bank.task if self.task is None else self.task
+        return Loss(lambda chosen: targets[chosen.to(device)], task.supervised_loss)
 
-        def loss(prediction: Any, chosen: Tensor) -> Tensor:
-            return task.supervised_loss(prediction, targets[chosen.to(device)])
 
-        return loss
+def _bytes(prediction: Any) -> int:
+    """Of all tensors in a prediction."""
+    return sum(leaf.nbytes for leaf in tree_leaves(prediction) if isinstance(leaf, Tensor))

@@ -37,7 +37,7 @@ class JointStep:
 
     Args:
         bank: in training mode.
-        loss: (predictions (B, ...), chosen (B,)) -> scalar mean over the batch.
+        loss: (predictions (B, ...), targets (B, ...)) -> scalar mean over the batch.
         compile: whether the traced step goes through inductor, which takes up to a minute and
             pays from hundreds of steps on; without a compiler it is traced only, and so it is if
             the compiled step gives another result on its first batch, which is logged.
@@ -50,7 +50,7 @@ class JointStep:
     def __init__(
         self,
         bank: ExpertBank,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Callable[[Any, Any], Tensor],
         compile: bool = False,
         precision: Precision = "fp32",
     ) -> None:
@@ -76,12 +76,13 @@ class JointStep:
         }
         self._run: Callable[..., tuple[Tensor, Tensor]] | None = None
 
-    def __call__(self, x_t: Tensor, chosen: Tensor) -> float:
+    def __call__(self, x_t: Tensor, targets: Any) -> float:
         """Set the gradient of the sum of the experts' mean losses.
 
         Args:
             x_t: (E, b, C, H, W), each expert's share of noisy images.
-            chosen: (E, b) int64, which images they are.
+            targets: (E b, ...) what the loss compares predictions with, of the same form at every
+                call.
 
         Returns:
             The mean loss.
@@ -89,9 +90,9 @@ class JointStep:
         self.bank.predictor.network.train(bool(self._statistics))
         state = self.parameters.detach(), self._statistics, self._base
         if self._run is None:
-            self._run = self._prepared(*state, x_t, chosen)
+            self._run = self._prepared(*state, x_t, targets)
         with torch.no_grad():
-            loss, self.parameters.grad = self._run(*state, x_t, chosen)
+            loss, self.parameters.grad = self._run(*state, x_t, targets)
         return float(loss)
 
     def _prepared(self, *arguments: Any) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -143,7 +144,7 @@ class JointStep:
         statistics: dict[str, Tensor],
         base: dict[str, Tensor],
         x_t: Tensor,
-        chosen: Tensor,
+        targets: Any,
     ) -> tuple[Tensor, Tensor]:
         bank = self.bank
 
@@ -157,7 +158,7 @@ class JointStep:
             lines = lines.detach().requires_grad_()
             with autocast(self.precision, x_t.device):
                 predictions = vmap(of_one, randomness="different")(lines, statistics, x_t)
-                loss = self.loss(predictions.flatten(0, 1), chosen.flatten())
+                loss = self.loss(predictions.flatten(0, 1), targets)
             (gradient,) = torch.autograd.grad(loss * len(lines), lines)
         return loss.detach(), gradient
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ppap.compute.precision import Precision, autocast
 from ppap.diffusion.schedule import Schedule
-from ppap.diffusion.streams import derived_generator
 from ppap.experts.bank import ExpertBank
+from ppap.experts.draws import Draws
 from ppap.experts.expert import Expert
 from ppap.experts.objectives import Loss
 from ppap.experts.together import JointStep
 from ppap.experts.training import Training
+from ppap.experts.training_files import Position, TrainingFile
 from ppap.files.images import Images, from_uint8
 
 if TYPE_CHECKING:
@@ -33,14 +34,15 @@ class Trainer:
         bank: in training mode.
         images: (N, C, H, W) uint8.
         schedule: of the noise.
-        loss: of predictions for chosen images.
+        loss: what predictions are compared with, and how.
         training: batch and optimiser.
-        report: called after each step as ``report(1, loss=...)``.
         accelerator: averages over processes and scales mixed precision.
         compile: whether joint steps are compiled.
         precision: in which students compute, unless the accelerator has its own.
-        done: steps so far, of all experts.
-        optimiser_state: of the expert before, where it is kept.
+        report: called after each step as ``report(1, loss=...)``.
+        file: keeps the training's state.
+        every: steps between two writes of the file.
+        position: where the training is; its optimiser's state is what the next stage begins with.
     """
 
     bank: ExpertBank
@@ -48,53 +50,70 @@ class Trainer:
     schedule: Schedule
     loss: Loss
     training: Training
-    report: Callable[..., None]
     accelerator: Accelerator | None = None
     compile: bool = False
     precision: Precision = "fp32"
-    done: int = 0
-    optimiser_state: list[dict[str, Any]] | None = None
+    report: Callable[..., None] = lambda *units, **facts: None
+    file: TrainingFile | None = None
+    every: int = 1000
+    position: Position = field(default_factory=lambda: Position(0, [], []))
 
-    def fit(self, number: int, bounds: tuple[int, int], steps: int) -> float:
-        """Train one expert on timesteps in [low, high).
-
-        Returns:
-            Its mean loss over the last tenth of the steps.
-        """
+    def fit(self, number: int, bounds: tuple[int, int], steps: int) -> None:
+        """A stage of the training: one expert on timesteps in [low, high)."""
         expert = self.bank.expert(number)
         optimiser = self._optimiser(list(expert.parameters()))
-        if self.optimiser_state is not None:
-            for parameter, state in zip(expert.parameters(), self.optimiser_state, strict=True):
-                optimiser.state[parameter] = state
         steady = self._prepared(optimiser)
-        last = []
-        for step in range(steps):
+        for step in self._steps(steps, optimiser):
             self._anneal(optimiser, step, steps)
-            last.append(self._descend(steady, expert, number, bounds))
-            self._count(last[-1])
+            self._count(self._descend(steady, expert, number, bounds))
         if self.accelerator is not None:
             for buffer in expert.buffers():
                 if buffer.is_floating_point():
                     buffer.copy_(self._average(buffer))
-        if self.training.keep_optimiser:
-            self.optimiser_state = [optimiser.state[p] for p in expert.parameters()]
-        return _late_mean(last)
+        self._finish(optimiser)
 
-    def fit_together(self, steps: int) -> float:
-        """Train all experts at once, each on its own range; returns the mean loss as above."""
-        joint = JointStep(self.bank, self.loss, self.compile, self.precision)
+    def fit_together(self, steps: int) -> None:
+        """A stage of the training: all experts at once, each on its own range."""
+        joint = JointStep(self.bank, self.loss.compare, self.compile, self.precision)
         optimiser = self._optimiser([joint.parameters])
         bounds = [self.bank.ranges.bounds(number) for number in range(len(self.bank))]
         share = self.training.batch // len(self.bank)
-        last = []
-        for step in range(steps):
+        for step in self._steps(steps, optimiser, joint.write_back):
             self._anneal(optimiser, step, steps)
             chosen, x_t = self._draw(bounds)
-            last.append(joint(x_t.view(-1, share, *x_t.shape[1:]), chosen.view(-1, share)))
+            targets = self.loss.targets(chosen)
+            loss = joint(x_t.view(-1, share, *x_t.shape[1:]), targets)
             optimiser.step()
-            self._count(last[-1])
+            self._count(loss)
         joint.write_back()
-        return _late_mean(last)
+        self._finish(optimiser)
+
+    def _steps(
+        self,
+        steps: int,
+        optimiser: torch.optim.Optimizer,
+        before_writing: Callable[[], None] = lambda: None,
+    ) -> Iterator[int]:
+        """The steps of a stage that are still to be done; the file is written between them."""
+        position, parameters = self.position, optimiser.param_groups[0]["params"]
+        for parameter, state in zip(parameters, position.optimiser or (), strict=False):
+            optimiser.state[parameter] = state
+        for step in range(len(position.recent), steps):
+            yield step
+            if self.file is not None and position.done % self.every == 0 and step + 1 < steps:
+                before_writing()
+                position.optimiser = [optimiser.state[p] for p in parameters]
+                self.file.write(position)
+
+    def _finish(self, optimiser: torch.optim.Optimizer) -> None:
+        """End a stage; its loss is the mean over the last tenth of its steps."""
+        position, parameters = self.position, optimiser.param_groups[0]["params"]
+        position.losses.append(_late_mean(position.recent))
+        position.recent = []
+        kept = self.training.keep_optimiser
+        position.optimiser = [optimiser.state[p] for p in parameters] if kept else None
+        if self.file is not None:
+            self.file.write(position)
 
     def _optimiser(self, parameters: list[torch.nn.Parameter]) -> torch.optim.AdamW:
         rate, decay = self.training.learning_rate, self.training.weight_decay
@@ -105,7 +124,8 @@ class Trainer:
         optimiser.param_groups[0]["lr"] = self.training.learning_rate * (1 - step / steps)
 
     def _count(self, loss: float) -> None:
-        self.done += 1
+        self.position.done += 1
+        self.position.recent.append(loss)
         self.report(1, loss=loss)
 
     def _prepared(self, optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -124,9 +144,10 @@ class Trainer:
     ) -> float:
         """One step of the optimiser; the loss, averaged over processes."""
         chosen, x_t = self._draw([bounds])
+        targets = self.loss.targets(chosen)
         own = autocast(self.precision, x_t.device)
         with self.accelerator.autocast() if self.accelerator else own:
-            value = self.loss(self.bank.predict(x_t, number), chosen)
+            value = self.loss.compare(self.bank.predict(x_t, number), targets)
         optimiser.zero_grad()
         if self.accelerator is None:
             value.backward()  # type: ignore[no-untyped-call]
@@ -152,17 +173,12 @@ class Trainer:
 
     def _draw(self, bounds: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """(B,) images chosen, and their noisy forms; timesteps by equal shares from each range."""
-        # Draws depend on the seed and the step alone, so an arm that differs in one thing
-        # sees the same images and noise everywhere else.
-        generator = derived_generator(self.training.seed, self.done)
-        size = (self.training.batch,)
-        chosen = torch.randint(len(self.images), size, generator=generator)
-        share = (self.training.batch // len(bounds),)
-        timesteps = torch.cat([torch.randint(*b, share, generator=generator) for b in bounds])
-        noise = torch.randn((*size, *self.images.shape[1:]), generator=generator)
-        chosen, timesteps, noise = map(self._own_part, (chosen, timesteps, noise))
-        x_t = self.schedule.add_noise(from_uint8(self.images[chosen]), timesteps, noise)
-        return chosen, x_t.to(next(self.bank.parameters()).device)
+        device = next(self.bank.parameters()).device
+        draws = Draws(self.training.seed, self.training.batch, device)
+        drawn = draws.step(self.position.done, self.images.shape, bounds)
+        chosen, timesteps, noise = map(self._own_part, drawn)
+        x_0 = from_uint8(self.images[chosen].to(device))
+        return chosen, self.schedule.add_noise(x_0, timesteps, noise)
 
 
 def _late_mean(losses: list[float]) -> float:

@@ -6,6 +6,9 @@ the teacher's for the clean x_0 (data-free, the paper's way) or to a label.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppap.compute.allocator import keep_freed_memory
@@ -15,9 +18,12 @@ from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.schedule import Schedule
 from ppap.experts.bank import ExpertBank
 from ppap.experts.objectives import Distillation, Objective
+from ppap.experts.stages import stages
 from ppap.experts.trainer import Trainer
 from ppap.experts.training import Training
+from ppap.experts.training_files import TrainingFile, identity
 from ppap.files.images import Images
+from ppap.files.mirroring import Mirrored
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,9 +38,12 @@ def transfer(
     objective: Objective | None = None,
     training: Training | None = None,
     *,
+    flips: bool = False,
     progress: bool | Progress = False,
     accelerator: Accelerator | None = None,
     compile: bool = False,
+    file: str | Path | None = None,
+    every: int = 1000,
 ) -> list[float]:
     """Train every expert of a bank.
 
@@ -51,12 +60,20 @@ def transfer(
         objective: by default :class:`ppap.experts.objectives.Distillation`, which needs no
             labels, by the bank's own task; or :class:`ppap.experts.objectives.Supervision`.
         training: budget and optimiser, by default the paper's.
+        flips: whether every image is flipped left to right with probability 1/2, as in the
+            paper; not for images in which left and right differ in meaning. Maps among labels
+            are flipped with their images.
         progress: True shows a bar; a function is called after each step of the whole training
             as ``progress(done, total, loss=...)``.
         accelerator: Hugging Face accelerate's, for mixed precision and several processes;
             move the bank to its device first.
         compile: whether the step of experts trained together is compiled, which takes up to a
             minute and makes it about 1.7 times as fast on a CPU; other orders ignore it.
+        file: keeps the state of the training, ends in ``.safetensors``. Where it is there, the
+            training goes on from it, to the same experts as without interruption, bit for bit, on
+            one machine and with equal versions; of a finished training they are read. An
+            exception leaves the experts as they were before, so that the same call goes on.
+        every: steps between two writes of the file; it is also written when an expert is done.
 
     Returns:
         Mean loss over the last tenth of each expert's steps, low noise to high.
@@ -66,51 +83,77 @@ def transfer(
             bank's ranges and the schedule differ in length, the training would write one expert
             over others that are trained already, processes cannot share the batch
             evenly, the device would emulate the precision asked for, or an accelerator brings
-            one of its own.
+            one of its own, ``every`` is below 1, or the file has another ending.
+        CheckpointError: if the file is damaged or of another training.
+        OSError: if the file cannot be written, which is tried before anything is computed.
     """
     objective = Distillation() if objective is None else objective
     training = Training() if training is None else training
     bank.unmerge()
     schedule = denoiser.schedule if isinstance(denoiser, Denoiser) else denoiser
     _check(bank, denoiser, images, training, accelerator)
+    if every < 1:
+        raise ValueError(f"a training's file is written every so many steps, got {every}")
     precision = choose_precision(training.precision, next(bank.parameters()).device)
     keep_freed_memory()
     if training.start == "base":
         bank.reset()
+    if flips:
+        images = Mirrored(images)
+    kept = None
+    if file is not None:
+        about = identity(bank, schedule, images, objective, training, accelerator)
+        kept = TrainingFile(file, bank, about, accelerator)
+        kept.begin()
     loss = objective.loss(bank, images)
     if progress is True and accelerator is not None and not accelerator.is_main_process:
         progress = False
-    bank.train()
-    with reporting(progress, training.steps, "transfer", "steps") as report:
-        trainer = Trainer(
-            bank, images, schedule, loss, training, report, accelerator, compile, precision
-        )
-        losses = _train(trainer)
-    bank.eval()
-    return losses
+    trainer = Trainer(
+        bank, images, schedule, loss, training, accelerator, compile, precision,
+        file=kept, every=every,
+    )  # fmt: skip
+    with _training(bank, put_back=kept is not None):
+        if kept is not None:
+            trainer.position = kept.read()
+        done = trainer.position.done
+        with reporting(progress, training.steps, "transfer", "steps", done) as trainer.report:
+            return _train(trainer)
 
 
 def _train(trainer: Trainer) -> list[float]:
-    bank, training = trainer.bank, trainer.training
-    count = len(bank)
-    spent = 0
-    if training.start == "shared" and count > 1:
-        spent = round(training.steps * training.shared_share)
-        trainer.fit(0, (0, bank.ranges.boundaries[-1]), spent)
-        for number in range(1, count):
-            bank.copy_expert(0, number)
-    if training.order == "together":
-        return [trainer.fit_together(training.steps - spent)] * count
-    order = list(range(count))
-    if training.order == "descending":
-        order.reverse()
-    losses = [float("nan")] * count
-    for place, number in enumerate(order):
-        if place and training.start == "previous":
-            bank.copy_expert(order[place - 1], number)
-        steps = training.share(place, count, spent)
-        losses[number] = trainer.fit(number, bank.ranges.bounds(number), steps)
+    """The stages that are not done yet; the loss of every expert."""
+    bank, position = trainer.bank, trainer.position
+    plan = stages(bank.ranges, trainer.training)
+    for stage in plan[len(position.losses) :]:
+        if not position.recent:
+            for source, target in stage.copies:
+                bank.copy_expert(source, target)
+        if stage.expert is None:
+            trainer.fit_together(stage.steps)
+        else:
+            trainer.fit(stage.expert, stage.bounds, stage.steps)
+    losses = [float("nan")] * len(bank)
+    for stage, loss in zip(plan, position.losses, strict=True):
+        trained = range(len(bank)) if stage.expert is None else (stage.expert,)
+        for number in trained:
+            losses[number] = loss
     return losses
+
+
+@contextmanager
+def _training(bank: ExpertBank, put_back: bool) -> Iterator[None]:
+    """Training mode; an exception puts experts back as they were, if asked to."""
+    state = bank.experts.state_dict() if put_back else {}
+    first = {name: tensor.clone() for name, tensor in state.items()}
+    bank.train()
+    try:
+        yield
+    except BaseException:
+        if put_back:
+            bank.experts.load_state_dict(first)
+        raise
+    finally:
+        bank.eval()
 
 
 def _check(

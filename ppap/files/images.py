@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Images", "from_uint8", "to_uint8"]
+__all__ = ["Images", "from_uint8", "places_of", "to_uint8"]
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -38,3 +38,8 @@ class Images(Protocol):
 
     def __getitem__(self, chosen: slice | Tensor) -> Tensor:
         """(B, C, H, W) of a slice of them or of (B,) int64 places."""
+
+
+def places_of(chosen: slice | Tensor, count: int) -> Tensor:
+    """(B,) int64 of a slice of ``count`` places, or of places as they are."""
+    return torch.arange(*chosen.indices(count)) if isinstance(chosen, slice) else chosen

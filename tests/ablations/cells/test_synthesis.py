@@ -1,4 +1,4 @@
-"""Images to train on: from shards, in a file where there are too many, mirrored with their maps."""
+"""Images to train on: from shards, and in a file where there are too many."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ablations.cells import synthesis
-from ablations.cells.synthesis import concatenated, in_batches_that_fit, with_mirror_images
+from ablations.cells.synthesis import concatenated, in_batches_that_fit
 
 
 def test_smaller_batches_are_tried_while_memory_does_not_suffice() -> None:
@@ -34,10 +34,3 @@ def test_images_beyond_memory_are_concatenated_in_a_file(monkeypatch: pytest.Mon
     assert type(found) is np.memmap
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(torch.from_numpy(found)[torch.tensor([7, 0])], expected[[7, 0]])
-
-
-def test_maps_are_mirrored_with_their_images_and_classes_stay() -> None:
-    classes = torch.tensor([3, 1])
-    assert with_mirror_images(classes).tolist() == [3, 1, 3, 1]
-    maps = torch.arange(12).view(1, 3, 4)
-    assert torch.equal(with_mirror_images(maps), torch.cat([maps, maps.flip(2)]))

@@ -1,4 +1,4 @@
-"""Labelled images from files: cropped, mirrored, and never code."""
+"""Labelled images from files: cropped, and never code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ablations.errors import UserError
-from ablations.settings.images import ImageFolder, Mirrored, load_cifar
+from ablations.settings.images import ImageFolder, load_cifar
 
 
 def test_images_are_cropped_to_their_middle_and_read_as_they_are_wanted(tmp_path: Path) -> None:
@@ -66,14 +66,6 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "n1" / "b.jpg").write_bytes(b"not found")
     with pytest.raises(UserError, match=r"b\.jpg cannot be read .*mend or delete"):
         ImageFolder.of(tmp_path, 16)[:]
-
-
-def test_mirrored_images_follow_the_others() -> None:
-    plain = torch.arange(24, dtype=torch.uint8).view(2, 1, 3, 4)
-    mirrored = Mirrored(plain)
-    assert mirrored.shape == (4, 1, 3, 4)
-    assert torch.equal(mirrored[torch.tensor([3, 0])], torch.stack([plain[1].flip(-1), plain[0]]))
-    assert torch.equal(mirrored[1:3], torch.stack([plain[1], plain[0].flip(-1)]))
 
 
 def test_a_pickle_with_code_is_no_cifar(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ CASES = {
 }
 
 
-def loss(predictions: Tensor, chosen: Tensor) -> Tensor:
-    return F.cross_entropy(predictions, LABELS[chosen])
+def loss(predictions: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(predictions, labels)
 
 
 @pytest.mark.parametrize(("case", "compile"), [*((case, False) for case in CASES), ("paper", True)])
@@ -51,10 +51,10 @@ def test_two_joint_steps_are_the_experts_own(case: str, compile: bool) -> None:
     for step in range(2):
         x_t = images(EXPERTS * SHARE, step)
         chosen = torch.randperm(EXPERTS * SHARE, generator=torch.Generator().manual_seed(step))
-        value = joint(x_t.view(EXPERTS, SHARE, *x_t.shape[1:]), chosen.view(EXPERTS, SHARE))
+        value = joint(x_t.view(EXPERTS, SHARE, *x_t.shape[1:]), LABELS[chosen])
         ours.step()
         parts = [
-            loss(apart.predict(share, number), picked)
+            loss(apart.predict(share, number), LABELS[picked])
             for number, (share, picked) in enumerate(
                 zip(x_t.split(SHARE), chosen.split(SHARE), strict=True)
             )
@@ -99,7 +99,7 @@ def test_a_compiled_step_that_gives_another_result_is_dropped(
         bank = bank_of(tiny_predictor(), ppap_adapter(2, 2.0), EXPERTS).train()
         torch.manual_seed(7)
         joint = JointStep(bank, loss, compile)
-        value = joint(x_t, torch.arange(EXPERTS * SHARE).view(EXPERTS, SHARE))
+        value = joint(x_t, LABELS)
         assert bool(caplog.records) == compile
         joint.write_back()
         results.append((value, joint.parameters.grad, bank.state_dict(), torch.rand(3)))

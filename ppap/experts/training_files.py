@@ -1,0 +1,265 @@
+"""The file that an interrupted training goes on from: to the same result, bit for bit.
+
+It holds the experts, the optimiser's state, the losses so far and the state of PyTorch's
+generators, which layers such as dropout draw from. What each step draws depends on the seed and
+the step alone (:mod:`ppap.experts.draws`) and needs no state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ppap.diffusion.schedule import Schedule
+from ppap.experts.bank import ExpertBank
+from ppap.experts.training import Training
+from ppap.files.checkpoints import (
+    CheckpointError,
+    check_state,
+    fingerprint,
+    one_line,
+    save_weights,
+)
+from ppap.files.images import Images
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Position", "TrainingFile", "identity"]
+
+KEY = "training"
+LOOKED_AT = 64
+"""Images that tell one set from another: reading all would take as long as a day's training."""
+OptimiserState = list[dict[str, Tensor]]
+
+
+@dataclass
+class Position:
+    """Where a training is.
+
+    Attributes:
+        done: steps so far, of all stages.
+        losses: the mean loss of each finished stage.
+        recent: the loss of each step of the stage under way.
+        optimiser: one state for each parameter of that stage; None for a fresh optimiser.
+    """
+
+    done: int
+    losses: list[float]
+    recent: list[float]
+    optimiser: OptimiserState | None = None
+
+
+def identity(
+    bank: ExpertBank,
+    schedule: Schedule,
+    images: Images,
+    objective: object,
+    training: Training,
+    accelerator: Accelerator | None,
+) -> dict[str, str]:
+    """What decides a training's result, before it begins: digests and descriptions, by name."""
+    count = len(images)
+    some = torch.arange(min(count, LOOKED_AT)) * count // min(count, LOOKED_AT)
+    return {
+        "training": _described(training),
+        "predictor": bank.fingerprint(),
+        "first state of the experts": fingerprint(bank.experts.state_dict()),
+        "ranges": _described(bank.ranges),
+        "schedule": hashlib.sha256(schedule.alphas_cumprod.tobytes()).hexdigest()[:16],
+        "objective": _described(objective),
+        "images": f"{tuple(images.shape)} {fingerprint({'some': images[some]})}",
+        "device": next(bank.parameters()).device.type,
+        "processes": str(accelerator.num_processes if accelerator else 1),
+        "mixed precision": str(accelerator.mixed_precision if accelerator else "no"),
+    }
+
+
+class TrainingFile:
+    """A training's file; of several processes the first writes, and all read it.
+
+    Args:
+        path: ends in ``.safetensors``.
+        bank: that is trained.
+        identity: of the training.
+        accelerator: of the processes that train together.
+
+    Raises:
+        ValueError: for another ending.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        bank: ExpertBank,
+        identity: Mapping[str, str],
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if self.path.suffix != ".safetensors":
+            raise ValueError(f"a training is kept in a .safetensors file, got {self.path.name}")
+        self.bank = bank
+        self.identity = dict(identity)
+        self.accelerator = accelerator
+
+    def begin(self) -> None:
+        """Look whether the file is of this training; write it if there is none.
+
+        So what cannot be read or written is known before anything is computed.
+
+        Raises:
+            CheckpointError: if the file is damaged or of another training.
+            OSError: if it cannot be written.
+        """
+        found = self.path.exists()
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()  # before the first writes what others look for
+        if found:
+            self._tensors()
+        else:
+            self.write(Position(0, [], []))
+
+    def write(self, position: Position) -> None:
+        """Keep the bank's experts and the position: beside the file, then renamed.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        tensors = {
+            "done": torch.tensor(position.done),
+            "losses": torch.tensor(position.losses, dtype=torch.float64),
+            "recent": torch.tensor(position.recent, dtype=torch.float64),
+            "optimiser": torch.tensor(position.optimiser is not None),
+            **_named("expert", self.bank.experts.state_dict()),
+            **self._of_processes(),
+            **_named("scaler", self._scaler()),
+        }
+        for number, state in enumerate(position.optimiser or ()):
+            tensors |= _named(f"optimiser/{number}", state)
+        if self.accelerator is None or self.accelerator.is_main_process:
+            try:
+                save_weights(tensors, self.path, metadata={KEY: json.dumps(self.identity)})
+            except SafetensorError as error:
+                raise OSError(f"{self.path} cannot be written: {one_line(error)}") from error
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+    def read(self) -> Position:
+        """Fill the bank's experts, and set generators, as when the file was written.
+
+        Returns:
+            Where the training was, its tensors on the bank's device.
+
+        Raises:
+            CheckpointError: if the file is damaged or of another training.
+        """
+        tensors = self._tensors()
+        try:
+            experts = _below("expert", tensors)
+            check_state(self.bank.experts.state_dict(), experts, self.path.name, "the experts")
+            position = Position(
+                int(tensors["done"]),
+                tensors["losses"].tolist(),
+                tensors["recent"].tolist(),
+                self._optimiser(tensors) if tensors["optimiser"] else None,
+            )
+            own = self._rank
+            buffers = {k: v[own] for k, v in _below("buffer", tensors).items()}
+            random = {k: v[own] for k, v in _below("random", tensors).items()}
+            self.bank.experts.load_state_dict(experts | buffers)
+            torch.set_rng_state(random["cpu"])
+            if "cuda" in random:
+                torch.cuda.set_rng_state(random["cuda"], self._device)
+            self._set_scaler(_below("scaler", tensors))
+        except (KeyError, IndexError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{self._damaged} ({one_line(error)})") from error
+        return position
+
+    def _tensors(self) -> dict[str, Tensor]:
+        try:
+            with safe_open(self.path, "pt") as file:
+                found = json.loads((file.metadata() or {})[KEY])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except Exception as error:  # a damaged file makes its reader raise almost anything
+            raise CheckpointError(f"{self._damaged} ({one_line(error)})") from error
+        other = [name for name, value in self.identity.items() if found.get(name) != value]
+        if other:
+            raise CheckpointError(
+                f"{self.path} is of another training: {', '.join(other)} "
+                f"{'differ' if len(other) > 1 else 'differs'}; name another file, or delete it"
+            )
+        return tensors
+
+    @property
+    def _damaged(self) -> str:
+        return f"{self.path} is damaged or no training's; delete it to begin anew"
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.bank.parameters()).device
+
+    @property
+    def _rank(self) -> int:
+        return self.accelerator.process_index if self.accelerator else 0
+
+    def _optimiser(self, tensors: Mapping[str, Tensor]) -> OptimiserState:
+        """States up to the last parameter that has one; those between may have none."""
+        numbered = _below("optimiser", tensors)
+        count = 1 + max((int(name.split("/")[0]) for name in numbered), default=-1)
+        states = [_below(str(number), numbered) for number in range(count)]
+        return [{k: v.to(self._device) for k, v in state.items()} for state in states]
+
+    def _of_processes(self) -> dict[str, Tensor]:
+        """What each process has its own of, (processes, ...): statistics, and generators."""
+        random = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self._device)
+        own = _named("buffer", dict(self.bank.experts.named_buffers())) | _named("random", random)
+        return {name: self._gathered(value) for name, value in own.items()}
+
+    def _gathered(self, tensor: Tensor) -> Tensor:
+        if self.accelerator is None:
+            return tensor[None]
+        gathered: Tensor = self.accelerator.gather(tensor[None].to(self._device))
+        return gathered
+
+    def _scaler(self) -> dict[str, Tensor]:
+        scaler = self.accelerator.scaler if self.accelerator else None
+        if scaler is None:
+            return {}
+        return {name: torch.tensor(value) for name, value in scaler.state_dict().items()}
+
+    def _set_scaler(self, state: Mapping[str, Tensor]) -> None:
+        if state and self.accelerator and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict({k: v.item() for k, v in state.items()})
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}/"
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+
+
+def _described(value: Any) -> str:
+    """In words that are the same in another process: tensors as digests, others by their fields."""
+    if isinstance(value, Tensor):
+        return fingerprint({"tensor": value})
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = (f"{f.name}={_described(getattr(value, f.name))}" for f in fields(value))
+        return f"{type(value).__name__}({', '.join(parts)})"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(map(_described, value))}]"
+    if value is None or isinstance(value, str | int | float | bool):
+        return repr(value)
+    return type(value).__name__

@@ -1,0 +1,211 @@
+"""An interrupted training goes on where it was, to the same experts, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ppap.diffusion.schedule import cosine_schedule, linear_schedule
+from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.parts import Full
+from ppap.experts.bank import ExpertBank
+from ppap.experts.objectives import Distillation, Supervision
+from ppap.experts.training import Training
+from ppap.experts.transfer import transfer
+from ppap.files.checkpoints import CheckpointError
+from ppap.files.images import to_uint8
+from ppap.predictors.predictor import Predictor
+from ppap.tasks.classes import ClassTask
+from tests.ppap.networks import SHAPE, images, tiny_predictor
+
+DATA = to_uint8(images(20, 5).clamp(-1, 1))
+TRAINING = Training(steps=8, batch=6, learning_rate=1e-2)
+ARMS = {
+    "previous": (TRAINING, None),
+    "base, statistics": (replace(TRAINING, start="base"), Adapter((Full(),))),
+    "shared": (replace(TRAINING, start="shared"), None),
+    "descending, one optimiser": (
+        replace(TRAINING, order="descending", keep_optimiser=True),
+        None,
+    ),
+    "fewer steps than experts": (replace(TRAINING, steps=2), None),
+    "together": (replace(TRAINING, start="base", order="together"), Adapter((Full(),))),
+}
+
+
+class Interrupted(Exception):  # noqa: N818 (no error)
+    """What ends a training in the middle."""
+
+
+def bank_of(adapter: Adapter | None = None, seed: int = 0) -> ExpertBank:
+    return ExpertBank(tiny_predictor(), 3, adapter or ppap_adapter(2, 2.0), seed=seed)
+
+
+def train(bank: ExpertBank, training: Training, file: Path | None, **options: Any) -> list[float]:
+    given = {"objective": Distillation(ClassTask()), "images": DATA} | options
+    return transfer(
+        bank, given.pop("schedule", linear_schedule()), given.pop("images"),
+        given.pop("objective"), training, file=file, **{"every": 1} | given,
+    )  # fmt: skip
+
+
+def interrupt_at(step: int) -> Callable[..., None]:
+    def progress(done: int, total: int, /, **facts: float) -> None:
+        if done == step:
+            raise Interrupted
+
+    return progress
+
+
+def listener(heard: list[int]) -> Callable[..., None]:
+    def progress(done: int, total: int, /, **facts: float) -> None:
+        heard.append(done)
+
+    return progress
+
+
+def same(one: ExpertBank, other: ExpertBank) -> bool:
+    pairs = zip(one.experts.state_dict().items(), other.experts.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+@pytest.mark.parametrize(
+    ("arm", "every", "steps"),
+    [
+        *((arm, 2, (1, 3, 6, 8)) for arm in list(ARMS)[:4]),
+        ("fewer steps than experts", 1, (1, 2)),
+        ("previous", 1, (2, 4, 7)),
+        ("together", 3, (5,)),  # it is traced anew each time
+    ],
+)
+def test_interrupted_at_any_step_it_ends_as_if_undisturbed(
+    arm: str, every: int, steps: tuple[int, ...], tmp_path: Path
+) -> None:
+    training, adapter = ARMS[arm]
+    whole = bank_of(adapter)
+    losses = train(whole, training, None)
+    for step in steps:
+        file, again = tmp_path / f"{step}.safetensors", bank_of(adapter)
+        seen: list[int] = []
+        with pytest.raises(Interrupted):
+            train(again, training, file, every=every, progress=interrupt_at(step))
+        resumed = train(again, training, file, every=every, progress=listener(seen))
+        assert same(again, whole)
+        assert [repr(loss) for loss in resumed] == [repr(loss) for loss in losses]
+        assert seen == list(range(seen[0], training.steps + 1))
+        assert step - every < seen[0] <= step
+
+
+def test_a_finished_training_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "training.safetensors"
+    whole, again = bank_of(), bank_of()
+    losses = train(whole, TRAINING, file)
+    assert train(again, TRAINING, file, progress=interrupt_at(TRAINING.steps)) == losses
+    assert same(again, whole)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_the_same_bank_goes_on_after_an_exception(tmp_path: Path) -> None:
+    file, bank, whole = tmp_path / "training.safetensors", bank_of(), bank_of()
+    with pytest.raises(Interrupted):
+        train(bank, TRAINING, file, progress=interrupt_at(5))
+    assert same(bank, bank_of())
+    assert not bank.training
+    train(bank, TRAINING, file)
+    train(whole, TRAINING, None)
+    assert same(bank, whole)
+
+
+class Dropping(nn.Module):
+    """Drops features at random in training, from PyTorch's own generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(SHAPE[0] * 64, 8), nn.BatchNorm1d(8), nn.Dropout(0.5),
+            nn.Linear(8, 5),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def test_random_layers_go_on_in_their_stream(tmp_path: Path) -> None:
+    def bank() -> ExpertBank:
+        torch.manual_seed(0)
+        return ExpertBank(Predictor(Dropping(), (0.5,) * 3, (0.5,) * 3), 2, Adapter((Full(),)))
+
+    file, whole, again = tmp_path / "training.safetensors", bank(), bank()
+    torch.manual_seed(1)
+    train(whole, TRAINING, None)
+    torch.manual_seed(1)
+    with pytest.raises(Interrupted):
+        train(bank(), TRAINING, file, progress=interrupt_at(3))
+    torch.manual_seed(2)
+    train(again, TRAINING, file)
+    assert same(again, whole)
+
+
+def test_through_accelerate_it_goes_on_as_well(tmp_path: Path) -> None:
+    file, whole, again = tmp_path / "training.safetensors", bank_of(), bank_of()
+    accelerator = Accelerator(cpu=True)
+    train(whole, TRAINING, None, accelerator=accelerator)
+    with pytest.raises(Interrupted):
+        train(bank_of(), TRAINING, file, accelerator=accelerator, progress=interrupt_at(5))
+    train(again, TRAINING, file, accelerator=accelerator)
+    assert same(again, whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training": replace(TRAINING, seed=1)}, "training differs"),
+        ({"bank": bank_of(seed=1)}, "first state of the experts differs"),
+        ({"bank": bank_of(Adapter((Full(),)))}, "first state of the experts differs"),
+        ({"schedule": cosine_schedule()}, "schedule differs"),
+        ({"images": DATA.flip(0)}, "images differs"),
+        ({"images": DATA[:12]}, "images differs"),
+        ({"flips": True}, "images differs"),
+        ({"objective": Supervision(torch.zeros(20).long())}, "objective differs"),
+        ({"objective": Distillation(ClassTask(temperature=2.0))}, "objective differs"),
+        ({"accelerator": Accelerator(cpu=True, mixed_precision="bf16")}, "mixed precision differs"),
+    ],
+)
+def test_a_file_of_another_training_is_refused(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "training.safetensors"
+    train(bank_of(), TRAINING, file)
+    before = file.read_bytes()
+    given = {"bank": bank_of(), "training": TRAINING, "file": file} | changes
+    with pytest.raises(CheckpointError, match=f"of another training: {said}"):
+        train(**given)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, -1])
+def test_a_damaged_file_is_told(length: int, tmp_path: Path) -> None:
+    file = tmp_path / "training.safetensors"
+    train(bank_of(), TRAINING, file)
+    file.write_bytes(file.read_bytes()[:length])
+    bank = bank_of()
+    with pytest.raises(CheckpointError, match="delete it to begin anew"):
+        train(bank, TRAINING, file)
+    assert same(bank, bank_of())
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        train(bank_of(), TRAINING, tmp_path / "file" / "x.safetensors", progress=interrupt_at(1))
+    with pytest.raises(ValueError, match=r"a \.safetensors file, got x\.pt"):
+        train(bank_of(), TRAINING, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="every so many steps, got 0"):
+        train(bank_of(), TRAINING, tmp_path / "x.safetensors", every=0)
