@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from ablations.cells.predictors import (
 from ablations.cells.setup import PER_MILLE, Setup
 from ablations.cells.synthesis import TrainingData
 from ablations.machine.cell import Cell, Load
+from ablations.machine.kept import Kept
 from ablations.machine.store import Artifact
 from ablations.settings.setting import device
 from ppap.experts.adapters.adapter import Adapter
@@ -27,11 +29,16 @@ from ppap.experts.bank import ExpertBank
 from ppap.experts.objectives import Distillation, Supervision
 from ppap.experts.routing import NoiseRanges
 from ppap.experts.training import Training
+from ppap.experts.training_files import seconds_spent
 from ppap.experts.transfer import transfer
+from ppap.files.checkpoints import CheckpointError
 from ppap.files.images import Images, from_uint8
 from ppap.tasks.protocol import Task
 
 __all__ = ["BalancedRanges", "Experts"]
+
+STEPS_BETWEEN_WRITES = 500
+"""A training that is interrupted loses less than so many."""
 
 
 @dataclass(frozen=True)
@@ -152,24 +159,39 @@ class Experts(Cell):
             return Distillation(self.transferred_task())
         return Supervision(targets, self.transferred_task())
 
-    def compute(self, load: Load) -> Artifact:
+    def resume(self, load: Load, kept: Kept) -> Artifact:
         on_gpu = device().type == "cuda"
-        return self.train(load, Accelerator() if on_gpu else None)
+        return self.train(load, kept, Accelerator() if on_gpu else None)
 
-    def train(self, load: Load, accelerator: Accelerator | None) -> Artifact:
-        """Train the bank, on several processes and in mixed precision if accelerate says so."""
+    def train(self, load: Load, kept: Kept, accelerator: Accelerator | None) -> Artifact:
+        """Train the bank, on several processes and in mixed precision if accelerate says so.
+
+        It goes on from what was kept; what is damaged, or of other weights or another device, is
+        of no use.
+        """
         bank = self.blank(load)
         images, targets = self.training_set(load)
         setting = self.setup.load()
-        losses = transfer(
+        training = partial(
+            transfer,
             bank,
             setting.denoiser().schedule,
             images,
             self.objective(targets),
             self.training,
             flips=setting.mirrored,
+            progress=lambda *_, **__: kept.save(),
             accelerator=accelerator,
+            file=kept.path,
+            every=STEPS_BETWEEN_WRITES,
         )
+        try:
+            kept.seconds = seconds_spent(kept.path)
+            losses = training()
+        except CheckpointError:
+            kept.remove()
+            kept.seconds = 0.0
+            losses = training()
         state = {key: value.cpu().numpy() for key, value in bank.experts.state_dict().items()}
         facts = {
             "losses": losses,

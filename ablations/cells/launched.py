@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from ablations.cells.experts import Experts
 from ablations.machine.cell import Cell
 from ablations.machine.engine import Outcome, plan
+from ablations.machine.kept import Kept
 from ablations.machine.pools import put
 from ablations.machine.store import Store
 
@@ -48,9 +49,11 @@ def run(targets: Iterable[Cell], store: Store) -> Outcome:
         for cell in wave:
             if isinstance(cell, Experts):
                 began = time.monotonic()
-                artifact = cell.train(lambda needed: store.get(needed.key), accelerator)
-                if accelerator.is_main_process:
-                    put(store, cell, artifact, time.monotonic() - began)
+                with Kept(store, cell.key) as kept:
+                    artifact = cell.train(lambda needed: store.get(needed.key), kept, accelerator)
+                    if accelerator.is_main_process:
+                        put(store, cell, artifact, kept.seconds + time.monotonic() - began)
+                        kept.remove()
         accelerator.wait_for_everyone()
     return Outcome(computed=len(keys))
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from ablations.machine.kept import Kept
 from ablations.machine.store import Artifact
 
 __all__ = ["Cell", "Load", "describe"]
@@ -62,6 +63,15 @@ class Cell:
             load: reads the artifacts of :meth:`inputs`.
         """
         raise NotImplementedError
+
+    def resume(self, load: Load, kept: Kept) -> Artifact:
+        """Do the work from where an interrupted run left it; by default all of it.
+
+        Args:
+            load: as for :meth:`compute`.
+            kept: a file for what is done so far.
+        """
+        return self.compute(load)
 
 
 def describe(value: Any, root: bool = False) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ablations.errors import UserError
 from ablations.machine.cell import Cell, describe
+from ablations.machine.kept import Kept
 from ablations.machine.records import stamp
 from ablations.machine.store import Artifact, DamagedArtifactError, Store
 
@@ -85,11 +86,14 @@ def compute(cell: Cell, url: str) -> float:
             raise LostInputError(f"{needed.label()} ({needed.key}) cannot be read") from error
 
     began = time.monotonic()
-    try:
-        artifact = cell.compute(load)
-    except Exception as error:  # noqa: BLE001 (whatever a cell raises)
-        raise _portable(error) from None
-    return put(store, cell, artifact, time.monotonic() - began)
+    with Kept(store, cell.key) as kept:
+        try:
+            artifact = cell.resume(load, kept)
+        except Exception as error:  # noqa: BLE001 (whatever a cell raises)
+            raise _portable(error) from None
+        seconds = put(store, cell, artifact, kept.seconds + time.monotonic() - began)
+        kept.remove()
+    return seconds
 
 
 def _portable(error: Exception) -> Exception:

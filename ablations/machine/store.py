@@ -31,6 +31,8 @@ DIGEST_BYTES, LENGTH_BYTES = 32, 8
 MOST_META_BYTES = 2**26
 """A length beyond this is damage."""
 SUFFIX, SCRATCH, LEASE = ".artifact", ".part", ".lease"
+KEPT = ".kept.safetensors"
+"""Of a cell that was interrupted; a run goes on from it, and then it is removed."""
 
 
 class DamagedArtifactError(Exception):
@@ -187,7 +189,7 @@ class Store:
         now = datetime.now(UTC)
         for path, info in self.files.find(self.root, detail=True).items():
             name = path.rpartition("/")[2]
-            if name.endswith((SUFFIX, SCRATCH, LEASE)):
+            if name.endswith((SUFFIX, SCRATCH, LEASE, KEPT)):
                 key = name.removesuffix(SUFFIX) if name.endswith(SUFFIX) else ""
                 try:
                     age = (now - self.files.modified(path)).total_seconds()

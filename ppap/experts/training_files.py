@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from ppap.files.images import Images
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Position", "TrainingFile", "identity"]
+__all__ = ["Position", "TrainingFile", "identity", "seconds_spent"]
 
 KEY = "training"
 LOOKED_AT = 64
@@ -109,6 +110,7 @@ class TrainingFile:
         self.bank = bank
         self.identity = dict(identity)
         self.accelerator = accelerator
+        self._before, self._began = 0.0, time.monotonic()
 
     def begin(self) -> None:
         """Look whether the file is of this training; write it if there is none.
@@ -135,6 +137,7 @@ class TrainingFile:
         """
         tensors = {
             "done": torch.tensor(position.done),
+            "seconds": torch.tensor(self._before + time.monotonic() - self._began),
             "losses": torch.tensor(position.losses, dtype=torch.float64),
             "recent": torch.tensor(position.recent, dtype=torch.float64),
             "optimiser": torch.tensor(position.optimiser is not None),
@@ -179,6 +182,7 @@ class TrainingFile:
             if "cuda" in random:
                 torch.cuda.set_rng_state(random["cuda"], self._device)
             self._set_scaler(_below("scaler", tensors))
+            self._before, self._began = float(tensors["seconds"]), time.monotonic()
         except (KeyError, IndexError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{self._damaged} ({one_line(error)})") from error
         return position
@@ -240,6 +244,21 @@ class TrainingFile:
     def _set_scaler(self, state: Mapping[str, Tensor]) -> None:
         if state and self.accelerator and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict({k: v.item() for k, v in state.items()})
+
+
+def seconds_spent(path: str | Path) -> float:
+    """How long a training took up to its last write, in all its runs; 0 without a file.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    if not Path(path).exists():
+        return 0.0
+    try:
+        with safe_open(path, "pt") as file:
+            return float(file.get_tensor("seconds"))
+    except Exception as error:  # a damaged file makes its reader raise almost anything
+        raise CheckpointError(f"{path} is no training's ({one_line(error)})") from error
 
 
 def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -142,12 +142,12 @@ def test_random_layers_go_on_in_their_stream(tmp_path: Path) -> None:
         torch.manual_seed(0)
         return ExpertBank(Predictor(Dropping(), (0.5,) * 3, (0.5,) * 3), 2, Adapter((Full(),)))
 
-    file, whole, again = tmp_path / "training.safetensors", bank(), bank()
+    file, whole, cut, again = tmp_path / "training.safetensors", bank(), bank(), bank()
     torch.manual_seed(1)
     train(whole, TRAINING, None)
     torch.manual_seed(1)
     with pytest.raises(Interrupted):
-        train(bank(), TRAINING, file, progress=interrupt_at(3))
+        train(cut, TRAINING, file, progress=interrupt_at(3))
     torch.manual_seed(2)
     train(again, TRAINING, file)
     assert same(again, whole)
