@@ -66,6 +66,7 @@ def identity(
     objective: object,
     training: Training,
     accelerator: Accelerator | None,
+    compiled: bool,
 ) -> dict[str, str]:
     """What decides a training's result, before it begins: digests and descriptions, by name."""
     count = len(images)
@@ -79,6 +80,7 @@ def identity(
         "objective": _described(objective),
         "images": f"{tuple(images.shape)} {fingerprint({'some': images[some]})}",
         "device": next(bank.parameters()).device.type,
+        "compiled": str(compiled),
         "processes": str(accelerator.num_processes if accelerator else 1),
         "mixed precision": str(accelerator.mixed_precision if accelerator else "no"),
     }

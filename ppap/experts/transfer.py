@@ -102,7 +102,7 @@ def transfer(
         images = Mirrored(images)
     kept = None
     if file is not None:
-        about = identity(bank, schedule, images, objective, training, accelerator)
+        about = identity(bank, schedule, images, objective, training, accelerator, compile)
         kept = TrainingFile(file, bank, about, accelerator)
         kept.begin()
     loss = objective.loss(bank, images)
