@@ -73,7 +73,8 @@ def read_grids(path: Path, records: list[dict[str, Any]]) -> dict[str, Grid | St
         return {}
     mend = "run the sweep again: it writes the grids with their records"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: of a damaged file NumPy leaves its own open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             held = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, BadZipFile) as error:
         raise RecordError(f"{path} cannot be read ({type(error).__name__})", mend) from None

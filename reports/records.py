@@ -255,6 +255,7 @@ def _require_numbers(info: SweepInfo, rows: list[Record]) -> None:
         for axis, value in row.get("axes", {}).items():
             scale = info.axes.get(axis, "category")
             number = isinstance(value, int | float) and not isinstance(value, bool)
+            number = number and math.isfinite(value)
             if scale != "category" and not (number and (value > 0 or scale != "log")):
                 raise RecordError(
                     f"sweep {info.name}, row {row['method']}: {axis} is on a {scale} scale and "

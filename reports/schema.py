@@ -27,7 +27,7 @@ def parse(line: bytes, where: str) -> dict[str, Any]:
     """
     mend = "mend or delete the line, or run its cell again"
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8-sig"))
     except ValueError as error:  # of the syntax or of the encoding
         raise RecordError(f"{where}: not JSON ({error})", mend) from None
     kind = record.get("kind") if isinstance(record, dict) else None
@@ -119,6 +119,15 @@ def _list_of(check: Check) -> Check:
     return lambda value: isinstance(value, list) and bool(value) and all(map(check, value))
 
 
+def _differences(value: Any) -> bool:
+    """Of each metric, a difference with its interval and its p values."""
+    names = ("value", "low", "high", "p", "p_corrected")
+    return _mapping(value) and all(
+        _mapping(one) and set(names) == one.keys() and all(map(_measured, one.values()))
+        for one in value.values()
+    )
+
+
 def _list(value: Any) -> bool:
     return isinstance(value, list) and all(map(_text, value))
 
@@ -171,7 +180,7 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "row": _text,
         "reference": _text,
         "comparisons": _whole,
-        "differences": _mapping,
+        "differences": _differences,
     },
     "failure": {"label": _text, "reason": _text, "needed_by": _list, "resolved": _flag},
 }

@@ -116,7 +116,7 @@ def _lines(path: Path) -> list[Record]:
 
 def _parse(line: bytes, where: str) -> Record:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8-sig"))
     except ValueError as error:  # of the syntax or of the encoding
         raise UserError(f"{where} is not JSON ({error})", "mend or delete the line") from None
     if not isinstance(record, dict) or not isinstance(record.get("key"), str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,6 +15,7 @@ from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.sampling import sample
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import Stepper, plain_step
+from ppap.diffusion.streams import MAX_SEED
 from ppap.files.checkpoints import fingerprint
 from ppap.files.images import to_uint8
 from ppap.files.shards import ImageShards, claim_folder, write_shard
@@ -83,12 +85,15 @@ def synthesize(
         :func:`ppap.experts.transfer.transfer` takes.
 
     Raises:
-        ValueError: for a shard without images.
+        ValueError: for a shard without images, a negative number of images, or seeds beyond
+            2^32 - 1, all before anything is drawn.
         CheckpointError: if the folder holds images of another denoiser, sampler, seed or shard
             size, or anything else.
     """
     if shard < 1:
         raise ValueError(f"a shard holds at least one image, got {shard}")
+    if count < 0 or not 0 <= first_seed <= MAX_SEED + 1 - count:
+        raise ValueError(f"{count} images from seed {first_seed} on: seeds run from 0 to 2^32 - 1")
     sampler = DDIM(25) if sampler is None else sampler
 
     def draw(start: int, stop: int, progress: bool | Progress) -> Tensor:
@@ -126,7 +131,12 @@ def _manifest(denoiser: Denoiser, sampler: Sampler, first_seed: int, shard: int)
         "shape": denoiser.shape,
         "weights": fingerprint(dict(denoiser.named_parameters()) | dict(denoiser.named_buffers())),
         "schedule": hashlib.sha256(levels.tobytes()).hexdigest()[:16],
-        "sampler": {"kind": type(sampler).__name__, **vars(sampler)},
+        "sampler": json.loads(json.dumps(_described(sampler), default=_described)),
         "first_seed": first_seed,
         "shard": shard,
     }
+
+
+def _described(value: Any) -> dict[str, Any]:
+    """A sampler by its fields, and a scheduler of diffusers within it by its configuration."""
+    return {"kind": type(value).__name__, **getattr(value, "config", vars(value))}

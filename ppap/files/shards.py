@@ -86,9 +86,9 @@ class ImageShards:
         self._maps: dict[int, Bytes] = {}
 
     def missing(self) -> list[tuple[int, int]]:
-        """Bounds of the shards that are not written yet."""
-        every = shard_bounds(len(self), self.size)
-        return [bounds for bounds in every if not (self.folder / _name(bounds)).is_file()]
+        """Bounds of the shards that are not written yet, or of which a crash left only a part."""
+        every = enumerate(shard_bounds(len(self), self.size))
+        return [bounds for number, bounds in every if not self._is_whole(number)]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -113,21 +113,31 @@ class ImageShards:
             found[rows] = self._map(int(number))[places[rows] % self.size]
         return torch.from_numpy(found)
 
+    def _is_whole(self, number: int) -> bool:
+        try:
+            self._opened(number)
+        except CheckpointError:
+            return False
+        return True
+
     def _map(self, number: int) -> Bytes:
         if number not in self._maps:
-            bounds = shard_bounds(len(self), self.size)[number]
-            path = self.folder / _name(bounds)
-            try:
-                mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"{path} is missing or damaged; synthesize again") from error
-            if mapped.dtype != np.uint8 or mapped.shape != (bounds[1] - bounds[0], *self.shape[1:]):
-                raise CheckpointError(
-                    f"{path} holds {mapped.dtype} of shape {mapped.shape}; "
-                    "delete it and synthesize again"
-                )
-            self._maps[number] = mapped
+            self._maps[number] = self._opened(number)
         return self._maps[number]
+
+    def _opened(self, number: int) -> Bytes:
+        bounds = shard_bounds(len(self), self.size)[number]
+        path = self.folder / _name(bounds)
+        try:
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise CheckpointError(f"{path} is missing or damaged; synthesize again") from error
+        if mapped.dtype != np.uint8 or mapped.shape != (bounds[1] - bounds[0], *self.shape[1:]):
+            raise CheckpointError(
+                f"{path} holds {mapped.dtype} of shape {mapped.shape}; "
+                "delete it and synthesize again"
+            )
+        return np.asarray(mapped)
 
 
 def _name(bounds: tuple[int, int]) -> str:

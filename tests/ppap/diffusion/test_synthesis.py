@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.diffusers_scheduler import DiffusersSampler
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
 from ppap.diffusion.synthesis import synthesize
 from ppap.experts.adapters.adapter import ppap_adapter
@@ -82,6 +84,35 @@ def test_a_larger_synthesis_takes_over_the_shards_of_a_smaller(tmp_path: Path) -
     in_folder(tmp_path / "grown", 6)
     assert torch.equal(in_folder(tmp_path / "grown")[:], in_folder(tmp_path / "at-once")[:])
     assert torch.equal(in_folder(tmp_path / "grown", 6)[:], in_folder(tmp_path / "at-once")[:6])
+
+
+def test_a_shard_of_which_a_crash_left_a_part_is_drawn_again(tmp_path: Path) -> None:
+    whole = in_folder(tmp_path)[:]
+    (tmp_path / "00000000-00000004.npy").write_bytes(b"")
+    shard = tmp_path / "00000004-00000008.npy"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert torch.equal(in_folder(tmp_path)[:], whole)
+
+
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [(-1, {}), (4, {"first_seed": 2**32 - 3}), (4, {"first_seed": -1})],
+)
+def test_seeds_that_there_are_not_are_told_before_anything_is_drawn(
+    count: int, options: dict[str, int], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"{count} images from seed .* run from 0 to 2\\^32 - 1"):
+        in_folder(tmp_path / "new", count, **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_knows_the_scheduler_of_diffusers_that_drew_it(tmp_path: Path) -> None:
+    sampler = DiffusersSampler(DDIMScheduler(), 2)
+    in_folder(tmp_path, 2, sampler=sampler)
+    in_folder(tmp_path, 2, sampler=sampler)
+    other = DiffusersSampler(DDIMScheduler(clip_sample=False), 2)
+    with pytest.raises(CheckpointError, match="sampler"):
+        in_folder(tmp_path, 2, sampler=other)
 
 
 def other_schedule(denoiser: Denoiser) -> Denoiser:
