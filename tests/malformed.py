@@ -33,6 +33,8 @@ from ppap.diffusion.schedule import Schedule, linear_schedule, make_schedule
 from ppap.diffusion.synthesis import synthesize
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.lora import Lora
+from ppap.experts.adapters.parts import Biases, Head, Norms
+from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
 from ppap.experts.objectives import Distillation, Supervision
 from ppap.experts.routing import NoiseRanges
@@ -660,9 +662,15 @@ CALLS = [
     Case("a timestep outside", call(NoiseRanges.equal(2).expert_of, torch.tensor([1000]))),
     Case("LoRA of no rank", call(Lora, rank=0)),
     Case("LoRA of unknown scaling", call(Lora, linear_scaling="double")),
-    Case(
-        "LoRA of a pattern that is none",
-        lambda here: ExpertBank(tiny_predictor(), 2, Adapter((Lora(layers="("),))),
+    *(
+        Case(f"{part.__name__} of a pattern that is none", call(part, **{name: "("}))
+        for part, name in (
+            (Lora, "layers"),
+            (Peft, "layers"),
+            (Norms, "layers"),
+            (Head, "layers"),
+            (Biases, "exclude"),
+        )
     ),
     Case(
         "an adapter that finds nothing",

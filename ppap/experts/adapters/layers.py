@@ -22,6 +22,7 @@ __all__ = [
     "SEGFORMER_LORA_LAYERS",
     "AdaptableWeight",
     "adaptable_weights",
+    "check_pattern",
     "matching_weights",
 ]
 
@@ -78,6 +79,18 @@ class AdaptableWeight:
     def called(self) -> bool:
         """Whether its layer is called, where attention reads the weights of its parts."""
         return not isinstance(self.layer, nn.MultiheadAttention | NonDynamicallyQuantizableLinear)
+
+
+def check_pattern(pattern: str) -> None:
+    """Look whether names of layers can be searched by a pattern.
+
+    Raises:
+        ValueError: if it is no regular expression.
+    """
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise ValueError(f"{pattern!r} is no regular expression for layers ({error})") from error
 
 
 def adaptable_weights(network: nn.Module) -> list[AdaptableWeight]:

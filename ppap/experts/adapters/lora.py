@@ -12,7 +12,13 @@ import torch
 from ppap_kernels import merge_lora
 from torch import Tensor, nn
 
-from ppap.experts.adapters.layers import AUTO, PPAP_LORA_LAYERS, AdaptableWeight, matching_weights
+from ppap.experts.adapters.layers import (
+    AUTO,
+    PPAP_LORA_LAYERS,
+    AdaptableWeight,
+    check_pattern,
+    matching_weights,
+)
 from ppap.experts.adapters.parts import Tensors
 
 __all__ = ["Lora"]
@@ -48,6 +54,7 @@ class Lora:
     linear_scaling: Literal["corrected", "published"] = "corrected"
 
     def __post_init__(self) -> None:
+        check_pattern(self.layers)
         if self.rank < 1:
             raise ValueError(f"LoRA's rank must be at least 1, got {self.rank}")
         if self.linear_scaling not in ("corrected", "published"):

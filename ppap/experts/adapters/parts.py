@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ppap.experts.adapters.layers import HEAD_LAYERS, PPAP_NO_BIAS, PPAP_NORM_LAYERS
+from ppap.experts.adapters.layers import HEAD_LAYERS, PPAP_NO_BIAS, PPAP_NORM_LAYERS, check_pattern
 
 __all__ = ["Biases", "Full", "Head", "Norms", "Part", "Tensors"]
 
@@ -46,6 +46,9 @@ class Biases:
 
     exclude: str = PPAP_NO_BIAS
 
+    def __post_init__(self) -> None:
+        check_pattern(self.exclude)
+
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         return {
             name: _own_copy(parameter)
@@ -75,6 +78,9 @@ class Norms:
     layers: str = PPAP_NORM_LAYERS
     statistics: bool = True
 
+    def __post_init__(self) -> None:
+        check_pattern(self.layers)
+
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         return {
             f"{name}.{key}": _own_copy(parameter)
@@ -99,6 +105,9 @@ class Head:
     """
 
     layers: str = HEAD_LAYERS
+
+    def __post_init__(self) -> None:
+        check_pattern(self.layers)
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         return {

@@ -22,7 +22,13 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from ppap.compute.agreement import FirstUse, computes_in_half, disturbed
 from ppap.compute.copies import sharing_copy
 from ppap.compute.stateless import run_with
-from ppap.experts.adapters.layers import AUTO, PPAP_LORA_LAYERS, AdaptableWeight, matching_weights
+from ppap.experts.adapters.layers import (
+    AUTO,
+    PPAP_LORA_LAYERS,
+    AdaptableWeight,
+    check_pattern,
+    matching_weights,
+)
 from ppap.experts.adapters.parts import Part, Tensors
 from ppap.experts.adapters.student import Student, in_order
 from ppap.files.checkpoints import one_line
@@ -66,6 +72,7 @@ class Peft:
     layers: str = PPAP_LORA_LAYERS
 
     def __post_init__(self) -> None:
+        check_pattern(self.layers)
         if self.method not in get_args(Method):
             raise ValueError(f"unknown method {self.method!r}; choose from {get_args(Method)}")
         if self.rank < 1:
