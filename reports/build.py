@@ -125,6 +125,8 @@ def _write(report: Report) -> list[Path]:
 def _page(reports: Sequence[Report], tables: Sequence[Sheet] = ()) -> bytes:
     content = page(reports, tables).encode()
     if len(content) > MAX_BYTES:
+        content = page(reports, tables, samples=False).encode()
+    if len(content) > MAX_BYTES:
         raise RecordError(f"the page has {len(content):,} bytes", "build fewer folders at a time")
     return content
 
