@@ -211,8 +211,8 @@ def test_a_page_that_would_be_too_large_goes_without_samples_and_costs_no_table(
     assert "samples of ppap" in whole
     assert "samples of ppap" not in short
     assert "see methods-samples.png" in short
-    build_all([folder], folder / "all.html")
-    assert "samples of ppap" not in (folder / "all.html").read_text()
+    build_all([small], small / "all.html")
+    assert "samples of ppap" not in (small / "all.html").read_text()
     monkeypatch.setattr("reports.build.MAX_BYTES", 1)
     (small / "methods.csv").unlink()
     with pytest.raises(RecordError, match="the page has"):
