@@ -102,7 +102,7 @@ def test_a_ray_ends_where_it_enters_the_solid(name: str) -> None:
     assert (label != met).sum() <= 1  # a ray that grazes between two of the steps
     assert met.sum() > 10
     both = label & met
-    np.testing.assert_allclose(seen.depth[0, ::3, ::3][both], entered[both], atol=0.02)
+    np.testing.assert_allclose(seen.depth[0, ::3, ::3][both], entered[both], atol=0.04)
 
 
 def test_what_is_nearer_hides_what_is_farther() -> None:
