@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
+from ppap.compute.constants import settle_constants
 from ppap.compute.cpu_operators import REPLACEMENTS, use_onednn
 
 __all__ = ["Traced", "laid_out", "state_of"]
@@ -39,7 +40,7 @@ class Traced(nn.Module):
         self, function: Callable[..., list[Tensor]], arguments: tuple[Any, ...], frozen: bool
     ) -> None:
         super().__init__()
-        on_cpu = not any(leaf.is_cuda for leaf in tree_leaves(arguments))
+        on_cpu = all(leaf.device.type == "cpu" for leaf in tree_leaves(arguments))
         trace = make_fx(function, decomposition_table=REPLACEMENTS if on_cpu else None)
         graph = trace(*arguments)
         if on_cpu and _short_attention(graph):
@@ -48,7 +49,7 @@ class Traced(nn.Module):
         if on_cpu:
             use_onednn(graph)
         else:
-            _copy_constants_now(graph)
+            settle_constants(graph)
         own = list(arguments[0]) if frozen else []
         own += _lift_constants(graph)
         graph.graph.set_codegen(fx.graph.CodeGen())
@@ -70,24 +71,6 @@ class Traced(nn.Module):
 
 def _is_half(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-
-
-def _copy_constants_now(graph: fx.GraphModule) -> None:
-    """Copy a constant to another device or type once, not in every call.
-
-    A CUDA graph can hold no copy from a CPU's pageable memory.
-    """
-    for number, node in enumerate(list(graph.graph.nodes)):
-        if node.target is not torch.ops.aten._to_copy.default or node.args[0].op != "get_attr":
-            continue
-        name = f"_copied_constant{number}"
-        constant = getattr(graph, str(node.args[0].target))
-        graph.register_buffer(name, node.target(constant, **node.kwargs))
-        with graph.graph.inserting_before(node):
-            copied = graph.graph.get_attr(name)
-        node.replace_all_uses_with(copied)
-        graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
 
 
 def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:

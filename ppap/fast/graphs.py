@@ -36,8 +36,8 @@ class CapturedFunction:
         torch.cuda.current_stream().wait_stream(aside)
         self.function = function
         self.graph: torch.cuda.CUDAGraph | None = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(self.graph):
+        try:  # a capture that fails to end leaves its own stream the current one
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self.graph):
                 self.output = function(*self.inputs)
         except RuntimeError as error:
             logger.warning("a step is run kernel by kernel, for no graph can hold it: %s", error)

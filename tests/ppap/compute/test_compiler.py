@@ -46,3 +46,22 @@ def test_code_is_looked_up_by_cpu_and_draws_as_uncompiled(
     ]  # fmt: skip
     assert not torch.compiler.config.cache_key_tag
     assert not torch._inductor.config.fallback_random
+
+
+def test_any_number_of_functions_of_one_source_is_compiled(told: list[tuple[str, bool]]) -> None:
+    """Dynamo gives up on a code object after some eight compilations (PyTorch 2.11)."""
+
+    class Scaled(torch.nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.factor
+
+    functions = [just_in_time(Scaled(factor)) for factor in range(4)]
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for factor, function in enumerate(functions):
+            assert torch.equal(function(torch.ones(3)), torch.full((3,), float(factor)))
+    assert len(told) == len(functions)
+    torch._dynamo.reset()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
+from ppap.diffusion.denoiser import Prediction
 from ppap.diffusion.guide import State
+from ppap.diffusion.solver import Sampler
 from ppap.fast import graphs
 from ppap.fast.gradients import Gradients
 from ppap.fast.graphs import CapturedFunction
@@ -23,51 +25,83 @@ from tests.ppap.networks import images
 
 
 class FakeStream:
-    def __init__(self, log: list[str]) -> None:
-        self.log = log
+    def __init__(self, gpu: FakeGPU) -> None:
+        self.gpu = gpu
 
     def wait_stream(self, other: FakeStream) -> None:
         assert other is not self
-        self.log.append("wait")
+        if other in self.gpu.captured:
+            self.gpu.forks += self not in self.gpu.captured
+            self.gpu.captured.add(self)
+            self.gpu.unjoined.discard(other)
+            self.gpu.works(self)
 
 
-def test_the_captured_step_is_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What runs on a GPU, with streams and graphs that merely run their work at replay."""
-    log: list[str] = []
-    main = FakeStream(log)
-    recorded: list[Callable[[], object]] = []
+class FakeGPU:
+    """Streams joined as CUDA demands; a graph runs its function again at replay."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.main = self.current = FakeStream(self)
+        self.origin: FakeStream | None = None
+        self.captured: set[FakeStream] = set()
+        self.unjoined: set[FakeStream] = set()
+        self.captures = self.forks = 0
+        gpu, recorded = self, []
+
+        class Graph:
+            def replay(self) -> None:
+                recorded[-1]()
+
+        class Captured(CapturedFunction):
+            def __init__(self, function: Callable[..., Tensor], inputs: list[Tensor]) -> None:
+                super().__init__(function, inputs)
+                recorded.append(lambda: self.output.copy_(function(*self.inputs)))
+
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: FakeStream(gpu))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: gpu.current)
+        monkeypatch.setattr(torch.cuda, "stream", self.stream)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "graph", self.capture)
+        monkeypatch.setattr(graphs, "CapturedFunction", Captured)
+
+    def works(self, stream: FakeStream) -> None:
+        if stream in self.captured and stream is not self.origin:
+            self.unjoined.add(stream)
 
     @contextmanager
-    def stream(_: FakeStream) -> Iterator[None]:
-        log.append("side")
-        yield
-
-    class Graph:
-        def replay(self) -> None:
-            recorded[-1]()
-
-    class Captured(CapturedFunction):
-        """Runs the function again where a graph would replay its kernels."""
-
-        def __init__(self, function: Callable[..., Tensor], inputs: list[Tensor]) -> None:
-            super().__init__(function, inputs)
-            recorded.append(lambda: self.output.copy_(function(*self.inputs)))
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.works(stream)
+            self.current = before
 
     @contextmanager
-    def capture(_: Any) -> Iterator[None]:
-        log.append("capture")
-        yield
+    def capture(self, _: Any) -> Iterator[None]:
+        """As torch.cuda.graph, which leaves its stream current if its end fails."""
+        self.captures += 1
+        before, self.origin = self.current, FakeStream(self)
+        self.current, self.captured = self.origin, {self.origin}
+        try:
+            yield
+        finally:
+            unjoined = set(self.unjoined)
+            self.captured, self.unjoined, self.origin = set(), set(), None
+            if unjoined:
+                raise RuntimeError("capturing stream has unjoined work")
+            self.current = before
 
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: FakeStream(log))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: main)
-    monkeypatch.setattr(torch.cuda, "stream", stream)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(graphs, "CapturedFunction", Captured)
-    guide = smooth_bank().guide(TARGETS, 5.0)
-    for sampler in (DDIM(10), DDPM(12)):
-        denoiser = learned_denoiser()
-        predict = CompiledDenoiser(denoiser, lambda module, _, freezing: module)
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
+    return FakeGPU(monkeypatch)
+
+
+def compare(predict: CompiledDenoiser, samplers: Sequence[Sampler]) -> None:
+    """Steps of a few experts as graphs with those of the path without."""
+    guide, denoiser = smooth_bank().guide(TARGETS, 5.0), predict.denoiser
+    for sampler in samplers:
         steps = graphs.StepGraphs(predict)
         gradients = Gradients(lambda module, _: module)
         schedule = sampler.respace(denoiser.schedule)
@@ -85,8 +119,50 @@ def test_the_captured_step_is_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None
             )
             for part in ("x", "x_0", "gradient"):
                 torch.testing.assert_close(getattr(found, part), getattr(expected, part))
-    assert log.count("capture") == 2  # one graph per sampler, whatever the expert
-    assert log.count("side") == log.count("capture") * (1 + 3 + 1) + 6
+
+
+def test_the_captured_step_is_rehearsed(gpu: FakeGPU) -> None:
+    """What runs on a GPU, with streams and graphs that merely run their work at replay."""
+    predict = CompiledDenoiser(learned_denoiser(), lambda module, _, freezing: module)
+    compare(predict, (DDIM(10), DDPM(12)))
+    assert gpu.captures == 2  # one graph per sampler, whatever the expert
+    assert gpu.forks == 2  # the gradient's stream, joined before the capture ends
+
+
+class Uncapturable(CompiledDenoiser):
+    """Copies from the CPU, as a network does that keeps a table there."""
+
+    gpu: FakeGPU
+
+    def __call__(self, x_t: Tensor, timesteps: Tensor) -> Prediction:
+        if self.gpu.captured:
+            raise RuntimeError("Cannot copy between CPU and CUDA tensors during capture")
+        return super().__call__(x_t, timesteps)
+
+
+def test_a_step_that_no_graph_can_hold_runs_without(
+    gpu: FakeGPU, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict = Uncapturable(learned_denoiser(), lambda module, _, freezing: module)
+    predict.gpu = gpu
+    compare(predict, [DDIM(10)])
+    assert gpu.captures == 1  # not tried again in every step
+    (message,) = caplog.messages
+    assert "Cannot copy" in message  # the cause, not what followed from it
+    assert gpu.current is gpu.main
+
+
+def test_a_capture_that_cannot_end_leaves_the_stream_as_it_was(
+    gpu: FakeGPU, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forks(x: Tensor) -> Tensor:
+        torch.cuda.Stream().wait_stream(torch.cuda.current_stream())  # type: ignore[no-untyped-call]
+        return x + 1
+
+    function = CapturedFunction(forks, [torch.zeros(2)])
+    assert torch.equal(function([torch.ones(2)]), torch.full((2,), 2.0))
+    assert "unjoined" in caplog.text
+    assert gpu.current is gpu.main
 
 
 def test_what_is_one_graph_on_a_gpu() -> None:
