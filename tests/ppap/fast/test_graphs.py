@@ -46,7 +46,8 @@ class FakeGPU:
         self.captured: set[FakeStream] = set()
         self.unjoined: set[FakeStream] = set()
         self.captures = self.forks = 0
-        gpu, recorded = self, []
+        recorded: list[Callable[[], object]] = []
+        gpu = self
 
         class Graph:
             def replay(self) -> None:
