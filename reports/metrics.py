@@ -84,6 +84,28 @@ METRICS = {
     "train_seconds": Metric(
         "training s", ".1f", "lower", False, "wall time of training all experts on one core"
     ),
+    "belief": Metric(
+        "belief", ".3f", None, False,
+        "what the guide itself sees in its samples, by the figure that its scale is chosen by",
+    ),
+    "gap": Metric(
+        "gap", ".3f", "lower", False,
+        "by how much the guide finds its samples better than an independent judge does: what "
+        "tells an adversarial image from a likely one",
+    ),
+    "seconds_per_image": Metric("s/image", ".3g", "lower", False, "guided sampling of one image"),
+    "denoiser_forward": Metric(
+        "denoiser →", ".1f", "lower", False, "forward passes of the denoiser for one image"
+    ),
+    "denoiser_backward": Metric(
+        "denoiser ←", ".1f", "lower", False, "backward passes of the denoiser for one image"
+    ),
+    "predictor_forward": Metric(
+        "predictor →", ".1f", "lower", False, "forward passes of predictors for one image"
+    ),
+    "predictor_backward": Metric(
+        "predictor ←", ".1f", "lower", False, "backward passes of predictors for one image"
+    ),
     "images_per_second": Metric("images/s", ",.2f", "higher", False, "guided sampling, DDIM-25"),
     "synthesis_per_second": Metric(
         "synthesis/s", ",.2f", "higher", False, "images drawn without guidance per second"

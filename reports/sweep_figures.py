@@ -19,7 +19,14 @@ __all__ = ["front", "lines_figure", "pareto_figure", "points_figure"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DRAWN = ("accuracy", "fid", "noisy_accuracy", "gradient_cosine")
-COSTS = ("trainable_share", "train_seconds", "peak_memory_mib")
+COSTS = (
+    "trainable_share",
+    "train_seconds",
+    "seconds_per_image",
+    "denoiser_forward",
+    "denoiser_backward",
+    "peak_memory_mib",
+)
 WIDTH = 4.1
 
 
@@ -88,9 +95,9 @@ def points_figure(records: Records) -> Figure:
 
 
 def pareto_figure(records: Records) -> Figure:
-    """Accuracy and FID against what an adapter costs, with the front of the best rows."""
+    """Accuracy and FID against what an adapter or an image costs, with the front of the best."""
     rows = records.rows.reset_index(drop=True)
-    costs = [name for name in COSTS if rows[name].notna().any()]
+    costs = [name for name in _present(rows, list(COSTS)) if name in records.info.metrics]
     metrics = _present(rows, ["accuracy", "fid"])
     groups = [str(axes.get(next(iter(records.info.axes), ""), "")) for axes in rows["axes"]]
     names = list(dict.fromkeys(groups))

@@ -24,6 +24,7 @@ class Budget:
         ancestral_samples: per seed and row, of the slow sampler, DDPM.
         ancestral_steps: timesteps of the slow sampler.
         noisy_images: test images on which accuracy against noise is measured.
+        trials: of a method's options, where methods are compared at an equal budget of search.
         timed_images: per batch of the throughput measurement.
         resamples: bootstrap replicates of an FID; a mean gets five times as many.
         expert_counts: numbers of experts to compare.
@@ -42,6 +43,7 @@ class Budget:
     ancestral_samples: int = 200
     ancestral_steps: int = 250
     noisy_images: int = 1_000
+    trials: int = 12
     timed_images: int = 64
     resamples: int = 200
     expert_counts: tuple[int, ...] = (1, 2, 3, 5, 8, 10)

@@ -64,6 +64,7 @@ BUDGETS = {
         scales=(16.0,),
         selection_samples=10,
         ancestral_samples=10,
+        trials=2,
         noisy_images=20,
         timed_images=8,
         resamples=20,

@@ -15,7 +15,7 @@ draw what the decorator says. E.g.:
 
 from __future__ import annotations
 
-from ablations.sweeps import dense, headline, studies
+from ablations.sweeps import dense, headline, peers, studies
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import PPAP, Recipe
 from ablations.sweeps.registry import SWEEPS, Sweep, is_row, sweep
@@ -30,6 +30,7 @@ __all__ = [
     "dense",
     "headline",
     "is_row",
+    "peers",
     "studies",
     "sweep",
 ]

@@ -1,0 +1,206 @@
+"""Every other way to guide, at an equal budget of search."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ablations.cells.guidance import Guidance
+from ablations.cells.intervals import RowFigures
+from ablations.cells.peer_costs import Belief, PeerCost, PeerRow
+from ablations.cells.peers import Peer, PeerSamples, Search, Trial
+from ablations.cells.pictures import Grid, Panel
+from ablations.cells.plugins import digest, search_space
+from ablations.cells.results import Result, TradeoffPoint
+from ablations.cells.samples import sampler_name
+from ablations.cells.scores import Score
+from ablations.sweeps.banks import SAMPLER
+from ablations.sweeps.lab import ROW_SEED, SEED_STRIDE, SELECTION_SEED, Lab
+from ablations.sweeps.recipes import NAIVE, PPAP, QUALITY, SINGLE, Recipe
+from ablations.sweeps.registry import sweep
+
+__all__ = ["ROWS", "SPACES", "PeerRecipe", "trials"]
+
+TASKS = ("class", "depth", "segmentation")
+STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Of the curve, relative to the scale that the search has chosen."""
+COSTS = (
+    "seconds_per_image",
+    "denoiser_forward",
+    "denoiser_backward",
+    "predictor_forward",
+    "predictor_backward",
+    "peak_memory_mib",
+)
+
+Space = Mapping[str, tuple[Any, ...]]
+SPACES: dict[str, Space] = {
+    "adm-g": {"scale": (1.0, 64.0)},
+    "x0-gradient": {"scale": (1.0, 64.0)},
+    "dps": {"scale": (0.1, 10.0)},
+    "lgd-mc": {"scale": (0.1, 10.0), "samples": (4, 10)},
+    "freedom": {"scale": (0.1, 10.0), "recurrence": (1, 2)},
+    "mpgd": {"scale": (0.1, 30.0)},
+    "universal": {"scale": (0.5, 32.0), "backward_steps": (0, 2), "recurrence": (1, 2)},
+    "tfg": {
+        "scale": (0.1, 10.0), "rho": (0.0, 1.0), "mu": (0.25, 2.0), "sigma": (0.001, 0.1),
+        "iterations": (1, 4), "recurrence": (1, 2),
+    },
+    "elucd": {"scale": (1.0, 64.0), "gamma": (0.0, 0.3), "marginal": (0.0, 0.5, 1.0)},
+    "adam": {
+        "scale": (0.005, 0.3), "beta1": (0.0, 0.9), "beta2": (0.9, 0.999),
+        "enters": ("after", "gradient"),
+    },
+    "fk-steering": {"scale": (0.5, 50.0), "particles": (4, 8), "every": (1, 5)},
+}  # fmt: skip
+"""From which each method's trials are drawn: a scale between two, and options out of several."""
+
+
+@dataclass(frozen=True)
+class PeerRecipe:
+    """A row of the sweep.
+
+    Attributes:
+        method: of ``ppap.guidance.METHODS``, or a plugin.
+        experts: of what guides; as it is by default.
+        looks_at: x_t, or the predicted image.
+    """
+
+    method: str
+    experts: Recipe = NAIVE
+    looks_at: Literal["x_t", "x_0"] = "x_0"
+
+    @property
+    def guide(self) -> str:
+        """What looks at what, as in the tables."""
+        who = {NAIVE: "clean", SINGLE: "noise-aware"}.get(self.experts, "experts")
+        return f"{who}, {self.looks_at}"
+
+
+ROWS: dict[str, PeerRecipe] = {
+    "naive": PeerRecipe("adm-g", NAIVE, "x_t"),
+    "single (ADM-G)": PeerRecipe("adm-g", SINGLE, "x_t"),
+    "ppap": PeerRecipe("adm-g", PPAP, "x_t"),
+    **{name: PeerRecipe(name) for name in SPACES if name != "adm-g"},
+    **{
+        f"{name} + experts on x_t": PeerRecipe(name, PPAP, "x_t")
+        for name in ("dps", "tfg", "elucd", "adam", "freedom")
+    },
+    **{
+        f"{name} + experts on x_0": PeerRecipe(name, PPAP, "x_0")
+        for name in ("dps", "tfg", "elucd", "mpgd")
+    },
+}
+
+
+@sweep(
+    "peers",
+    axes={"guide": "category"},
+    metrics=(*QUALITY[:2], "belief", "gap", *COSTS, *QUALITY[2:]),
+    figure="pareto",
+)
+def peers(lab: Lab) -> Iterator[Result]:
+    """Other ways to guide, each with its own search at the same budget.
+
+    Every method has the same number of trials on the same seeds, on which no row is measured:
+    scales spread evenly over the logarithm of its range, options and DDIM's eta drawn for each;
+    of them the setting's own rule chooses, as it chooses other sweeps' scales. Costs are network
+    evaluations, seconds and memory of one image. The gap is by how much the guide finds its
+    samples better than the independent judge. Differences are to PPAP.
+    """
+    yield from lab.row("unguided", guide="none")
+    rows = ROWS | {name: PeerRecipe(name) for name in lab.plugins}
+    for predictor in lab.predictors:
+        for name, recipe in rows.items():
+            yield from peer_row(lab, name, recipe, predictor, {"class": predictor})
+    if set(TASKS) <= set(lab.setting.tasks):
+        sources = {task: lab.setting.tasks[task].predictor for task in TASKS}
+        for shown, tasks in {**{task: (task,) for task in TASKS[1:]}, "all three": TASKS}.items():
+            for name, recipe in rows.items():
+                guides = {task: sources[task] for task in tasks}
+                yield from peer_row(lab, name, recipe, shown, guides)
+
+
+def peer_row(
+    lab: Lab, name: str, recipe: PeerRecipe, shown: str, sources: Mapping[str, str]
+) -> Iterator[Result]:
+    """A method's row, its curve over scales, and pictures.
+
+    Args:
+        lab: of the sweep.
+        name: the row's label.
+        recipe: of the method.
+        shown: what the records call the predictor.
+        sources: the predictor of each task that guides.
+    """
+    experts = recipe.experts if recipe.experts.experts else None
+    axes = (("guide", recipe.guide),)
+    about = lab.about(name, experts, shown, recipe.experts is PPAP and name == "ppap", axes)
+    peer = Peer(recipe.method, recipe.looks_at, digest(recipe.method))
+    guidance = [
+        tuple(
+            Guidance(lab.model(recipe.experts, source, seed, task), lab.setting.tasks[task].scale)
+            for task, source in sources.items()
+        )
+        for seed in lab.seeds
+    ]
+    count, sampler = lab.budget.trials, SAMPLER
+    tried = trials(recipe.method, count)
+    picked = lab.budget.selection_samples
+    scores = tuple(
+        Score(PeerSamples(lab.setup, sampler, guidance[0], SELECTION_SEED, picked, peer, trial))
+        for trial in tried
+    )
+    rules = tuple(lab.setting.tasks[task].selection for task in sources)
+    search = Search(rules, tried, scores)
+    samples = [
+        PeerSamples(
+            lab.setup, sampler, together, ROW_SEED + seed * SEED_STRIDE, lab.budget.samples, peer,
+            search,
+        )
+        for seed, together in zip(lab.seeds, guidance, strict=True)
+    ]  # fmt: skip
+    judged = tuple(map(Score, samples))
+    banks = tuple(part.model.experts for parts in guidance for part in parts if part.model.experts)
+    yield PeerRow(
+        lab.setup,
+        about,
+        tuple(lab.seeds),
+        sampler_name(sampler),
+        RowFigures(lab.setup, judged, lab.budget.resamples, ("precision", "recall")),
+        banks,
+        search=search,
+        cost=PeerCost(samples[0], lab.budget.timed_images),
+        beliefs=tuple(map(Belief, judged)),
+    )
+    for strength in STRENGTHS if len(lab.budget.scales) > 1 else ():
+        yield TradeoffPoint(lab.setup, about, Score(replace(samples[0], strength=strength)))
+    yield (Panel if lab.setting.target_images else Grid)(lab.setup, about, samples[0])
+
+
+def trials(method: str, count: int) -> tuple[Trial, ...]:
+    """What a method's search tries; the same for the same method and count, anywhere.
+
+    Args:
+        method: of :data:`SPACES`, or a plugin.
+        count: how many.
+    """
+    space = SPACES[method] if method in SPACES else search_space(method)
+    rng = np.random.default_rng(zlib.crc32(method.encode()))
+    low, high = (float(end) for end in space["scale"])
+    places = (rng.permutation(count) + rng.random(count)) / count
+    etas = (1.0,) if method == "fk-steering" else (0.0, 1.0)
+    found = []
+    for place in places:
+        options = tuple(
+            (name, values[int(rng.integers(len(values)))])
+            for name, values in space.items()
+            if name != "scale"
+        )
+        eta = etas[int(rng.integers(len(etas)))]
+        found.append(Trial(low * (high / low) ** float(place), eta, options))
+    return tuple(found)

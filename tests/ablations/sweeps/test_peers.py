@@ -1,0 +1,63 @@
+"""Every method has as many trials as any other, drawn from its own ranges, anywhere the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ablations.cells.peer_costs import PeerRow
+from ablations.cells.results import TradeoffPoint
+from ablations.errors import UserError
+from ablations.settings.catalogue import BUDGETS, load_setting
+from ablations.sweeps import SWEEPS, Lab
+from ablations.sweeps.peers import ROWS, SPACES, trials
+from ppap.guidance import METHODS
+
+
+def lab(**options: object) -> Lab:
+    made = Lab(load_setting("fashion"), BUDGETS["default"], "default", ("resnet",))
+    return replace(made, **options)  # type: ignore[arg-type]
+
+
+def test_every_method_of_the_library_that_needs_no_other_denoiser_is_a_row() -> None:
+    assert set(SPACES) == set(METHODS) - {"classifier-free", "autoguidance"}
+    assert {recipe.method for recipe in ROWS.values()} == set(SPACES)
+
+
+@pytest.mark.parametrize("method", SPACES)
+def test_trials_are_spread_over_the_scales_and_drawn_from_the_options(method: str) -> None:
+    found = trials(method, 12)
+    assert found == trials(method, 12)
+    low, high = SPACES[method]["scale"]
+    assert len({trial.scale for trial in found}) == 12
+    assert low <= min(t.scale for t in found) < low * (high / low) ** (1 / 12)
+    assert low * (high / low) ** (11 / 12) < max(t.scale for t in found) <= high
+    for trial in found:
+        for name, value in trial.options:
+            assert value in SPACES[method][name]
+        assert trial.eta in ((1.0,) if method == "fk-steering" else (0.0, 1.0))
+
+
+def test_every_row_has_the_same_number_of_trials_on_the_same_seeds_and_a_curve() -> None:
+    results = list(SWEEPS["peers"].build(lab()))
+    rows = [result for result in results if isinstance(result, PeerRow)]
+    assert {row.about.method for row in rows} == set(ROWS)
+    tried = {
+        tuple((s.samples.first_seed, s.samples.count) for s in row.search.scores)
+        for row in rows
+        if row.search
+    }
+    assert len(tried) == 1
+    for row in rows:
+        curve = [r for r in results if isinstance(r, TradeoffPoint) and r.about == row.about]
+        assert len(curve) == 5
+        assert row.figures.scores[0].key in {point.score.key for point in curve}
+        assert len(row.beliefs) == len(row.seeds)
+
+
+def test_rows_are_chosen_by_their_labels() -> None:
+    some = list(SWEEPS["peers"].build(lab(rows=("tfg", "ppap"))))
+    assert {result.about.method for result in some} == {"tfg", "ppap"}
+    with pytest.raises(UserError, match="peers has no row 'tgf'; choose from unguided, naive"):
+        list(SWEEPS["peers"].build(lab(rows=("tgf",))))
