@@ -12,15 +12,18 @@ import pytest
 import torch
 
 import ppap
+from ablations.cells.plugins import load_guide
 from tests.ppap.networks import SHAPE, tiny_denoiser, tiny_predictor
 
 README = Path(__file__).parents[1] / "README.md"
 
 
+def examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
 def first_example() -> str:
-    found = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert found is not None
-    return found[1]
+    return examples()[0]
 
 
 def test_the_first_example_is_six_lines() -> None:
@@ -51,3 +54,16 @@ def test_the_first_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     again = ppap.ExpertBank.load(tmp_path / "experts", tiny_predictor())
     guide = again.guide(3, scale=7.5)
     assert torch.equal(ppap.sample(seen["denoiser"], seeds=64, guide=guide), images)
+
+
+def test_a_guide_of_ones_own_is_ten_lines_and_a_plugin_of_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (text,) = (example for example in examples() if "class MyGuide" in example)
+    assert len([line for line in text.splitlines() if line]) == 10
+    (tmp_path / "my_guide.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    likelihood = ppap.ImageLikelihood(tiny_predictor(), ppap.ClassTask(), 3)
+    guide = load_guide("my_guide")(likelihood, 2.0)
+    images = ppap.sample(tiny_denoiser(), seeds=2, guide=guide, sampler=ppap.DDIM(4))
+    assert not torch.equal(images, ppap.sample(tiny_denoiser(), seeds=2, sampler=ppap.DDIM(4)))
