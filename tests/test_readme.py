@@ -56,11 +56,11 @@ def test_the_first_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(ppap.sample(seen["denoiser"], seeds=64, guide=guide), images)
 
 
-def test_a_guide_of_ones_own_is_ten_lines_and_a_plugin_of_the_sweep(
+def test_a_guide_of_ones_own_is_less_than_ten_lines_and_a_plugin_of_the_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (text,) = (example for example in examples() if "class MyGuide" in example)
-    assert len([line for line in text.splitlines() if line]) == 10
+    assert len([line for line in text.splitlines() if line]) < 10
     (tmp_path / "my_guide.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     likelihood = ppap.ImageLikelihood(tiny_predictor(), ppap.ClassTask(), 3)
