@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.guide import Guide
 from ppap.diffusion.sampling import sample
 from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler
+from ppap.diffusion.stepping import AnyGuide
 from ppap.diffusion.streams import NoiseStreams, derived_seed
 
 __all__ = ["NoisedImages", "Stage", "eight_bit_images", "sample_cascade", "upsample"]
@@ -71,7 +71,7 @@ class Stage:
 
     denoiser: Denoiser
     sampler: Sampler
-    guide: Guide | None = None
+    guide: AnyGuide | None = None
     condition: Condition = eight_bit_images
     batch: int = 32
 

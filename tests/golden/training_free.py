@@ -34,6 +34,10 @@ RENOISED = ("freedom", "ugd", "tfg")
 """Methods whose published loops go back to the noise after the last repetition as well."""
 
 
+MOST = 0.01
+"""Where rounding alone moves a step by more, a recording is no test."""
+
+
 class Smooth:
     """The recorded log-likelihood: of each pixel -0.05 (x - 0.2)^2 + 0.1 sin(2 x)."""
 
@@ -107,11 +111,11 @@ def steps(golden: Golden) -> dict[str, np.ndarray]:
                 _step(golden, method, match, Noise(golden, name, match, recorded.shape, dtype))
                 for dtype in (torch.float64, torch.float32)
             )
-            moved = 2 * np.abs(exact.x - x.x).max() / np.abs(recorded).max()
+            moved = float(np.abs(exact.x - x.x).max() / np.abs(recorded).max())
             figures |= {
                 figure: x.x,
                 f"{figure}_draws": np.array(x.draws + (name in RENOISED)),
-                f"{figure}_resolution": moved,
+                f"{figure}_resolution": np.array(min(2 * moved, MOST)),
             }
     return figures
 
