@@ -97,7 +97,8 @@ def points_figure(records: Records) -> Figure:
 def pareto_figure(records: Records) -> Figure:
     """Accuracy and FID against what an adapter or an image costs, with the front of the best."""
     rows = records.rows.reset_index(drop=True)
-    costs = [name for name in _present(rows, list(COSTS)) if name in records.info.metrics]
+    shown = [name for name in COSTS if name in records.info.metrics]
+    costs = _present(rows, shown or [name for name in COSTS if name in rows])
     metrics = _present(rows, ["accuracy", "fid"])
     groups = [str(axes.get(next(iter(records.info.axes), ""), "")) for axes in rows["axes"]]
     names = list(dict.fromkeys(groups))

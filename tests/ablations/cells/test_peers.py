@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from ablations.cells.guidance import Guidance, Model
 from ablations.cells.peer_costs import Belief, PeerCost
 from ablations.cells.peers import Peer, PeerSamples, Search, Trial, networks_of
-from ablations.cells.plugins import digest, load_guide, search_space
 from ablations.cells.scores import Score
 from ablations.cells.setup import Setup
-from ablations.errors import UserError
 from ablations.machine.cell import Cell
 from ablations.machine.store import Artifact
 from ablations.settings.catalogue import load_setting
@@ -108,48 +103,3 @@ def test_a_search_chooses_by_the_rule_of_one_task_or_by_places_among_several() -
     chosen = peer_samples("dps", search).chosen(loading(Search=Artifact({"trial": {
         "scale": 3.0, "eta": 1.0, "options": [["samples", 4]]}})))  # fmt: skip
     assert chosen == Trial(3.0, 1.0, (("samples", 4),))
-
-
-GUIDE = """
-from ppap.guidance.methods.dps import DPS as _DPS
-
-class Halved(_DPS):
-    SEARCH = {"scale": (0.5, 2.0), "power": (1, 2)}
-"""
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def write(name: str, text: str) -> str:
-        (tmp_path / f"{name}.py").write_text(text)
-        return name
-
-    return write
-
-
-def test_a_plugin_is_a_module_with_one_class(plugin: Callable[[str, str], str]) -> None:
-    name = plugin("halving_guide", GUIDE)
-    assert load_guide(name).__name__ == "Halved"
-    assert search_space(name) == {"scale": (0.5, 2.0), "power": (1, 2)}
-    assert len(digest(name)) == 16
-    assert digest("dps") == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "one public class.*has none"),
-        ("class A: ...\nclass B: ...\n", "has A, B"),
-        ("import nothing_of_this_name\n", "no plugin"),
-        ("class A:\n    SEARCH = {'scale': (2.0, 1.0)}\n", "least and the greatest"),
-    ],
-    ids=["empty", "two", "import", "scale"],
-)
-def test_what_is_no_plugin_is_refused_in_one_line(
-    text: str, message: str, plugin: Callable[[str, str], str], request: pytest.FixtureRequest
-) -> None:
-    name = plugin(f"wrong_plugin_{request.node.callspec.id}", text)
-    with pytest.raises(UserError, match=message):
-        search_space(name)

