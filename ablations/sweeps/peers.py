@@ -149,7 +149,7 @@ def peer_row(
         for seed in lab.seeds
     ]
     count, sampler = lab.budget.trials, SAMPLER
-    tried = trials(recipe.method, count)
+    tried = trials(recipe.method, count, lab.scales)
     picked = lab.budget.selection_samples
     scores = tuple(
         Score(PeerSamples(lab.setup, sampler, guidance[0], SELECTION_SEED, picked, peer, trial))
@@ -182,12 +182,13 @@ def peer_row(
     yield (Panel if lab.setting.target_images else Grid)(lab.setup, about, samples[0])
 
 
-def trials(method: str, count: int) -> tuple[Trial, ...]:
+def trials(method: str, count: int, scales: tuple[float, ...] = ()) -> tuple[Trial, ...]:
     """What a method's search tries; the same for the same method and count, anywhere.
 
     Args:
         method: of :data:`SPACES`, or a plugin.
         count: how many.
+        scales: in turn, instead of those that are drawn.
     """
     space = SPACES[method] if method in SPACES else search_space(method)
     rng = np.random.default_rng(zlib.crc32(method.encode()))
@@ -195,12 +196,13 @@ def trials(method: str, count: int) -> tuple[Trial, ...]:
     places = (rng.permutation(count) + rng.random(count)) / count
     etas = (1.0,) if method == "fk-steering" else (0.0, 1.0)
     found = []
-    for place in places:
+    for number, place in enumerate(places):
         options = tuple(
             (name, values[int(rng.integers(len(values)))])
             for name, values in space.items()
             if name != "scale"
         )
         eta = etas[int(rng.integers(len(etas)))]
-        found.append(Trial(low * (high / low) ** float(place), eta, options))
+        scale = low * (high / low) ** float(place)
+        found.append(Trial(scales[number % len(scales)] if scales else scale, eta, options))
     return tuple(found)

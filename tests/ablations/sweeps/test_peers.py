@@ -38,6 +38,13 @@ def test_trials_are_spread_over_the_scales_and_drawn_from_the_options(method: st
         assert trial.eta in ((1.0,) if method == "fk-steering" else (0.0, 1.0))
 
 
+def test_scales_that_are_given_are_tried_in_turn() -> None:
+    results = SWEEPS["peers"].build(lab(rows=("dps",), scales=(1.0, 4.0)))
+    (row,) = (r for r in results if isinstance(r, PeerRow) and r.about.method == "dps")
+    assert row.search is not None
+    assert [trial.scale for trial in row.search.trials] == [1.0, 4.0] * 6
+
+
 def test_every_row_has_the_same_number_of_trials_on_the_same_seeds_and_a_curve() -> None:
     results = list(SWEEPS["peers"].build(lab()))
     rows = [result for result in results if isinstance(result, PeerRow)]
