@@ -109,7 +109,7 @@ def status_lines(store: Store, options: Options) -> Iterator[str]:
         left = f"about {plan.seconds / 60:.0f} core-minutes left" if missing else "complete"
         yield f"{name}: {done} of {len(targets)} results, {len(plan.todo)} cells missing, {left}"
     for record in records.read(options.folder(lab)).values():
-        if record["kind"] == "failure" and not record["resolved"]:
+        if record.get("kind") == "failure" and not record["resolved"]:
             yield f"failed: {record['label']}: {record['reason']}"
     files = list(store.contents())
     artifacts = sum(bool(file.key) for file in files)

@@ -280,7 +280,7 @@ def _failure_records(
         )
     now = {record["key"] for record in found}
     for key, record in records.read(folder).items():
-        earlier = record["kind"] == "failure" and not record["resolved"] and key not in now
+        earlier = record.get("kind") == "failure" and not record["resolved"] and key not in now
         if earlier and finished.issuperset(record["needed_by"]):
             found.append(record | {"resolved": True})
     return found

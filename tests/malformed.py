@@ -52,6 +52,7 @@ from ppap.tasks.targets import load_depth, load_labels, mask_labels
 from tests.ppap.networks import SHAPE, TinyResNet, tiny_denoiser, tiny_predictor
 from tests.reports.conftest import (
     comparison,
+    failure,
     grid,
     info,
     noise_accuracy,
@@ -370,12 +371,25 @@ COMMANDS = [
         for name, damage in list(LINES.items())[::6]
     ),
     *(
-        Case(
-            f"show: {name}",
+        Case(f"{command[0]}: {name}", command, damage)
+        for command in (
             ("show", "ab", "--store", "{here}/store", "--results", "{here}/results"),
-            LINES[name],
+            ("gc", "--store", "{here}/store", "--results", "{here}/results"),
+            ("status", "methods", "--store", "{here}/store", "--output", "{here}/results"),
         )
-        for name in ("a line that is no JSON", "a line without fields", "bytes of no text")
+        for name, damage in {
+            "a line that is no JSON": LINES["a line that is no JSON"],
+            "a line without fields": LINES["a line without fields"],
+            "bytes of no text": LINES["bytes of no text"],
+            "a comparison without its row": add(comparison(ROW, ROW, 0.1, 0.5), row=...),
+            "a failure without a label": add(failure("a cell"), label=...),
+            "a failure that is resolved in words": add(failure("a cell"), resolved="yes"),
+            "provenance in words": add(ROW, provenance="mine"),
+            "provenance without a commit": add(ROW, provenance={"created": "today"}),
+            "provenance of a machine in words": add(
+                ROW, provenance=ROW["provenance"] | {"hardware": "fast"}
+            ),
+        }.items()
     ),
 ]
 

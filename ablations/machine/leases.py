@@ -77,14 +77,15 @@ class Leases:
         try:
             with self.store.files.open(path, "rb") as file:
                 lease = json.loads(file.read())
+            host, process, renewed = str(lease["host"]), int(lease["pid"]), float(lease["time"])
         except FileNotFoundError:
             return False
-        except ValueError:  # being written, or its run was killed while it wrote
+        except (ValueError, TypeError, KeyError):  # being written, left half written, or damaged
             return self._age(path) < STALE_SECONDS
-        if lease["host"] == self._me["host"] and not _runs(lease["pid"]):
+        if host == self._me["host"] and not _runs(process):
             return False
         # A host whose clock is ahead must not be waited for until ours is there.
-        return bool(abs(time.time() - lease["time"]) < STALE_SECONDS)
+        return abs(time.time() - renewed) < STALE_SECONDS
 
     def _age(self, path: str) -> float:
         try:

@@ -35,6 +35,20 @@ PACKAGES = (
     "accelerate", "diffusers", "numpy", "peft", "safetensors", "scipy", "timm", "torch",
     "torch-fidelity", "torchvision", "transformers", "triton",
 )  # fmt: skip
+FIELDS: dict[str, dict[str, type]] = {
+    "comparison": {"row": str, "reference": str},
+    "failure": {"label": str, "reason": str, "needed_by": list, "resolved": bool},
+}
+"""Of some kinds of record, what the harness itself reads; reports read more."""
+STAMP: dict[str, Any] = {
+    "created": str,
+    "commit": str,
+    "dirty": bool,
+    "wall_seconds": int | float,
+    "hardware": dict,
+    "packages": dict,
+    "configuration": dict,
+}
 ROOT = Path(__file__).resolve().parents[2]
 Record = Mapping[str, Any]
 
@@ -119,9 +133,27 @@ def _parse(line: bytes, where: str) -> Record:
         record = json.loads(line.decode("utf-8-sig"))
     except ValueError as error:  # of the syntax or of the encoding
         raise UserError(f"{where} is not JSON ({error})", "mend or delete the line") from None
-    if not isinstance(record, dict) or not isinstance(record.get("key"), str):
-        raise UserError(f"{where} is no record: it has no key", "mend or delete the line")
-    return record
+    if fault := _fault(record):
+        raise UserError(f"{where} is no record: {fault}", "mend or delete the line")
+    return dict(record)
+
+
+def _fault(record: Any) -> str:
+    """What keeps a line from being a record that the harness can work with; empty if nothing."""
+    if not isinstance(record, dict):
+        return "it is no object"
+    kind, stamp = record.get("kind", ""), record.get("provenance", {})
+    for name, wanted in {"key": str, **FIELDS.get(str(kind), {})}.items():
+        if not isinstance(record.get(name), wanted):
+            return f"its {name} is missing or wrong"
+    if not isinstance(stamp, dict):
+        return "its provenance is wrong"
+    for name, wanted in STAMP.items():
+        if name in stamp and not isinstance(stamp[name], wanted):
+            return f"its provenance.{name} is wrong"
+    if stamp and not stamp.keys() >= {"created", "commit", "dirty", "wall_seconds"}:
+        return "its provenance does not say when, by which code and how long"
+    return ""
 
 
 @contextmanager

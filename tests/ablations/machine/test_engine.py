@@ -228,10 +228,11 @@ def test_of_many_runs_one_gets_a_lease_be_it_new_or_stale(tmp_path: Path) -> Non
     assert won == keys
 
 
-def test_a_lease_that_was_never_written_ends_by_its_age(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "3", '{"host": 1, "pid": null, "time": 0}'])
+def test_a_lease_that_says_nothing_ends_by_its_age(content: str, tmp_path: Path) -> None:
     path = Path(Store(tmp_path).path("ab12") + ".lease")
     path.parent.mkdir()
-    path.touch()
+    path.write_text(content)
     assert not Leases(Store(tmp_path)).take("ab12")
     os.utime(path, (0, 0))
     assert Leases(Store(tmp_path)).take("ab12")
