@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from ablations.cells.given import Given
 from ablations.cells.results import Row
 from ablations.cells.scores import DIVERSITY, FEATURES, Score
 from ablations.machine import records
-from ablations.machine.store import Store
+from ablations.machine.cell import Cell
+from ablations.machine.store import Artifact, Store
 
 __all__ = ["OUTCOMES_FILE", "read_outcomes", "update_outcomes"]
 
@@ -50,7 +52,7 @@ def _update(folder: Path, rows: list[Row], store: Store) -> int:
     known = read_outcomes(folder)
     present = set(known["key"])
     wanted = [row for row in rows if row.key in kept and row.key not in present]
-    here = [row for row in wanted if all(store.holds(score.key) for score in row.figures.scores)]
+    here = [row for row in wanted if all(store.holds(cell.key) for cell in _read(row))]
     parts = [known[known["key"].isin(kept)]]
     parts += [_of_score(row, *pair, store) for row in here for pair in _scores(row)]
     if len(parts) > 1 or len(parts[0]) < len(known):
@@ -63,6 +65,14 @@ def _update(folder: Path, rows: list[Row], store: Store) -> int:
 
 def _scores(row: Row) -> Iterator[tuple[int, Score]]:
     yield from zip(row.seeds, row.figures.scores, strict=True)
+
+
+def _read(row: Row) -> Iterator[Cell]:
+    """What its lines are made from; images only where these brought their targets along."""
+    for score in row.figures.scores:
+        yield score
+        if isinstance(score.samples, Given):
+            yield score.samples
 
 
 def _of_score(row: Row, seed: int, score: Score, store: Store) -> pd.DataFrame:
@@ -78,5 +88,6 @@ def _of_score(row: Row, seed: int, score: Score, store: Store) -> pd.DataFrame:
         "seed": seed,
     }
     figures = {name: found for name, found in arrays.items() if name not in (FEATURES, DIVERSITY)}
-    target = samples.targets_of("class", store.get(samples.key))
+    drawn = store.get(samples.key) if isinstance(samples, Given) else Artifact({})
+    target = samples.targets_of("class", drawn)
     return pd.DataFrame({**whose, "sample": samples.seeds, "target": target.numpy(), **figures})

@@ -210,19 +210,18 @@ def execute(options: Options) -> int:
     if options.dry_run:
         _tell_plan(by_sweep, todo, store)
         return 0
-    if options.engine != "accelerate" or launched.is_main_process():
-        _look_ahead(lab, todo, store, folder)
-    if options.engine == "accelerate":
-        outcome = launched.run(targets, store)
-        if not launched.is_main_process():
-            return 0
-    else:
-        with logged_to(folder):
-            LOG.info(told)
-            pool = _pool(options, store) if todo.todo else None
-            outcome = engine.run(targets, store, pool=pool)
-            for failure in outcome.failures:
-                LOG.error("failed: %s", failure.cell.label(), exc_info=failure.error)
+    if options.engine == "accelerate" and not launched.is_main_process():
+        launched.run(targets, store)
+        return 0
+    _look_ahead(lab, todo, store, folder)
+    with logged_to(folder):
+        LOG.info(told)
+        if options.engine == "accelerate":
+            outcome = launched.run(targets, store)
+        else:
+            outcome = engine.run(targets, store, pool=_pool(options, store) if todo.todo else None)
+        for failure in outcome.failures:
+            LOG.error("failed: %s", failure.cell.label(), exc_info=failure.error)
     finished = [result for result in targets if store.holds(result.key)]
     sweeps = [SWEEPS[name].record(lab) for name in by_sweep]
     failures = _failure_records(outcome, lab, folder, {cell.label() for cell in finished})
