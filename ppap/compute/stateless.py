@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ppap.compute.exclusive import exclusive
+
 __all__ = ["run_with"]
 
 
@@ -40,4 +42,5 @@ def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> An
             if any(state[name] is not state[given[0]] for name in given):
                 raise ValueError(f"{' and '.join(given)} are one weight, and got several values")
             whole |= {name: state[given[0]] for name in tied if given}
-    return functional_call(module, whole, inputs, tie_weights=False)
+    with exclusive(module):
+        return functional_call(module, whole, inputs, tie_weights=False)

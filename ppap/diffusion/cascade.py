@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppap.compute.options import check_whole
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.sampling import sample
 from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import AnyGuide
 from ppap.diffusion.streams import NoiseStreams, derived_seed
+from ppap.files.images import from_uint8, to_uint8
 
 __all__ = ["NoisedImages", "Stage", "eight_bit_images", "sample_cascade", "upsample"]
 
@@ -27,7 +29,7 @@ Condition = Callable[[Tensor, Sequence[int]], Mapping[str, Tensor]]
 def eight_bit_images(images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
     """Images as a file would hold them: what GLIDE's up-sampler was trained on."""
     del seeds
-    return {"low_res": ((images + 1) * 127.5).round() / 127.5 - 1}
+    return {"low_res": from_uint8(to_uint8(images))}
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,19 @@ class NoisedImages:
         schedule: of the noise; the stage's ``image_noising_scheduler``
             (:func:`ppap.denoisers.diffusers_models.load_schedule`).
         level: the timestep to which they are noised; diffusers' default is 250.
+
+    Raises:
+        ValueError: for a size that is none, or a level outside the schedule.
     """
 
     size: tuple[int, int]
     schedule: Schedule
     level: int = 250
+
+    def __post_init__(self) -> None:
+        for side in self.size:
+            check_whole("a side of the size", side)
+        check_whole("the level", self.level, 0, len(self.schedule) - 1)
 
     def __call__(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
         resized = torch.nn.functional.interpolate(
@@ -67,6 +77,9 @@ class Stage:
         guide: steers this stage; its targets run parallel to the seeds, or one is for all.
         condition: how an up-sampler is conditioned on the images before it.
         batch: images per network call.
+
+    Raises:
+        ValueError: for a batch below 1.
     """
 
     denoiser: Denoiser
@@ -74,6 +87,9 @@ class Stage:
     guide: AnyGuide | None = None
     condition: Condition = eight_bit_images
     batch: int = 32
+
+    def __post_init__(self) -> None:
+        check_whole("a stage's batch", self.batch)
 
 
 def sample_cascade(stages: Sequence[Stage], seeds: Sequence[int]) -> list[Tensor]:

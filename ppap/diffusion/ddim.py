@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ppap.compute.options import check_number
 from ppap.diffusion.denoiser import Prediction
 from ppap.diffusion.gradient_entry import guided_prediction
-from ppap.diffusion.schedule import Schedule
+from ppap.diffusion.schedule import Schedule, check_spacing
 from ppap.diffusion.solver import Index, Update, gather
 
 __all__ = ["DDIM"]
@@ -28,11 +29,19 @@ class DDIM:
             straight to the predicted image.
         eta: noise level, 0 for none, 1 for that of DDPM (equation 16).
         clip: whether the predicted image is clipped to [-1, 1] before guidance.
+
+    Raises:
+        TypeError: for steps that are neither a whole number nor a spacing in words.
+        ValueError: for no steps, a spacing that says nothing, or an ``eta`` outside [0, 1].
     """
 
     steps: int | str = 25
     eta: float = 0.0
     clip: bool = True
+
+    def __post_init__(self) -> None:
+        check_spacing(self.steps)
+        check_number("eta", self.eta, 0, 1)
 
     @property
     def spacing(self) -> str:

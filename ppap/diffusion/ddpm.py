@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
+from ppap.compute.options import check_choice
 from ppap.diffusion.denoiser import Prediction
 from ppap.diffusion.gradient_entry import guided_mean
-from ppap.diffusion.schedule import Floats, Schedule
+from ppap.diffusion.schedule import Floats, Schedule, check_spacing
 from ppap.diffusion.solver import Index, Table, Update, gather
 
 __all__ = ["DDPM", "FixedVariance", "ancestral_variance", "step_variance"]
@@ -29,11 +30,19 @@ class DDPM:
         fixed_variance: ``"large"`` (beta) or ``"small"`` (the posterior's), for denoisers
             without learned variance.
         clip: whether the predicted image is clipped to [-1, 1].
+
+    Raises:
+        TypeError: for steps that are neither a whole number nor a spacing in words.
+        ValueError: for no steps, a spacing that says nothing, or another ``fixed_variance``.
     """
 
     steps: int | str = 250
     fixed_variance: FixedVariance = "large"
     clip: bool = True
+
+    def __post_init__(self) -> None:
+        check_spacing(self.steps)
+        check_choice("fixed_variance", self.fixed_variance, get_args(FixedVariance))
 
     @property
     def spacing(self) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ppap.compute.options import check_choice, check_whole
 from ppap.diffusion.schedule import Schedule
 
 __all__ = [
@@ -57,7 +58,9 @@ class Denoiser(nn.Module):
             guides see images, and ``sample`` returns them; sample with ``clip=False``.
 
     Raises:
-        ValueError: for an unknown target, and at the call for an output of a wrong shape.
+        TypeError: for a network that cannot be called.
+        ValueError: for an unknown target, a shape that is none, and at the call for an output of a
+            wrong shape.
     """
 
     def __init__(
@@ -70,8 +73,13 @@ class Denoiser(nn.Module):
         decode: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        if target not in ("epsilon", "x_0", "v"):
-            raise ValueError(f"unknown target {target!r}; choose from epsilon, x_0, v")
+        check_choice("target", target, get_args(Target))
+        if not callable(network):
+            raise TypeError(f"a network is called as (x_t, timesteps), got {network!r}")
+        if len(shape) != 3:
+            raise ValueError(f"images have a shape (C, H, W), got {shape}")
+        for size in shape:
+            check_whole("a size of the shape (C, H, W)", size)
         self.network = network
         self.schedule = schedule
         self.shape = shape
@@ -132,7 +140,9 @@ class Denoiser(nn.Module):
         for name, value in self.conditions.items():
             if len(value) not in (1, len(x_t)):
                 raise ValueError(f"{name} is given for {len(value)} images, got {len(x_t)}")
-        raw = self.network(x_t, timesteps, **self.conditions)
+        # Copies, which a network that computes in place may overwrite.
+        given = {name: value.clone() for name, value in self.conditions.items()}
+        raw = self.network(x_t.clone(), timesteps.clone(), **given)
         output: Tensor = raw if isinstance(raw, Tensor) else raw.sample
         output = output.to(x_t.dtype)  # under autocast a network may return bfloat16
         fraction = None

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppap.compute.options import check_whole
 from ppap.diffusion.ddpm import FixedVariance, ancestral_variance
 from ppap.diffusion.denoiser import Prediction
 from ppap.diffusion.gradient_entry import guided_prediction
@@ -213,6 +214,7 @@ class DiffusersSampler:
 
     def __post_init__(self) -> None:
         check_scheduler(self.scheduler)
+        check_whole("steps", self.steps)
 
     @property
     def spacing(self) -> str:

@@ -9,17 +9,20 @@ its first order.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from torch import Tensor
 
+from ppap.compute.options import check_choice, check_whole
 from ppap.diffusion.denoiser import Prediction
 from ppap.diffusion.gradient_entry import guided_prediction
 from ppap.diffusion.schedule import Floats, Schedule
 from ppap.diffusion.solver import Index, Update, gather
 
-__all__ = ["DPMSolver"]
+__all__ = ["DPMSolver", "TimestepSpacing"]
+
+TimestepSpacing = Literal["linspace", "leading", "trailing"]
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,22 @@ class DPMSolver:
         clip: whether the predicted image is clipped to [-1, 1] before guidance.
 
     Raises:
-        ValueError: for another order, or ``last`` together with a ``timestep_spacing``.
+        TypeError: for ``steps`` or a ``last`` that is no whole number.
+        ValueError: for no steps, another order or ``timestep_spacing``, or ``last`` together with
+            one.
     """
 
     steps: int = 25
     order: Literal[1, 2] = 2
     last: int | None = None
-    timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace"
+    timestep_spacing: TimestepSpacing = "linspace"
     clip: bool = True
 
     def __post_init__(self) -> None:
+        check_whole("steps", self.steps)
+        if self.last is not None:
+            check_whole("last", self.last, 0)
+        check_choice("timestep_spacing", self.timestep_spacing, get_args(TimestepSpacing))
         if self.order not in (1, 2):
             raise ValueError(f"DPM-Solver++ is there in orders 1 and 2, got {self.order}")
         if self.last is not None and self.timestep_spacing != "linspace":

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ppap.compute.modules import evaluating
 from ppap.diffusion.denoiser import Denoiser, Prediction
 
 __all__ = ["Guide", "State"]
@@ -81,10 +82,15 @@ class State:
     def prediction(self) -> Prediction:
         """What the denoiser says of ``x_t``; computed at the first call and kept."""
         if self._prediction is None:
-            with torch.set_grad_enabled(self.x_t.requires_grad):
+            with torch.set_grad_enabled(self.x_t.requires_grad), evaluating(self.denoiser):
                 self._prediction = self.denoiser(self.x_t, self.timesteps)
             if self._origin is not None:
                 self._origin.share(self._prediction)
+        return self._prediction
+
+    @property
+    def known_prediction(self) -> Prediction | None:
+        """What :meth:`prediction` would give at no cost; None if it has not been asked for."""
         return self._prediction
 
     def x_0(self) -> Tensor:

@@ -10,16 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppap.compute.modules import Networks, evaluating
+from ppap.compute.options import check_whole
 from ppap.compute.precision import Precision, autocast, check_precision
 from ppap.compute.progress import Progress, reporting
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser, module_device
+from ppap.diffusion.finite import FiniteSteps
 from ppap.diffusion.guide import State
+from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import AnyGuide, Stepper, plain_step
 from ppap.diffusion.streams import NoiseStreams
+from ppap.files.images import check_finite
 
-__all__ = ["Step", "sample", "seed_list", "trajectory"]
+__all__ = ["Step", "check_timesteps", "sample", "seed_list", "trajectory"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Step:
     x: Tensor
 
 
+@torch.inference_mode(mode=False)
 @torch.no_grad()
 def trajectory(
     denoiser: Denoiser,
@@ -71,6 +77,11 @@ def trajectory(
 
     Yields:
         The steps, noisiest first.
+
+    Raises:
+        NonFiniteError: instead of the last step, if a sample is not finite.
+        ValueError: if the guide's model is made for the timesteps of another schedule, or the guide
+            or the sampler writes into x_t.
     """
     sampler = DDIM(25) if sampler is None else sampler
     device = module_device(denoiser)
@@ -78,7 +89,10 @@ def trajectory(
     streams = NoiseStreams(seeds, denoiser.shape, device)
     x_t = streams.draw()
     if x_T is not None:
-        x_t = x_T.to(x_t)
+        x_t = x_T.to(x_t).clone()
+    finite = FiniteSteps(seeds)
+    networks = Networks(denoiser, guide)
+    check_timesteps(networks, denoiser.schedule)
     guides_keep: dict[object, Any] = {}
     memory = None
     for number, index in enumerate(reversed(range(len(schedule)))):
@@ -86,8 +100,17 @@ def trajectory(
         timesteps = torch.full((len(x_t),), timestep, device=device)
         state = State(x_t, timesteps, denoiser, seeds=seeds, number=number, memory=guides_keep)
         noise = streams.draw() if sampler.stochastic else None
-        with autocast(precision, device):
+        with networks.evaluating(), autocast(precision, device):
+            written = x_t._version
             update = stepper(sampler, schedule, index, state, guide, noise, memory)
+        if x_t._version != written:
+            raise ValueError(
+                f"{type(guide).__name__} or {type(sampler).__name__} overwrote x_t; let it compute "
+                "with a clone"
+            )
+        finite.add(timestep, state.known_prediction, update)
+        if index == 0:
+            finite.check()
         yield Step(seeds, number, timestep, x_t, update.x_0, update.gradient, update.x)
         x_t, memory = update.x, update.memory
 
@@ -107,6 +130,8 @@ def sample(
     stepper: Stepper = plain_step,
 ) -> Tensor:
     """Generate one image per seed.
+
+    Networks compute in evaluation mode, whatever mode they are left in, and find theirs again.
 
     Args:
         denoiser: what is sampled from.
@@ -130,12 +155,15 @@ def sample(
         (N, C, H, W) float32 images in [-1, 1] on the CPU, decoded if the denoiser's are latents.
 
     Raises:
+        NonFiniteError: if a sample is not finite, naming the step from which it is not.
         PrecisionError: for bfloat16 on a device without instructions for it.
         TypeError: if ``seeds`` is neither a number nor a sequence of numbers.
         ValueError: if the guide's targets, the denoiser's conditions or ``x_T`` are for
-            another number of images than there are seeds.
+            another number of images than there are seeds, the guide's model is made for the
+            timesteps of another schedule, or a batch is below 1.
     """
     seeds = seed_list(seeds)
+    check_whole("batch", batch)
     _check_counts(denoiser, seeds, guide, x_T)
     if device is not None:
         denoiser.to(device)
@@ -156,8 +184,10 @@ def sample(
                 stepper=stepper,
             )
             last = deque(_observed(steps, on_step), maxlen=1).pop()
-            with torch.no_grad():
-                images.append(denoiser.decode(last.x).clamp(-1, 1).float().cpu())
+            with torch.no_grad(), evaluating(denoiser):
+                decoded = denoiser.decode(last.x)
+                check_finite(decoded, f"the decoded image (seeds from {seeds[start]} on)")
+                images.append(decoded.clamp(-1, 1).float().cpu())
             done(len(last.x))
     return torch.cat(images) if images else torch.empty(0, *denoiser.shape)
 
@@ -174,12 +204,33 @@ def seed_list(seeds: int | Sequence[int]) -> Sequence[int]:
 
     Raises:
         TypeError: if it is neither.
+        ValueError: for a negative number.
     """
     if isinstance(seeds, int) and not isinstance(seeds, bool):
+        check_whole("the number of seeds", seeds, 0)
         return range(seeds)
     if not isinstance(seeds, Sequence):
         raise TypeError(f"seeds are a number or a sequence of integers, got {seeds!r}")
     return seeds
+
+
+def check_timesteps(networks: Networks, schedule: Schedule) -> None:
+    """Refuse models made for the timesteps of another schedule.
+
+    A model says so by an attribute ``noise_steps``, the length of its schedule, as an expert bank
+    has it: the same timestep is another noise level in a longer one.
+
+    Raises:
+        ValueError: naming both lengths.
+    """
+    for module in networks.modules:
+        for part in module.modules():
+            steps = getattr(part, "noise_steps", None)
+            if isinstance(steps, int) and steps != len(schedule):
+                raise ValueError(
+                    f"the guide's {type(part).__name__} is made for a noise schedule of {steps} "
+                    f"timesteps, the denoiser's has {len(schedule)}"
+                )
 
 
 def _check_counts(
@@ -200,3 +251,5 @@ def _check_counts(
         raise ValueError(
             f"x_T must be {(count, *denoiser.shape)} for {count} seeds, got {tuple(x_T.shape)}"
         )
+    if x_T is not None:
+        check_finite(x_T, "the noise x_T")

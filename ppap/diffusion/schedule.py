@@ -17,7 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Schedule", "cosine_schedule", "linear_schedule", "make_schedule"]
+from ppap.compute.options import check_number, check_whole
+
+__all__ = ["Schedule", "check_spacing", "cosine_schedule", "linear_schedule", "make_schedule"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,7 +34,8 @@ class Schedule:
             the network is shown and what experts are routed by.
 
     Raises:
-        ValueError: if the signal levels are not strictly decreasing in (0, 1).
+        ValueError: if the signal levels are not strictly decreasing in (0, 1), or the timesteps
+            not increasing from 0 or more.
     """
 
     alphas_cumprod: Floats
@@ -50,6 +53,8 @@ class Schedule:
             raise ValueError(
                 f"{len(levels)} signal levels need as many timesteps, got {len(steps)}"
             )
+        if steps[0] < 0 or (np.diff(steps) <= 0).any():
+            raise ValueError(f"timesteps increase from 0 or more, got {steps.tolist()[:8]} ...")
         object.__setattr__(self, "alphas_cumprod", levels)
         object.__setattr__(self, "timesteps", steps)
 
@@ -129,13 +134,24 @@ class Schedule:
 
 
 def linear_schedule(steps: int = 1000) -> Schedule:
-    """DDPM's schedule: beta from 1e-4 to 0.02 at 1000 steps, rescaled to any other number."""
+    """DDPM's schedule: beta from 1e-4 to 0.02 at 1000 steps, rescaled to any other number.
+
+    Raises:
+        ValueError: for fewer than 21 steps, of which the last would be more than all noise.
+    """
+    check_whole("steps", steps, 21)
     scale = 1000 / steps
     return _of_betas(np.linspace(scale * 1e-4, scale * 0.02, steps, dtype=np.float64))
 
 
 def cosine_schedule(steps: int = 1000, max_beta: float = 0.999) -> Schedule:
-    """Improved DDPM's squared-cosine schedule (arXiv 2102.09672, equation 17)."""
+    """Improved DDPM's squared-cosine schedule (arXiv 2102.09672, equation 17).
+
+    Raises:
+        ValueError: for no steps, or a ``max_beta`` that is not above 0 and below 1.
+    """
+    check_whole("steps", steps)
+    check_number("max_beta", max_beta, 0, 1 - 1e-12, above=True)
 
     def level(fraction: float) -> float:
         return math.cos((fraction + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -154,6 +170,27 @@ def make_schedule(name: str, steps: int = 1000) -> Schedule:
     if name not in makers:
         raise ValueError(f"unknown noise schedule {name!r}; choose from {', '.join(makers)}")
     return makers[name](steps)
+
+
+def check_spacing(spacing: int | str) -> None:
+    """Refuse a spacing that no schedule could keep to; see :meth:`Schedule.respace`.
+
+    Raises:
+        TypeError: for what is neither a whole number nor words.
+        ValueError: for no steps, or words that are none of a spacing's.
+    """
+    if not isinstance(spacing, str):
+        check_whole("steps", spacing)
+        return
+    words = next((w for w in ("ddim", *DIFFUSERS_SPACINGS) if spacing.startswith(w)), "")
+    rest = spacing.removeprefix(words)
+    if spacing == "fast27":
+        return
+    many, towards, lowest = rest.partition(" to ")
+    if towards and (words or not lowest.strip().isdecimal()):
+        many = ""  # which is none
+    for part in [rest] if words else many.split(","):
+        _count(part, spacing)
 
 
 def _of_betas(betas: Floats) -> Schedule:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppap.compute.options import check_whole
+
 __all__ = ["NoiseStreams", "derived_generator", "derived_seed"]
 
 MAX_SEED = 2**32 - 1
@@ -37,6 +39,7 @@ class NoiseStreams:
         device: where the draws are wanted.
 
     Raises:
+        TypeError: for a seed that is no whole number.
         ValueError: for a seed out of range.
     """
 
@@ -47,8 +50,7 @@ class NoiseStreams:
         device: torch.device | str = "cpu",
     ) -> None:
         for seed in seeds:
-            if not 0 <= seed <= MAX_SEED:
-                raise ValueError(f"seeds run from 0 to 2^32 - 1, got {seed}")
+            check_whole("a seed", seed, 0, MAX_SEED)
         self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         self._shape = shape
         self._device = device

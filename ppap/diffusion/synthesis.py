@@ -9,6 +9,7 @@ from typing import Any, overload
 
 from torch import Tensor
 
+from ppap.compute.options import check_whole
 from ppap.compute.progress import Progress, reporting
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
@@ -85,13 +86,14 @@ def synthesize(
         :func:`ppap.experts.transfer.transfer` takes.
 
     Raises:
-        ValueError: for a shard without images, a negative number of images, or seeds beyond
-            2^32 - 1, all before anything is drawn.
+        NonFiniteError: if an image is not finite; shards that were written before stay.
+        ValueError: for a shard without images, a negative number of images, a batch below 1 or
+            seeds beyond 2^32 - 1, all before anything is drawn.
         CheckpointError: if the folder holds images of another denoiser, sampler, seed or shard
             size, or anything else.
     """
-    if shard < 1:
-        raise ValueError(f"a shard holds at least one image, got {shard}")
+    check_whole("the number of images per shard", shard)
+    check_whole("batch", batch)
     if count < 0 or not 0 <= first_seed <= MAX_SEED + 1 - count:
         raise ValueError(f"{count} images from seed {first_seed} on: seeds run from 0 to 2^32 - 1")
     sampler = DDIM(25) if sampler is None else sampler

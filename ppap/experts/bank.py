@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ppap.compute.exclusive import exclusive
+from ppap.compute.options import check_whole
 from ppap.compute.stateless import run_with
 from ppap.diffusion.denoiser import freeze
 from ppap.experts.absorb import absorbed
@@ -22,11 +24,13 @@ from ppap.experts.bank_files import (
     write_bank,
 )
 from ppap.experts.expert import Expert
+from ppap.experts.fresh import fresh_experts
 from ppap.experts.identity import PredictorIdentity, former_fingerprints
 from ppap.experts.merging import MergedWeights, WrittenWeights
 from ppap.experts.mixed import MixedPass
 from ppap.experts.routing import NoiseRanges
 from ppap.files.checkpoints import CheckpointError
+from ppap.files.images import check_finite
 from ppap.guidance.guides import LikelihoodGuide, Targets
 from ppap.guidance.likelihoods import AtLeastNoise, ImageLikelihood, NoisyLikelihood
 from ppap.guidance.scale import Scale
@@ -42,7 +46,7 @@ class ExpertBank(nn.Module):
     In evaluation mode the effective weights of the expert in use are computed once and kept
     until another is needed, so a trajectory merges each expert once and the guidance
     gradient costs what the bare predictor's does. In training mode they are computed at
-    every call, with gradients to the experts alone.
+    every call, with gradients to the experts alone. Threads that share a bank take turns.
 
     Args:
         predictor: the off-the-shelf model; frozen in place.
@@ -62,8 +66,8 @@ class ExpertBank(nn.Module):
         absorbed: whether :meth:`absorb_statistics` was called.
 
     Raises:
-        ValueError: for a predictor without weights, or in which the adapter finds nothing to
-            train.
+        TypeError: for experts that are neither a whole number nor ranges.
+        ValueError: for no experts, or a predictor in which there is nothing to adapt.
     """
 
     predictor: Predictor
@@ -88,12 +92,15 @@ class ExpertBank(nn.Module):
         self.normalised = normalised
         self.absorbed = False
         freeze(predictor)
-        self.ranges = NoiseRanges.equal(experts, steps) if isinstance(experts, int) else experts
+        check_whole("seed", seed, 0)
+        if not isinstance(experts, NoiseRanges):
+            experts = NoiseRanges.equal(experts, steps)
+        self.ranges = experts
         self.task = predictor.task if task is None else task
         self.adapter = default_adapter(predictor.network) if adapter is None else adapter
         self.seed = seed
         device = next(predictor.network.parameters()).device
-        self.experts = nn.ModuleList(self._fresh()).to(device)
+        self.experts = nn.ModuleList(self.fresh()).to(device)
         report_coverage(predictor.network, self.adapter)
         self.student = self.adapter.student(predictor.network)
         self._written = WrittenWeights(predictor.network)
@@ -102,6 +109,11 @@ class ExpertBank(nn.Module):
 
     def __len__(self) -> int:
         return len(self.ranges)
+
+    @property
+    def noise_steps(self) -> int:
+        """Length of the noise schedule whose timesteps the experts are routed by."""
+        return self.ranges.boundaries[-1]
 
     @property
     def trainable_share(self) -> float:
@@ -141,7 +153,8 @@ class ExpertBank(nn.Module):
         present = sorted(set(experts.tolist()))
         if len(present) == 1:
             return self.predict(images, present[0])
-        together = self._together(images, experts)
+        with exclusive(self.predictor.network):
+            together = self._together(images, experts)
         if together is not None:
             return together
         order, parts = [], []
@@ -153,15 +166,16 @@ class ExpertBank(nn.Module):
 
     def predict(self, images: Tensor, expert: int) -> Any:
         """The prediction of one expert for (B, C, H, W) images, whatever their noise."""
-        self._follow_network()
-        network = self.predictor.network
-        own = self.expert(expert)
-        network.train(self.training and bool(own.statistics()))
-        inputs = self.predictor.prepare(images, self.normalised)
-        if not self.training:
-            return run_with(network, self.effective(expert), inputs)
-        self._merged.forget()
-        return self.student.run(self._base(), own.tensors(), own.statistics(), inputs)
+        with exclusive(self.predictor.network):
+            self._follow_network()
+            network = self.predictor.network
+            own = self.expert(expert)
+            network.train(self.training and bool(own.statistics()))
+            inputs = self.predictor.prepare(images, self.normalised)
+            if not self.training:
+                return run_with(network, self.effective(expert), inputs)
+            self._merged.forget()
+            return self.student.run(self._base(), own.tensors(), own.statistics(), inputs)
 
     @property
     def overwritten(self) -> dict[str, Tensor]:
@@ -169,11 +183,17 @@ class ExpertBank(nn.Module):
         return dict(self._written.replaced)
 
     def teacher_prediction(self, images: Tensor) -> Any:
-        """The unadapted predictor's prediction for (B, C, H, W) clean images, no gradient."""
-        self.predictor.network.eval()
-        with torch.no_grad():
+        """The unadapted predictor's prediction for (B, C, H, W) clean images, no gradient.
+
+        Raises:
+            NonFiniteError: if any of it is NaN or infinite, which a student would follow.
+        """
+        with torch.no_grad(), exclusive(self.predictor.network):
+            self.predictor.network.eval()
             prepared = self.predictor.prepare(images)
-            return run_with(self.predictor.network, self._base(), prepared)
+            prediction = run_with(self.predictor.network, self._base(), prepared)
+        check_finite(prediction, f"the prediction of {self.predictor.name} for a clean image")
+        return prediction
 
     def effective(self, expert: int) -> dict[str, Tensor]:
         """Parameters and buffers of the network under an expert, by name; kept while they hold."""
@@ -212,15 +232,6 @@ class ExpertBank(nn.Module):
             self.student = self.adapter.student(self.predictor.network)
             self._mixed = self._mixed_pass()
 
-    def _fresh(self) -> Iterator[Expert]:
-        """Experts that leave the predictor as it is, low noise to high, as :meth:`reset` does."""
-        network = self.predictor.network
-        generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(len(self.ranges)):
-            own = self.adapter.create(network, generator)
-            expert = Expert(own, self.adapter.buffers(network))
-            yield absorbed(expert, network) if self.absorbed else expert
-
     def _effective(self, number: int) -> dict[str, Tensor]:
         expert = self.expert(number)
         return self.student.effective(self._base(), expert.tensors()) | expert.statistics()
@@ -230,8 +241,9 @@ class ExpertBank(nn.Module):
 
     def train(self, mode: bool = True) -> ExpertBank:
         """Training or evaluation mode; forgets merged weights."""
-        self._merged.forget()
-        super().train(mode)
+        with exclusive(self.predictor.network):
+            self._merged.forget()
+            super().train(mode)
         return self
 
     def copy_expert(self, source: int, target: int) -> None:
@@ -242,19 +254,13 @@ class ExpertBank(nn.Module):
     def reset(self) -> None:
         """Make every expert what it was before it was trained: the unadapted predictor."""
         self.unmerge()
-        for number, fresh in enumerate(self._fresh()):
+        for number, fresh in enumerate(self.fresh()):
             self.expert(number).load_state_dict(fresh.state_dict())
 
-    def trained(self) -> list[int]:
-        """The experts that are no longer as :meth:`reset` leaves them, low noise to high.
-
-        Unmerges, for it looks at the predictor as it was.
-        """
-        self.unmerge()
-        return [
-            number for number, fresh in enumerate(self._fresh())
-            if not _same(self.expert(number).state_dict(), fresh.state_dict())
-        ]  # fmt: skip
+    def fresh(self) -> Iterator[Expert]:
+        """Experts as :meth:`reset` leaves them; of a bank that is not merged."""
+        about = len(self), self.seed, self.absorbed
+        return fresh_experts(self.adapter, self.predictor.network, *about)
 
     @torch.no_grad()
     def merge(self, expert: int) -> Predictor:
@@ -392,8 +398,3 @@ class ExpertBank(nn.Module):
     def fingerprint(self) -> str:
         """Hexadecimal digest of the unadapted predictor's parameters alone."""
         return former_fingerprints(self.predictor.network, self._written.replaced)[0]
-
-
-def _same(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether tensors by name are equal, wherever they are."""
-    return all(torch.equal(value, other[key].to(value)) for key, value in state.items())

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppap.compute.options import check_whole
 from ppap.diffusion.schedule import Floats, Schedule
 
 __all__ = ["NoiseRanges"]
@@ -23,6 +24,7 @@ class NoiseRanges:
             there: the released code's rule, for comparison with it.
 
     Raises:
+        TypeError: for boundaries that are no whole numbers.
         ValueError: if they do not start at 0 or do not increase.
     """
 
@@ -30,6 +32,8 @@ class NoiseRanges:
     inclusive: bool = False
 
     def __post_init__(self) -> None:
+        for boundary in self.boundaries:
+            check_whole("a boundary", boundary, 0)
         rising = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
         if len(self.boundaries) < 2 or self.boundaries[0] != 0 or not rising:
             raise ValueError(f"boundaries must increase from 0, got {self.boundaries}")
@@ -37,6 +41,8 @@ class NoiseRanges:
     @classmethod
     def equal(cls, count: int, steps: int = 1000) -> NoiseRanges:
         """``count`` ranges of equal width, as in the paper: boundaries int(i steps / count)."""
+        check_whole("the number of experts", count)
+        check_whole("steps", steps)
         if not 1 <= count <= steps:
             raise ValueError(f"between 1 and {steps} experts can share {steps} steps, got {count}")
         return cls(tuple(i * steps // count for i in range(count + 1)))

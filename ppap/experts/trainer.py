@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from ppap.experts.objectives import Loss
 from ppap.experts.together import JointStep
 from ppap.experts.training import Training
 from ppap.experts.training_files import Position, TrainingFile
-from ppap.files.images import Images, from_uint8
+from ppap.files.images import Images, NonFiniteError, from_uint8
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -124,6 +125,13 @@ class Trainer:
         optimiser.param_groups[0]["lr"] = self.training.learning_rate * (1 - step / steps)
 
     def _count(self, loss: float) -> None:
+        # A gradient scaler leaves such steps out and goes on, at a smaller scale.
+        scaled = self.accelerator is not None and self.accelerator.scaler is not None
+        if not math.isfinite(loss) and not scaled:
+            raise NonFiniteError(
+                f"the loss of step {self.position.done} is {loss}; look at the learning rate, the "
+                "precision and the targets"
+            )
         self.position.done += 1
         self.position.recent.append(loss)
         self.report(1, loss=loss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ppap.compute.options import check_choice, check_number, check_whole
 from ppap.compute.precision import Precision
 
 __all__ = ["Order", "Start", "Training"]
@@ -39,8 +40,9 @@ class Training:
             ``"auto"`` is bfloat16 where the device has it natively, else float32.
 
     Raises:
-        ValueError: for a budget without steps, an unknown start, order or precision, or a share
-            outside (0, 1).
+        TypeError: for steps, a batch or a seed that is no whole number.
+        ValueError: for a budget without steps, a rate or decay that is none, an unknown start,
+            order or precision, or a share outside (0, 1).
     """
 
     steps: int = 300_000
@@ -55,18 +57,18 @@ class Training:
     precision: Precision | Literal["auto"] = "fp32"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"training needs steps and a batch, got {self.steps}, {self.batch}")
-        if self.start not in get_args(Start):
-            raise ValueError(f"unknown start {self.start!r}; choose from {get_args(Start)}")
+        check_whole("steps", self.steps)
+        check_whole("batch", self.batch)
+        check_whole("seed", self.seed, 0)
+        check_number("learning_rate", self.learning_rate, 0, above=True)
+        check_number("weight_decay", self.weight_decay, 0)
+        check_choice("start", self.start, get_args(Start))
         if not 0 < self.shared_share < 1:
             raise ValueError(f"shared_share must lie in (0, 1), got {self.shared_share}")
-        if self.order not in get_args(Order):
-            raise ValueError(f"unknown order {self.order!r}; choose from {get_args(Order)}")
+        check_choice("order", self.order, get_args(Order))
         if self.order == "together" and self.start == "previous":
             raise ValueError("experts trained together have no previous one; choose another start")
-        if self.precision not in ("auto", *get_args(Precision)):
-            raise ValueError(f"unknown precision {self.precision!r}; choose fp32, bf16 or auto")
+        check_choice("precision", self.precision, ("auto", *get_args(Precision)))
 
     def share(self, place: int, count: int, spent: int = 0) -> int:
         """Steps of one of ``count`` experts: what is left, split as evenly as integers allow.

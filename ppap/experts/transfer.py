@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ppap.compute.allocator import keep_freed_memory
 from ppap.compute.precision import choose_precision
 from ppap.compute.progress import Progress, reporting
@@ -28,7 +30,7 @@ from ppap.files.mirroring import Mirrored
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["transfer"]
+__all__ = ["trained_experts", "transfer"]
 
 
 def transfer(
@@ -79,8 +81,9 @@ def transfer(
         Mean loss over the last tenth of each expert's steps, low noise to high.
 
     Raises:
-        ValueError: if there are no images or images of another shape than the denoiser's, the
-            bank's ranges and the schedule differ in length, the training would write one expert
+        NonFiniteError: if the teacher's predictions or a loss are not finite.
+        ValueError: if there are no images, none of uint8, or of another shape than the denoiser's,
+            the bank's ranges and the schedule differ in length, the training would write one expert
             over others that are trained already, processes cannot share the batch
             evenly, the device would emulate the precision asked for, or an accelerator brings
             one of its own, ``every`` is below 1, or the file has another ending.
@@ -165,6 +168,11 @@ def _check(
 ) -> None:
     if len(images) == 0:
         raise ValueError("transfer needs at least one image")
+    if len(images.shape) != 4 or images[:1].dtype != torch.uint8:
+        raise ValueError(
+            f"transfer needs (N, C, H, W) uint8 images, got {images[:1].dtype} of shape "
+            f"{tuple(images.shape)}; ppap.files.images.to_uint8 makes them"
+        )
     schedule = denoiser.schedule if isinstance(denoiser, Denoiser) else denoiser
     if isinstance(denoiser, Denoiser) and tuple(images.shape[1:]) != tuple(denoiser.shape):
         raise ValueError(
@@ -200,9 +208,24 @@ def _check_start(bank: ExpertBank, training: Training) -> None:
         return
     last = training.start == "previous" and training.order == "descending"
     source = len(bank) - 1 if last else 0
-    lost = [number for number in bank.trained() if number != source]
+    lost = [number for number in trained_experts(bank) if number != source]
     if lost:
         raise ValueError(
             f"experts {lost} of the bank are trained already, and start={training.start!r} would "
             f"write expert {source} over them; go on with start='own', or anew with start='base'"
         )
+
+
+def trained_experts(bank: ExpertBank) -> list[int]:
+    """The experts of a bank that are no longer as its ``reset`` leaves them, low noise to high.
+
+    Args:
+        bank: it is unmerged, for what is looked at is the predictor as it was.
+    """
+    bank.unmerge()
+    found = []
+    for number, fresh in enumerate(bank.fresh()):
+        before, now = fresh.state_dict(), bank.expert(number).state_dict()
+        if not all(torch.equal(value, before[key].to(value)) for key, value in now.items()):
+            found.append(number)
+    return found

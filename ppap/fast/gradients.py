@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from ppap.compute.agreement import agree
 from ppap.compute.tracing import Traced
@@ -42,15 +43,28 @@ class Gradient:
         self.task = task
         self._compiler = compiler
         self._compiled: dict[tuple[object, ...], Compiled | None] = {}
+        self._like: Any = None
 
-    def prepare(self, x_t: Tensor, timesteps: Tensor, targets: Tensor) -> bool:
+    def prepare(self, x_t: Tensor, timesteps: Tensor, targets: Tensor, begins: bool = True) -> bool:
         """Compile for inputs of these shapes; False if the model must be run as it is.
 
         That is so if it cannot be traced, or if the graph's result is another than its own.
+
+        Args:
+            x_t: (B, C, H, W).
+            timesteps: (B,).
+            targets: (B, ...).
+            begins: whether targets are to be looked at: a graph takes whatever they are.
+
+        Raises:
+            ValueError: for targets that the task refuses.
         """
         key = self._key(x_t, targets)
         if key not in self._compiled:
             self._compiled[key] = self._graph(x_t, timesteps, targets)
+        elif begins and self._like is not None:
+            with torch.no_grad():
+                self.task.log_likelihood(self._like, targets)
         return self._compiled[key] is not None
 
     def __call__(self, x_t: Tensor, timesteps: Tensor, targets: Tensor) -> Tensor:
@@ -80,13 +94,19 @@ class Gradient:
         except Exception as error:  # noqa: BLE001 whatever a model does that no graph can hold
             logger.warning("%s is run as it is: %s", _name(self.model), error)
             return None
-        expected = likelihood_gradient(self.model, self.task, x_t, timesteps, targets)
+        expected = likelihood_gradient(self._seen, self.task, x_t, timesteps, targets)
         if not agree(found, expected, traced.half_precision):
             logger.warning(
                 "%s is run as it is: its graph gives another gradient", _name(self.model)
             )
             return None
         return compiled
+
+    def _seen(self, x_t: Tensor, timesteps: Tensor) -> Any:
+        """The model's own prediction, of which the form is kept."""
+        prediction = self.model(x_t, timesteps)
+        self._like = tree_map_only(Tensor, _zeros_like, prediction)
+        return prediction
 
 
 Term = tuple[Gradient, LikelihoodGuide]
@@ -135,9 +155,14 @@ def likelihood_gradient(
     """Gradient in x_t: (B, C, H, W) of log p(target | model(x_t, t)), not scaled."""
     with torch.enable_grad():
         x = x_t.detach().requires_grad_()
-        likelihood = task.log_likelihood(model(x, timesteps), targets)
+        likelihood = task.log_likelihood(model(x.clone(), timesteps.clone()), targets)
         (gradient,) = torch.autograd.grad(likelihood.sum(), x)
     return gradient
+
+
+def _zeros_like(tensor: Tensor) -> Tensor:
+    """Of the same form, in the memory of one number."""
+    return torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
 def _name(model: NoiseAwareModel) -> str:

@@ -16,6 +16,7 @@ module computes the same, up to rounding, from static shapes and static buffers:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ppap.compute.compiler import can_compile, just_in_time
+from ppap.compute.options import check_whole
 from ppap.compute.packages import cache_folder, package
 from ppap.diffusion.denoiser import Denoiser, Prediction
 from ppap.diffusion.guide import State
@@ -68,11 +70,13 @@ class FastPath:
         compile: bool = True,
         cache: Path | None = None,
     ) -> None:
+        check_whole("batch", batch)
         self.denoiser = denoiser
         self.batch = batch
         self.compile = compile and can_compile()
         self.cache = cache or cache_folder()
         self.compilations = 0
+        self._lock = threading.Lock()  # its buffers hold the weights of one step
         self._predict = CompiledDenoiser(denoiser, self._compiled)
         self._gradients = Gradients(self._compiled)
         self._graphs = StepGraphs(self._predict)
@@ -102,6 +106,19 @@ class FastPath:
         Raises:
             ValueError: for more images than ``batch``, or another denoiser's.
         """
+        with self._lock:
+            return self._step(sampler, schedule, index, state, guide, noise, memory)
+
+    def _step(
+        self,
+        sampler: Sampler,
+        schedule: Schedule,
+        index: int,
+        state: State,
+        guide: AnyGuide | None,
+        noise: Tensor | None,
+        memory: Any,
+    ) -> Update:
         x_t, count = state.x_t, len(state.x_t)
         if count > self.batch:
             raise ValueError(f"this fast path takes up to {self.batch} images, got {count}")
@@ -118,7 +135,7 @@ class FastPath:
         filled = _fill(x_t, self.batch)
         targets = [_fill(targets_for(part.targets, x_t), self.batch) for _, part in terms or ()]
         ready = [
-            gradient.prepare(filled, timesteps, aim)
+            gradient.prepare(filled, timesteps, aim, begins)
             for (gradient, _), aim in zip(terms or (), targets, strict=True)
         ]
         if terms is None or not all(ready):
@@ -137,6 +154,7 @@ class FastPath:
             found = scaled(part.scale, gradient(filled, timesteps, aim)[:count], state)
             total = found if total is None else total + found
         prediction = self._prediction(filled, timesteps, count)
+        state.share(prediction)
         return fused_step(sampler, schedule, index, x_t, prediction, total, noise, memory)
 
     def _prediction(self, filled: Tensor, timesteps: Tensor, count: int) -> Prediction:

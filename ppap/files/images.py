@@ -2,16 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-__all__ = ["Images", "from_uint8", "places_of", "to_uint8"]
+__all__ = [
+    "Images",
+    "NonFiniteError",
+    "check_finite",
+    "finite_rows",
+    "from_uint8",
+    "places_of",
+    "to_uint8",
+]
+
+
+class NonFiniteError(ValueError):
+    """NaN or infinity where numbers are wanted; as bytes they would look like pixels."""
+
+
+def finite_rows(values: Tensor) -> Tensor:
+    """(N,) which rows of (N, ...) values hold neither NaN nor infinity."""
+    return values.isfinite().flatten(1).all(dim=1) if values.ndim > 1 else values.isfinite()
+
+
+def check_finite(values: Any, what: str) -> None:
+    """Refuse NaN and infinity.
+
+    Args:
+        values: (N, ...), or several such in a list, a tuple or a dictionary.
+        what: they are, for the message, in the singular.
+
+    Raises:
+        NonFiniteError: naming the first row that has any.
+    """
+    for part in tree_leaves(values):
+        wrong = (~finite_rows(part)).nonzero()[:, 0].tolist() if isinstance(part, Tensor) else []
+        if not wrong:
+            continue
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise NonFiniteError(f"{what} of row {wrong[0]}{more} is not finite")
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1], any shape, as rounded bytes in 0..255; what lies outside is clipped."""
+    """Images in [-1, 1], any shape, as rounded bytes in 0..255; what lies outside is clipped.
+
+    The one place where pixels become bytes.
+
+    Raises:
+        NonFiniteError: for NaN or infinity, which would become a black or white pixel.
+        ValueError: for images that are no floating-point numbers, such as bytes.
+    """
+    if not images.is_floating_point():
+        raise ValueError(f"expected floating-point images in [-1, 1], got {images.dtype}")
+    check_finite(images[None] if images.ndim == 0 else images, "the image")
     return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppap.compute.modules import Networks
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.diffusers_scheduler import (
     check_scheduler,
@@ -20,7 +21,9 @@ from ppap.diffusion.diffusers_scheduler import (
     training_schedule,
 )
 from ppap.diffusion.guide import Guide, State
+from ppap.diffusion.sampling import check_timesteps
 from ppap.diffusion.stepping import check_gives_gradient
+from ppap.files.images import check_finite
 
 __all__ = ["GuidedScheduler"]
 
@@ -41,7 +44,9 @@ class GuidedScheduler:
     Raises:
         StepGuideError: for a guide that makes whole steps.
         UnknownSchedulerError: for a scheduler of another family.
-        ValueError: at a step, if the guide's targets are for another number of images.
+        NonFiniteError: at a step, if the guide's gradient is not finite.
+        ValueError: at a step, if the guide's targets are for another number of images, or its
+            model is made for a schedule of another length.
     """
 
     def __init__(self, scheduler: Any, guide: Guide, denoiser: Denoiser | None = None) -> None:
@@ -96,8 +101,12 @@ class GuidedScheduler:
             memory=self._memory,
         )
         state.share(prediction)
-        with torch.no_grad():
+        networks = Networks(self.guide)
+        check_timesteps(networks, training_schedule(self.scheduler))
+        with torch.no_grad(), networks.evaluating():
             gradient = self.guide(state)
+        if gradient is not None:
+            check_finite(gradient, f"at step {self._number} (timestep {t}) the guide's gradient")
         self._number += 1
         if gradient is None:
             return self.scheduler.step(model_output, timestep, sample, *args, **options)

@@ -7,13 +7,15 @@ guide, the single noise-aware model and the bank of experts are the same
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from ppap.compute.modules import evaluating
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.stepping import check_gives_gradient
 from ppap.files.checkpoints import one_line
@@ -53,7 +55,8 @@ class LikelihoodGuide:
         targets: (N, ...) or (1, ...).
 
     Raises:
-        TypeError: for targets that are none, such as names.
+        TypeError: for targets that are none, such as names, or something else than a model or a
+            task.
         ValueError: for a scale that is not finite, or another number of scales than of
             targets.
     """
@@ -61,17 +64,21 @@ class LikelihoodGuide:
     def __init__(
         self, model: NoiseAwareModel, task: GuidanceTask, targets: Targets, scale: Scale = 1.0
     ) -> None:
+        check_guiding(model, task)
         self.model = model
         self.task = task
         self.targets = as_targets(targets)
-        self.scale = checked_scale(scale, len(self.targets) if len(self.targets) != 1 else None)
+        self.scale: Scale = checked_scale(
+            scale, len(self.targets) if len(self.targets) != 1 else None
+        )
 
     def __call__(self, state: State) -> Tensor | None:
         if is_zero(scale_at(self.scale, state)):
             return None
-        with torch.enable_grad():
-            x = state.x_t.detach().requires_grad_()
-            prediction = self.model(x, state.timesteps)
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
+            x = state.x_t.detach().clone().requires_grad_()
+            # A copy, which a model that computes in place may overwrite.
+            prediction = self.model(x.clone(), state.timesteps.clone())
             likelihood = self.task.log_likelihood(prediction, targets_for(self.targets, x))
             (gradient,) = torch.autograd.grad(likelihood.sum(), x)
         return scaled(self.scale, gradient, state)
@@ -86,9 +93,11 @@ class LikelihoodGuide:
         """Move the model that guides, if it is a module."""
         move(self.model, device)
 
-    def rows(self, chosen: slice) -> LikelihoodGuide:
-        targets = self.targets if len(self.targets) == 1 else self.targets[chosen]
-        return LikelihoodGuide(self.model, self.task, targets, scale_rows(self.scale, chosen))
+    def rows(self, chosen: slice) -> Self:
+        other = copy.copy(self)  # of the same class, whatever it overrides
+        other.targets = self.targets if len(self.targets) == 1 else self.targets[chosen]
+        other.scale = scale_rows(self.scale, chosen)
+        return other
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +138,8 @@ class SumOfGuides:
         for part in self.parts:
             move(part, device)
 
-    def rows(self, chosen: slice) -> SumOfGuides:
-        return SumOfGuides(tuple(part.rows(chosen) for part in self.parts))
+    def rows(self, chosen: slice) -> Self:
+        return replace(self, parts=tuple(part.rows(chosen) for part in self.parts))
 
 
 @dataclass(frozen=True)
@@ -167,6 +176,18 @@ def move(model: object, device: torch.device | str) -> None:
     found = model.predictor if isinstance(model, IgnoreTimestep) else model
     if hasattr(found, "to"):
         found.to(device)
+
+
+def check_guiding(model: object, task: object) -> None:
+    """Refuse what cannot guide.
+
+    Raises:
+        TypeError: for a model that cannot be called, or a task without a log-likelihood.
+    """
+    if not callable(model):
+        raise TypeError(f"a guide's model is called with noisy images, got {model!r}")
+    if not callable(getattr(task, "log_likelihood", None)):
+        raise TypeError(f"a guide's task has a method log_likelihood, got {task!r}")
 
 
 def as_targets(targets: Targets) -> Tensor:

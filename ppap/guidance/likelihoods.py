@@ -16,8 +16,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ppap.compute.modules import evaluating
 from ppap.diffusion.guide import State
-from ppap.guidance.guides import NoiseAwareModel, Targets, as_targets, move, targets_for
+from ppap.guidance.guides import (
+    NoiseAwareModel,
+    Targets,
+    as_targets,
+    check_guiding,
+    move,
+    targets_for,
+)
 from ppap.tasks.protocol import GuidanceTask
 
 __all__ = [
@@ -92,7 +100,7 @@ class ImageLikelihood:
         return self.of_image(x_0 if jitter is None else x_0 + jitter, state)
 
     def of_image(self, x_0: Tensor, state: State) -> Tensor:
-        prediction = self.predictor(state.denoiser.decode(x_0))
+        prediction = self.predictor(state.denoiser.decode(x_0).clone())
         return self.weight * self.task.log_likelihood(prediction, _targets(self, x_0))
 
     @property
@@ -140,13 +148,15 @@ class NoisyLikelihood:
         x_t = state.x_t
         if jitter is not None:
             x_t = x_t + state.signal.sqrt()[:, None, None, None] * jitter
-        prediction = self.model(x_t, state.timesteps)
+        # A copy, which a model that computes in place may overwrite.
+        prediction = self.model(x_t.clone(), state.timesteps.clone())
         return self.weight * self.task.log_likelihood(prediction, _targets(self, x_t))
 
     def of_image(self, x_0: Tensor, state: State) -> Tensor:
         signal = state.signal[:, None, None, None]
         x_t = state.x_t.detach() + signal.sqrt() * (x_0 - state.x_0().detach())
-        prediction = self.model(x_t, state.timesteps)
+        # A copy, which a model that computes in place may overwrite.
+        prediction = self.model(x_t.clone(), state.timesteps.clone())
         return self.weight * self.task.log_likelihood(prediction, _targets(self, x_t))
 
     @property
@@ -234,7 +244,7 @@ def noisy_gradient(
         (B, C, H, W) and (B,), neither with a graph.
     """
     inner = state.with_graph()
-    with torch.enable_grad():
+    with torch.enable_grad(), evaluating(likelihood):
         found = [likelihood.of_state(inner, jitter, clip) for jitter in jitters or (None,)]
         value = _log_mean(found)
         (gradient,) = torch.autograd.grad(value.sum(), inner.x_t)
@@ -245,7 +255,7 @@ def clean_gradient(
     likelihood: Likelihood, x_0: Tensor, state: State, jitters: Sequence[Tensor] = ()
 ) -> Tensor:
     """The gradient (B, C, H, W) in clean images; arguments as of :func:`noisy_gradient`."""
-    with torch.enable_grad():
+    with torch.enable_grad(), evaluating(likelihood):
         leaf = x_0.detach().requires_grad_()
         shown = [leaf + jitter for jitter in jitters] or [leaf]
         value = _log_mean([likelihood.of_image(x, state) for x in shown])
@@ -260,6 +270,10 @@ def _log_mean(log_likelihoods: Sequence[Tensor]) -> Tensor:
 
 
 def _check(likelihood: ImageLikelihood | NoisyLikelihood) -> None:
+    if isinstance(likelihood, ImageLikelihood):
+        check_guiding(likelihood.predictor, likelihood.task)
+    else:
+        check_guiding(likelihood.model, likelihood.task)
     if not math.isfinite(likelihood.weight):
         raise ValueError(f"a likelihood's weight must be finite, got {likelihood.weight}")
     object.__setattr__(likelihood, "targets", as_targets(likelihood.targets))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ppap.compute.options import check_whole
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.stepping import check_gives_gradient
 from ppap.guidance.guides import move
@@ -42,7 +43,10 @@ class GuidanceInterval:
 
     def __post_init__(self) -> None:
         check_gives_gradient(self.guide, type(self).__name__, SCALE_INSTEAD)
-        if self.first < 0 or (self.last is not None and self.last < self.first):
+        check_whole("the first timestep", self.first, 0)
+        if self.last is not None:
+            check_whole("the last timestep", self.last, 0)
+        if self.last is not None and self.last < self.first:
             raise ValueError(f"no timestep lies from {self.first} to {self.last}")
 
     def __call__(self, state: State) -> Tensor | None:
@@ -89,8 +93,7 @@ class GradientReuse:
 
     def __post_init__(self) -> None:
         check_gives_gradient(self.guide, type(self).__name__, "it cannot be reused")
-        if self.every < 1:
-            raise ValueError(f"every is 1 (each step) or more, got {self.every}")
+        check_whole("every", self.every)
 
     def __call__(self, state: State) -> Tensor | None:
         if state.number % self.every == 0 or self not in state.memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ppap.compute.exclusive import exclusive
+from ppap.compute.options import check_whole
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.protocol import Task
 
@@ -28,8 +31,9 @@ class Predictor(nn.Module):
         task: what predictions mean; classification by default.
 
     Raises:
-        ValueError: for a mean and std of different lengths or a std that is not positive,
-            and at the call for a wrong number of channels.
+        TypeError: for a network that cannot be called.
+        ValueError: for a mean and std of different lengths or that are not finite, a std that is
+            not positive, a size that is none, and at the call for a wrong number of channels.
     """
 
     network: nn.Module
@@ -46,8 +50,16 @@ class Predictor(nn.Module):
         task: Task | None = None,
     ) -> None:
         super().__init__()
-        if len(mean) != len(std) or not all(value > 0 for value in std):
+        finite = all(map(math.isfinite, (*mean, *std)))
+        if len(mean) != len(std) or not finite or not all(value > 0 for value in std):
             raise ValueError(f"mean {mean} and std {std} need one positive std per channel")
+        if not callable(network):
+            raise TypeError(f"a network is called with normalised images, got {network!r}")
+        if size is not None:
+            if len(size) != 2:
+                raise ValueError(f"a size is (H, W), got {size}")
+            for side in size:
+                check_whole("a side of the size", side)
         self.network = network if isinstance(network, nn.Module) else Function(network)
         self.size = size
         self.name = name or getattr(network, "__name__", type(network).__name__)
@@ -58,22 +70,27 @@ class Predictor(nn.Module):
     def prepare(self, images: Tensor, normalised: bool = True) -> Tensor:
         """(B, C, H, W) images in [-1, 1] -> what the network takes; differentiable.
 
-        Without ``normalised`` they are resized only.
+        Without ``normalised`` they are resized only. What is given is never the images themselves,
+        for a network may compute in place.
         """
         if images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
             raise ValueError(
                 f"{self.name} takes (B, {self.mean.shape[1]}, H, W) images, "
                 f"got {tuple(images.shape)}"
             )
+        given = images
         if self.size is not None and images.shape[2:] != self.size:
             images = F.interpolate(
                 images, self.size, mode="bilinear", antialias=True, align_corners=False
             )
-        return ((images + 1) / 2 - self.mean) / self.std if normalised else images
+        if normalised:
+            return ((images + 1) / 2 - self.mean) / self.std
+        return images.clone() if images is given else images
 
     def forward(self, images: Tensor) -> Any:
         """The network's prediction for (B, C, H, W) images in [-1, 1]."""
-        return self.network(self.prepare(images))
+        with exclusive(self.network):
+            return self.network(self.prepare(images))
 
 
 class Function(nn.Module):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppap.compute.options import check_choice
+
 __all__ = ["MixedPrecision", "SelectOutput"]
 
 
@@ -42,10 +44,14 @@ class MixedPrecision(nn.Module):
         network: its prediction is one tensor.
         dtype: ``torch.bfloat16``, or ``torch.float16``, in which small gradients vanish: its
             least positive number is 6e-8.
+
+    Raises:
+        ValueError: for another dtype.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
+        check_choice("dtype", dtype, (torch.bfloat16, torch.float16))
         self.network = network
         self.dtype = dtype
 

@@ -62,7 +62,7 @@ def checked_labels(targets: Tensor, shape: torch.Size, classes: int, lowest: int
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise ValueError(f"labels are integers, got {targets.dtype}; convert them with .long()")
     labels = targets.long()
-    if _values_known() and labels.numel():
+    if _values_known(labels) and labels.numel():
         low, high = int(labels.min()), int(labels.max())
         if low < lowest or high >= classes:
             wrong = low if low < lowest else high
@@ -87,7 +87,7 @@ def checked_values(targets: Tensor, shape: torch.Size, kind: str, unknown: bool 
         raise ValueError(
             f"{kind} are floating-point numbers, got {targets.dtype}; convert them with .float()"
         )
-    if _values_known():
+    if _values_known(targets):
         fine = targets.isfinite() | targets.isnan() if unknown else targets.isfinite()
         rows = (~fine.flatten(1).all(1)).nonzero()[:, 0].tolist()
         if rows:
@@ -124,5 +124,6 @@ def _tensor(prediction: Any, task: str) -> Tensor:
     return prediction
 
 
-def _values_known() -> bool:
-    return get_proxy_mode() is None and not torch.compiler.is_compiling()
+def _values_known(targets: Tensor) -> bool:
+    traced = get_proxy_mode() is not None or torch.compiler.is_compiling()
+    return not traced and not targets.is_meta

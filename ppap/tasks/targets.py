@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ppap.compute.modules import evaluating
+from ppap.compute.options import check_whole
 from ppap.files.pictures import read_grey, read_labels
 from ppap.tasks.protocol import Task
 from ppap.tasks.segmentation import IGNORED
@@ -44,7 +46,9 @@ def targets_of_images(
     Returns:
         (N,) classes, (N, H, W) depth or labels, or (N, D) embeddings.
     """
-    return torch.cat([task.target(predictor(part)) for part in torch.split(images, batch)])
+    check_whole("batch", batch)
+    with evaluating(predictor):
+        return torch.cat([task.target(predictor(part)) for part in torch.split(images, batch)])
 
 
 def load_depth(path: str | Path, size: Size | None = None, unknown: float | None = None) -> Tensor:

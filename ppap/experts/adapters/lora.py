@@ -12,6 +12,7 @@ import torch
 from ppap_kernels import merge_lora
 from torch import Tensor, nn
 
+from ppap.compute.options import check_choice, check_number, check_whole
 from ppap.experts.adapters.layers import (
     AUTO,
     PPAP_LORA_LAYERS,
@@ -55,12 +56,9 @@ class Lora:
 
     def __post_init__(self) -> None:
         check_pattern(self.layers)
-        if self.rank < 1:
-            raise ValueError(f"LoRA's rank must be at least 1, got {self.rank}")
-        if self.linear_scaling not in ("corrected", "published"):
-            raise ValueError(
-                f"unknown linear_scaling {self.linear_scaling!r}; choose corrected or published"
-            )
+        check_whole("LoRA's rank", self.rank)
+        check_number("LoRA's alpha", self.alpha, 0, above=True)
+        check_choice("linear_scaling", self.linear_scaling, ("corrected", "published"))
 
     @property
     def scaling(self) -> float:

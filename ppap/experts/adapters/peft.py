@@ -21,6 +21,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ppap.compute.agreement import FirstUse, computes_in_half, disturbed
 from ppap.compute.copies import sharing_copy
+from ppap.compute.options import check_choice, check_number, check_whole
 from ppap.compute.stateless import run_with
 from ppap.experts.adapters.layers import (
     AUTO,
@@ -73,10 +74,9 @@ class Peft:
 
     def __post_init__(self) -> None:
         check_pattern(self.layers)
-        if self.method not in get_args(Method):
-            raise ValueError(f"unknown method {self.method!r}; choose from {get_args(Method)}")
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        check_choice("method", self.method, get_args(Method))
+        check_whole("rank", self.rank)
+        check_number("alpha", self.alpha, 0, above=True)
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
         injected = self.inject(network, generator)

@@ -26,7 +26,7 @@ def test_draws_are_standard_normal_and_differ() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seeds_that_would_collide_are_refused(seed: int) -> None:
-    with pytest.raises(ValueError, match="seeds run from"):
+    with pytest.raises(ValueError, match="seed must be from 0 to 4294967295"):
         NoiseStreams([seed], (1,))
 
 

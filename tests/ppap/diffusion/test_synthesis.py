@@ -165,5 +165,5 @@ def test_experts_train_on_a_folder_as_on_a_tensor(tmp_path: Path) -> None:
 
 
 def test_a_shard_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one image"):
+    with pytest.raises(ValueError, match="images per shard must be at least 1"):
         in_folder(tmp_path, shard=0)

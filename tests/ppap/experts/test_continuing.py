@@ -15,7 +15,7 @@ from ppap.experts.adapters.parts import Biases, Head
 from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
 from ppap.experts.training import Training
-from ppap.experts.transfer import transfer
+from ppap.experts.transfer import trained_experts, transfer
 from ppap.files.images import to_uint8
 from tests.ppap.networks import images, scrambled, tiny_predictor
 
@@ -91,9 +91,9 @@ def test_a_bank_with_absorbed_statistics_starts_from_the_base_too() -> None:
     x = images(4)
     expected = fresh.predict(x, 1)
     bank = scrambled(fresh)
-    assert bank.trained() == [0, 1, 2]
+    assert trained_experts(bank) == [0, 1, 2]
     bank.reset()
-    assert bank.trained() == []
+    assert trained_experts(bank) == []
     assert torch.equal(bank.eval().predict(x, 1), expected)
 
 
@@ -102,7 +102,7 @@ def test_a_chain_may_begin_at_a_trained_expert() -> None:
     with torch.no_grad():
         for parameter in bank.expert(0).parameters():
             parameter.add_(0.1)
-    assert bank.trained() == [0]
+    assert trained_experts(bank) == [0]
     transfer(bank, SCHEDULE, DATA, training=SHORT)
     with pytest.raises(ValueError, match=r"experts \[0, 1\]"):
         transfer(bank, SCHEDULE, DATA, training=replace(SHORT, order="descending"))

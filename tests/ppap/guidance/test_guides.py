@@ -98,3 +98,21 @@ def test_a_guide_works_where_gradients_are_off() -> None:
     guide = naive_guide(tiny_predictor(), ClassTask(), torch.zeros(2).long())
     with torch.no_grad():
         assert guide(State(images(2), torch.zeros(2))).abs().sum() > 0
+
+
+def test_what_a_derived_guide_overrides_reaches_every_batch() -> None:
+    class Silent(LikelihoodGuide):
+        def __call__(self, state: State) -> None:
+            return None
+
+    class Doubled(SumOfGuides):
+        def __call__(self, state: State) -> torch.Tensor | None:
+            gradient = super().__call__(state)
+            return None if gradient is None else 2 * gradient
+
+    x, t = images(2), torch.zeros(2)
+    part = naive_guide(tiny_predictor(), ClassTask(), torch.arange(4))
+    silent = Silent(part.model, part.task, part.targets)
+    assert silent.rows(slice(0, 2))(State(x, t)) is None
+    once, twice = (kind((part,)).rows(slice(1, 3))(State(x, t)) for kind in (SumOfGuides, Doubled))
+    assert torch.equal(twice, 2 * once)

@@ -1,0 +1,147 @@
+"""The networks that a call reaches, whatever they are wrapped in, and in which mode they run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+__all__ = ["Networks", "evaluating"]
+
+DEPTH = 8
+"""How many objects deep a network is looked for: a guide's model in a few wrappers."""
+
+
+class Networks:
+    """The networks that things hold: themselves, in attributes, in what functions close over.
+
+    A guide holds its model, a partial function or a lambda the network that it calls.
+
+    Args:
+        things: modules, functions, guides, whatever can be called in the end.
+
+    Attributes:
+        modules: the outermost ones.
+    """
+
+    def __init__(self, *things: object) -> None:
+        self._found: dict[nn.Module, None] = {}
+        self._seen: dict[int, object] = {}
+        for thing in things:
+            self._visit(thing, 0)
+        self.modules = list(self._found)
+
+    def _visit(self, thing: object, depth: int) -> None:
+        if depth > DEPTH or id(thing) in self._seen:
+            return
+        self._seen[id(thing)] = thing  # held, for another's address could be the same
+        if isinstance(thing, nn.Module):
+            self._found[thing] = None
+            for part in thing.modules():  # functions that a module was given in place of networks
+                self._seen[id(part)] = part
+                for value in vars(part).values():
+                    if callable(value) and not isinstance(value, nn.Module):
+                        self._visit(value, depth + 1)
+            return
+        for held in _held(thing):
+            self._visit(held, depth + 1)
+
+    def cover(self, things: Iterable[object]) -> bool:
+        """Whether all of these were met on the way."""
+        return all(id(thing) in self._seen for thing in things)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it, the networks are in evaluation mode; then in that of before.
+
+        Dropout and the statistics of a batch would make a sample depend on more than its seed, and
+        sampling would move the running statistics of a network that was left in training mode.
+        Calls may overlap, in threads too: the last one to end restores the modes.
+        """
+        for module in self.modules:
+            _MODES.enter(module)
+        outer = getattr(_INSIDE, "networks", ())
+        _INSIDE.networks = (*outer, self)
+        try:
+            yield
+        finally:
+            _INSIDE.networks = outer
+            for module in reversed(self.modules):
+                _MODES.leave(module)
+
+
+def evaluating(*things: object) -> AbstractContextManager[None]:
+    """:meth:`Networks.evaluating` of things, unless a call around this one sees to it."""
+    outer: tuple[Networks, ...] = getattr(_INSIDE, "networks", ())
+    if any(networks.cover(things) for networks in outer):
+        return nullcontext()
+    return Networks(*things).evaluating()
+
+
+def _held(thing: object) -> Iterator[object]:
+    """What an object, a container or a function keeps hold of."""
+    if isinstance(thing, str | bytes | int | float | Tensor | ModuleType | BuiltinFunctionType):
+        return
+    if isinstance(thing, type) or thing is None:
+        return
+    if isinstance(thing, functools.partial):
+        yield from (thing.func, *thing.args, *thing.keywords.values())
+    elif isinstance(thing, MethodType):
+        yield from (thing.__self__, thing.__func__)
+    elif isinstance(thing, FunctionType):
+        named = inspect.getclosurevars(thing)
+        yield from named.nonlocals.values()
+        # Of what a function merely names, networks alone: whole libraries hang on the rest.
+        yield from (value for value in named.globals.values() if isinstance(value, nn.Module))
+        yield from thing.__defaults__ or ()
+        yield from (thing.__kwdefaults__ or {}).values()
+    elif isinstance(thing, Mapping):
+        yield from thing.values()
+    elif isinstance(thing, Sequence | set | frozenset):
+        yield from thing if len(thing) <= 1000 else ()
+    else:
+        yield from getattr(thing, "__dict__", {}).values()
+        for kind in type(thing).__mro__:
+            slots = kind.__dict__.get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                yield getattr(thing, name, None)
+
+
+class _Modes:
+    """Which networks are held in evaluation mode, by how many, and what they were before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._held: WeakKeyDictionary[nn.Module, tuple[int, list[tuple[nn.Module, bool]]]]
+        self._held = WeakKeyDictionary()
+
+    def enter(self, module: nn.Module) -> None:
+        with self._lock:
+            count, before = self._held.get(module, (0, []))
+            if any(part.training for part in module.modules()):
+                before = before or [(part, part.training) for part in module.modules()]
+                module.eval()
+            self._held[module] = count + 1, before
+
+    def leave(self, module: nn.Module) -> None:
+        with self._lock:
+            count, before = self._held[module]
+            if count > 1:
+                self._held[module] = count - 1, before
+                return
+            del self._held[module]
+            for part, training in before:
+                # Outermost first, as they are listed, so that the last word is a part's own.
+                if part.training != training:
+                    part.train(training)
+
+
+_MODES = _Modes()
+_INSIDE = threading.local()
+"""Of each thread, whose networks it has in evaluation mode just now."""
