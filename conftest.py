@@ -14,6 +14,9 @@ MOST_WORKERS = 8
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cpu", choices=CPUS, help="play an older CPU; see tests/cpus.py")
     parser.addoption(
+        "--thorough", action="store_true", help="trace and compile more random networks"
+    )
+    parser.addoption(
         "--bench-rounds", type=int, help="rounds of each way, whatever its benchmark asks for"
     )
 
@@ -42,7 +45,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return min(cores or 1, MOST_WORKERS)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "thorough: runs with --thorough alone")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("thorough"):
+        slow = [item for item in items if item.get_closest_marker("thorough")]
+        items[:] = [item for item in items if item not in slow]
+        config.hook.pytest_deselected(items=slow)
     if config.getoption("benchmark_enable") and not config.getoption("benchmark_only"):
         return
     only = config.getoption("benchmark_only")

@@ -72,6 +72,8 @@ class FoldedNetwork:
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters and buffers of the folded network, from those of the original by name."""
         found = dict(state)
+        if not self.folded:
+            return found
         for layer, norm in self.folded:
             about = {
                 kind: found.pop(f"{norm}.{kind}", None)
@@ -91,4 +93,7 @@ class FoldedNetwork:
                 about["bias"],
             )
             found[f"{layer}.weight"], found[f"{layer}.bias"] = weight.detach(), bias.detach()
-        return found
+        # Tracing leaves out the layers that no prediction uses.
+        known = {name for name, _ in self.network.named_parameters()}
+        known |= {name for name, _ in self.network.named_buffers()}
+        return {name: value for name, value in found.items() if name in known}

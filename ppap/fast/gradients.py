@@ -131,7 +131,11 @@ class Gradients:
             gradient = self._of(part)
             if gradient is None:
                 return None
-            gradient.view.switch(timestep, thorough)
+            try:
+                gradient.view.switch(timestep, thorough)
+            except Exception as error:  # noqa: BLE001 whatever a model does in another form
+                self._drop(part, error)
+                return None
             terms.append((gradient, part))
         return terms
 
@@ -142,11 +146,20 @@ class Gradients:
         except TypeError:
             return None
         if key not in self._known:
-            view = view_of(guide.model)
+            try:
+                view = view_of(guide.model)
+            except Exception as error:  # noqa: BLE001 whatever a model does when it is copied
+                self._drop(guide, error)
+                return None
             self._known[key] = (
                 None if view is None else Gradient(view, guide.model, guide.task, self._compiler)
             )
         return self._known[key]
+
+    def _drop(self, guide: LikelihoodGuide, error: Exception) -> None:
+        """Run a guide's model as it is from now on."""
+        logger.warning("%s is run as it is: %s", _name(guide.model), error)
+        self._known[cast(tuple[Hashable, Hashable], (guide.model, guide.task))] = None
 
 
 def likelihood_gradient(

@@ -325,3 +325,54 @@ def test_experts_with_kinks_are_guided_alike() -> None:
     guide = bank_of(tiny_predictor(), ppap_adapter(2, 2.0)).eval().guide(TARGETS, 0.5)
     drawn(path, guide)
     assert all(gradient is not None for gradient in path._gradients._known.values())
+
+
+class Uncopyable(nn.Module):
+    """Holds what cannot be copied, and a batch norm to be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5)
+        self.stream = (value for value in ())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tanh(self.norm(self.conv(images))).mean((2, 3))
+
+
+class Hooked(Uncopyable):
+    """Reads what a hook has kept, in a dictionary that a copy would not share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.stream
+        self.kept: dict[str, Tensor] = {}
+        self.norm.register_forward_hook(lambda layer, x, out: self.kept.update(out=out))
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.norm(self.conv(images))
+        return torch.tanh(self.kept["out"]).mean((2, 3))
+
+
+@pytest.mark.parametrize("make", [Uncopyable, Hooked])
+def test_predictors_that_cannot_be_copied_are_guided_by_all_the_same(
+    make: Callable[[], nn.Module],
+) -> None:
+    torch.manual_seed(0)
+    network = make().eval()
+    path = FastPath(learned_denoiser(), COUNT, compile=False)
+    drawn(path, naive_guide(Predictor(network), ClassTask(), TARGETS, SCALE), DDIM(3))
+    adapted = bank_of(Predictor(network), ppap_adapter(2, 2.0, "conv")).eval()
+    drawn(path, adapted.guide(TARGETS, SCALE), DDIM(3))
+
+
+def test_a_model_whose_other_form_fails_is_run_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    class Unreadable(NoiseAware):
+        def named_parameters(self, *args: Any, **options: Any) -> Any:
+            raise RuntimeError("no parameters here")
+
+    path = FastPath(learned_denoiser(), COUNT, compile=False)
+    guide = LikelihoodGuide(Unreadable().eval(), ClassTask(), TARGETS, SCALE)
+    with caplog.at_level(logging.WARNING, "ppap.fast"):
+        found = sample(path.denoiser, COUNT, guide, DDIM(3), fast=path)
+    assert caplog.messages == ["Unreadable is run as it is: no parameters here"]
+    torch.testing.assert_close(found, sample(path.denoiser, COUNT, guide, DDIM(3), fast=False))
