@@ -100,7 +100,8 @@ def uses_op(backend: Backend, x: Tensor, kernel: str) -> bool:
     if backend != "auto" or not x.is_cuda:
         return False
     launched_free = torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing()
-    return _may_win(kernel, x.device.index, launched_free)
+    chosen: bool = _may_win(kernel, x.device.index, launched_free)
+    return chosen
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
