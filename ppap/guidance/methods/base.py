@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from ppap.guidance.guides import move
 from ppap.guidance.likelihoods import Likelihood
 from ppap.guidance.scale import Scale, checked_scale, is_zero, scale_at, scale_rows, scaled
 
-__all__ = ["LikelihoodMethod", "Method", "Targeted", "check_counts", "clipped"]
+__all__ = ["LikelihoodMethod", "Method", "Targeted", "check_counts", "clipped", "recurrent"]
 
 
 class Method(ABC):
@@ -93,6 +94,16 @@ class LikelihoodMethod(Targeted, Method):
 def clipped(x_0: Tensor, clip: float | None) -> Tensor:
     """Images (B, C, H, W) held in [-clip, clip]; None leaves them as they are."""
     return x_0 if clip is None else x_0.clamp(-clip, clip)
+
+
+def recurrent(
+    once: Callable[[SamplingStep, State], Update], step: SamplingStep, times: int
+) -> Update:
+    """A step made several times, back at its noise between repetitions."""
+    update = once(step, step.state)
+    for _ in range(times - 1):
+        update = once(step, step.renoise(update.x))
+    return update
 
 
 def check_counts(method: object, **least: int) -> None:

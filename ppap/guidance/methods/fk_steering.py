@@ -20,7 +20,7 @@ from torch import Tensor
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.methods.base import LikelihoodMethod, check_counts
-from ppap.guidance.methods.particles import chosen, systematic
+from ppap.guidance.methods.particles import chosen, started, systematic
 from ppap.guidance.scale import scale_at
 
 __all__ = ["FKSteering"]
@@ -56,7 +56,7 @@ class FKSteering(LikelihoodMethod):
     def guided(self, step: SamplingStep) -> Update:
         """Lines 2 to 8. Before the end the first particle stands for the sample."""
         x_t, before = step.state.memory.get(self, (None, torch.tensor(0.0)))
-        states = [step.state.at(x) for x in (self._start(step) if x_t is None else x_t)]
+        states = [step.state.at(x) for x in (started(step, self.particles) if x_t is None else x_t)]
         updates = [step.take(state) for state in states]
         if not step.sampler.stochastic or updates[0].memory is not None:
             raise ValueError(f"FK steering needs DDIM(eta > 0) or DDPM, not {step.sampler!r}")
@@ -75,9 +75,3 @@ class FKSteering(LikelihoodMethod):
     def _log_potential(self, reward: Tensor, before: Tensor, step: SamplingStep) -> Tensor:
         gain = reward - before if self.potential == "difference" else torch.maximum(reward, before)
         return torch.as_tensor(scale_at(self.scale, step.state)).to(gain) * gain
-
-    def _start(self, step: SamplingStep) -> list[Tensor]:
-        x_t, others = step.state.x_t, self.particles - 1
-        if step.state.number:  # copies, which the noise of the steps will part
-            return [x_t] * self.particles
-        return [x_t, *(step.draw() for _ in range(others))]

@@ -16,7 +16,7 @@ from ppap.diffusion.guide import State
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.likelihoods import noisy_gradient
-from ppap.guidance.methods.base import LikelihoodMethod, check_counts
+from ppap.guidance.methods.base import LikelihoodMethod, check_counts, recurrent
 from ppap.guidance.methods.strengths import Spread, check_spreads, spread
 
 __all__ = ["FreeDoM"]
@@ -46,10 +46,7 @@ class FreeDoM(LikelihoodMethod):
 
     def guided(self, step: SamplingStep) -> Update:
         """Lines 3 to 12."""
-        update = self._once(step, step.state)
-        for _ in range(self.recurrence - 1):
-            update = self._once(step, step.renoise(update.x))
-        return update
+        return recurrent(self._once, step, self.recurrence)
 
     def _once(self, step: SamplingStep, state: State) -> Update:
         gradient, _ = noisy_gradient(self.likelihood, state)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["chosen", "systematic"]
+from ppap.diffusion.stepping import SamplingStep
+
+__all__ = ["chosen", "started", "systematic"]
+
+
+def started(step: SamplingStep, count: int) -> list[Tensor]:
+    """``count`` batches (B, C, H, W) to begin with, the first of them the step's own."""
+    x_t = step.state.x_t
+    if step.state.number:  # in the middle: copies, which the noise of the steps will part
+        return [x_t] * count
+    return [x_t, *(step.draw() for _ in range(count - 1))]
 
 
 def systematic(log_weights: Tensor, noise: Tensor) -> Tensor:

@@ -3,11 +3,10 @@
 Ye et al., *TFG: Unified Training-Free Guidance for Diffusion Models* (NeurIPS 2024, arXiv
 2409.15761), algorithm 1. With p̃ the mean of p over x̂₀ + σ_t ε_i:
 
-    repeat N_recur times:
+    repeat N_recur times, with x_t ~ q(x_t | x_(t-1)) in between:
         Δ_t = ρ_t ∇_{x_t} log p̃(y | x̂₀(x_t))
         Δ_0 = N_iter steps of ascent of log p̃(y | x̂₀ + Δ_0), each μ_t ∇
         x_(t-1) ← step(x_t) + Δ_t / sqrt(α_t) + sqrt(abar_(t-1)) Δ_0
-        x_t ~ q(x_t | x_(t-1))          (between repetitions)
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ppap.diffusion.guide import State
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.likelihoods import clean_gradient, noisy_gradient
-from ppap.guidance.methods.base import LikelihoodMethod, check_counts, clipped
+from ppap.guidance.methods.base import LikelihoodMethod, check_counts, clipped, recurrent
 from ppap.guidance.methods.strengths import NoiseSpread, Spread, check_spreads, spread
 
 __all__ = ["TFG"]
@@ -34,7 +33,7 @@ class TFG(LikelihoodMethod):
         rho, mu: means of ρ_t and μ_t over the steps.
         sigma: σ_t, if constant, or σ_t / sqrt(1 - abar_t), if it is to decrease.
         iterations, recurrence, samples: N_iter, N_recur, how many ε_i.
-        rho_spread, mu_spread, sigma_spread: how the three change along sampling.
+        rho_spread, mu_spread, sigma_spread: how they change along sampling.
         clip: x̂₀ is held in [-clip, clip]; None leaves it as it is.
 
     Raises:
@@ -58,11 +57,7 @@ class TFG(LikelihoodMethod):
         check_spreads(self.rho_spread, self.mu_spread, noise=self.sigma_spread)
 
     def guided(self, step: SamplingStep) -> Update:
-        """Lines 2 to 12."""
-        update = self._once(step, step.state)
-        for _ in range(self.recurrence - 1):
-            update = self._once(step, step.renoise(update.x))
-        return update
+        return recurrent(self._once, step, self.recurrence)
 
     def _once(self, step: SamplingStep, state: State) -> Update:
         rho = self.rho * spread(self.rho_spread, step)

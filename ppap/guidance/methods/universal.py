@@ -23,7 +23,7 @@ from ppap.diffusion.guide import State
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.likelihoods import clean_gradient, noisy_gradient
-from ppap.guidance.methods.base import LikelihoodMethod, check_counts, clipped
+from ppap.guidance.methods.base import LikelihoodMethod, check_counts, clipped, recurrent
 
 __all__ = ["UniversalGuidance"]
 
@@ -54,10 +54,7 @@ class UniversalGuidance(LikelihoodMethod):
 
     def guided(self, step: SamplingStep) -> Update:
         """Lines 3 to 12."""
-        update = self._once(step, step.state)
-        for _ in range(self.recurrence - 1):
-            update = self._once(step, step.renoise(update.x))
-        return update
+        return recurrent(self._once, step, self.recurrence)
 
     def _once(self, step: SamplingStep, state: State) -> Update:
         forward, _ = noisy_gradient(self.likelihood, state)
