@@ -152,15 +152,21 @@ class Trainer:
     ) -> float:
         """One step of the optimiser; the loss, averaged over processes."""
         chosen, x_t = self._draw([bounds])
-        targets = self.loss.targets(chosen)
-        own = autocast(self.precision, x_t.device)
-        with self.accelerator.autocast() if self.accelerator else own:
-            value = self.loss.compare(self.bank.predict(x_t, number), targets)
         optimiser.zero_grad()
-        if self.accelerator is None:
-            value.backward()  # type: ignore[no-untyped-call]
-        else:
-            self.accelerator.backward(value)
+        parts = 1 if self.accelerator is None else self.accelerator.gradient_accumulation_steps
+        losses = []
+        for some, noisy in zip(chosen.chunk(parts), x_t.chunk(parts), strict=True):
+            targets = self.loss.targets(some)
+            own = autocast(self.precision, x_t.device)
+            with self.accelerator.autocast() if self.accelerator else own:
+                value = self.loss.compare(self.bank.predict(noisy, number), targets)
+            if self.accelerator is None:
+                value.backward()  # type: ignore[no-untyped-call]
+            else:
+                self.accelerator.backward(value)  # which divides by the number of parts
+            losses.append(value.detach())
+        value = losses[0] if parts == 1 else torch.stack(losses).mean()
+        if self.accelerator is not None:
             for parameter in expert.parameters():
                 if parameter.grad is not None:
                     parameter.grad = self._average(parameter.grad)

@@ -51,7 +51,9 @@ def transfer(
 
     Under ``accelerate launch`` or ``torchrun`` each process trains on its share of every batch
     and gradients are averaged, so that several processes give what one does, batch norms aside,
-    whose statistics are those of the shares. (On CPUs without MPI the former starts one process.)
+    whose statistics are those of the shares. So is a share in several parts, one after another,
+    under ``Accelerator(gradient_accumulation_steps=...)``, which takes less memory. (On CPUs
+    without MPI the former starts one process.)
 
     Args:
         bank: its experts are trained in place; what was merged into its predictor is unmerged. To
@@ -183,12 +185,12 @@ def _check(
             f"the bank's ranges end at {bank.ranges.boundaries[-1]}, "
             f"the schedule at {len(schedule)}; make the bank with steps={len(schedule)}"
         )
-    _check_start(bank, training)
     workers = accelerator.num_processes if accelerator else 1
-    if training.batch % workers:
+    parts = accelerator.gradient_accumulation_steps if accelerator else 1
+    if training.batch % (workers * parts):
         raise ValueError(
-            f"{workers} processes cannot share batches of {training.batch} evenly; "
-            "choose a multiple"
+            f"{workers} processes cannot share batches of {training.batch} evenly, "
+            f"in {parts} parts each; choose a multiple"
         )
     if training.order == "together" and (training.batch % len(bank) or accelerator):
         raise ValueError(
@@ -200,6 +202,7 @@ def _check(
             f"an accelerator has a precision of its own; leave the training's {training.precision}"
             " at fp32, and choose Accelerator(mixed_precision=...)"
         )
+    _check_start(bank, training)
 
 
 def _check_start(bank: ExpertBank, training: Training) -> None:

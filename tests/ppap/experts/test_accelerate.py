@@ -112,3 +112,16 @@ def test_a_batch_that_processes_cannot_share_is_refused() -> None:
     objective, training = Distillation(ClassTask()), Training(steps=1, batch=64)
     with pytest.raises(ValueError, match="multiple"):
         transfer(bank, linear_schedule(), images, objective, training, accelerator=Three(cpu=True))
+
+
+def test_gradients_gathered_over_parts_of_a_batch_are_those_of_the_batch() -> None:
+    plain, losses = train(None)
+    parts, near = train(Accelerator(cpu=True, gradient_accumulation_steps=4))
+    for ours, theirs in zip(plain.experts.parameters(), parts.experts.parameters(), strict=True):
+        torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    assert near == pytest.approx(losses, rel=1e-5)
+
+
+def test_a_batch_that_does_not_split_into_its_parts_is_refused() -> None:
+    with pytest.raises(ValueError, match="in 5 parts each; choose a multiple"):
+        train(Accelerator(cpu=True, gradient_accumulation_steps=5))
