@@ -128,3 +128,22 @@ def test_half_precision_torso_stays_close_and_keeps_norms_in_float32() -> None:
     assert network.middle_block[0].in_layers[0].weight.dtype == torch.float32
     assert network.middle_block[0].in_layers[2].weight.dtype == torch.float16
     torch.testing.assert_close(half, single, rtol=0.02, atol=0.02 * single.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_of_another_precision_is_shown_images_of_its_own(dtype: torch.dtype) -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+            return self.layer(x_t)
+
+    torch.manual_seed(0)
+    x, t = torch.randn(2, 3, 4, 4), torch.tensor([3, 500])
+    denoiser = Denoiser(Network(), linear_schedule(), (3, 4, 4))
+    expected = denoiser(x, t).epsilon
+    found = denoiser.to(dtype)(x, t).epsilon
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)
