@@ -83,7 +83,7 @@ class Changes:
         usual = {**vars(budget), **vars(PPAP)}
         told = [
             f"+{each}={_text(value)}"
-            for each, value in {**self.budget, **self.recipe}.items()
+            for each, value in sorted({**self.budget, **self.recipe}.items())
             if each not in usual or usual[each] != value or each == "scales"
         ]
         return "".join([name, *told])

@@ -23,6 +23,7 @@ from ppap.diffusion.schedule import Schedule
 from ppap.experts.bank import ExpertBank
 from ppap.experts.training import Training
 from ppap.files.checkpoints import (
+    PART,
     CheckpointError,
     check_state,
     fingerprint,
@@ -83,6 +84,7 @@ def identity(
         "compiled": str(compiled),
         "processes": str(accelerator.num_processes if accelerator else 1),
         "mixed precision": str(accelerator.mixed_precision if accelerator else "no"),
+        "gradient accumulation": str(accelerator.gradient_accumulation_steps if accelerator else 1),
     }
 
 
@@ -124,6 +126,8 @@ class TrainingFile:
             OSError: if it cannot be written.
         """
         found = self.path.exists()
+        if self._rank == 0:  # what a kill in the middle of a write has left
+            self.path.with_name(self.path.name + PART).unlink(missing_ok=True)
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()  # before the first writes what others look for
         if found:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ppap.files.wrapped import fitted, state_dicts
 
 __all__ = [
+    "PART",
     "CheckpointError",
     "check_and_load",
     "check_state",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 SHOWN_KEYS = 4
+PART = ".part"
+"""Ends the name of a file that is being written, until it takes another's place."""
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 FOREIGN = re.compile(r"GLOBAL (\S+) was not an allowed global")
 
@@ -170,7 +173,7 @@ def save_weights(
         .clone()
         for key, value in state.items()
     }
-    scratch = path.with_name(path.name + ".part")
+    scratch = path.with_name(path.name + PART)
     save_file(tensors, scratch, metadata=dict(metadata or {}))
     scratch.replace(path)
 

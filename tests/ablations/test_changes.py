@@ -117,7 +117,7 @@ def test_the_sweep_of_scales_is_over_those_that_are_given() -> None:
         (Options(METHODS, changes=("ranges=transfer loss",)), "default+ranges=transfer-loss"),
         (
             Options(METHODS, changes=("keep_optimiser=true", "learning_rate=0.001", "seeds=2")),
-            "default+seeds=2+keep_optimiser=true+learning_rate=0.001",
+            "default+keep_optimiser=true+learning_rate=0.001+seeds=2",
         ),
         (Options(METHODS, changes=("temperature=0.5", "temperature=1")), "default+temperature=1"),
     ],
@@ -186,8 +186,8 @@ def test_options_stand_in_a_file_and_the_command_line_comes_first(
     assert main(["run", "--config", str(path), "--samples", "30", "--set", "temperature=2"]) == 0
     told = capsys.readouterr().out
     assert told.startswith(
-        "rank on fashion, budget smoke+samples=30+scales=4,8+expert_counts=1,2"
-        "+temperature=2+normalised=false: "
+        "rank on fashion, budget smoke+expert_counts=1,2+normalised=false"
+        "+samples=30+scales=4,8+temperature=2: "
     )
     assert "rank: 0 of 5 results" in told  # rows 1, 2 and the reference 4, and two differences
     assert main(["run", "scale", "--config", str(path), "--rows", "ppap, scale 4"]) == 0

@@ -10,6 +10,7 @@ import numpy as np
 from ablations.cells.pictures import Panel, Trajectory
 from ablations.cells.samples import Samples
 from ablations.machine.cell import Cell
+from ablations.machine.kept import Kept
 from ablations.machine.store import Artifact, Store
 from ablations.runs import report
 from ablations.settings.catalogue import BUDGETS, load_setting
@@ -48,7 +49,8 @@ def test_a_trajectory_ends_in_the_first_sample_of_its_row(tmp_path: Path) -> Non
 
     def load(cell: Cell) -> Artifact:
         if not store.holds(cell.key):
-            store.put(cell.key, cell.compute(load))
+            with Kept(store, cell.key) as kept:
+                store.put(cell.key, cell.resume(load, kept))
         return store.get(cell.key)
 
     # A row of one: another batch size rounds otherwise, and the guides' kinks may amplify that.

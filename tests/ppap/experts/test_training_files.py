@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
@@ -175,7 +176,6 @@ def test_through_accelerate_it_goes_on_as_well(tmp_path: Path) -> None:
         ({"flips": True}, "images differs"),
         ({"objective": Supervision(torch.zeros(20).long())}, "objective differs"),
         ({"objective": Distillation(ClassTask(temperature=2.0))}, "objective differs"),
-        ({"accelerator": Accelerator(cpu=True, mixed_precision="bf16")}, "mixed precision differs"),
     ],
 )
 def test_a_file_of_another_training_is_refused(
@@ -188,6 +188,24 @@ def test_a_file_of_another_training_is_refused(
     with pytest.raises(CheckpointError, match=f"of another training: {said}"):
         train(**given)
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"mixed_precision": "bf16"}, "mixed precision differs"),
+        ({"gradient_accumulation_steps": 2}, "gradient accumulation differs"),
+    ],
+)
+def test_a_file_of_another_accelerator_is_refused(
+    options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    for state in (AcceleratorState, GradientState, PartialState):  # all of a process share them
+        state._reset_state()
+    file = tmp_path / "training.safetensors"
+    train(bank_of(), TRAINING, file)
+    with pytest.raises(CheckpointError, match=f"of another training: {said}"):
+        train(bank_of(), TRAINING, file, accelerator=Accelerator(cpu=True, **options))
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, -1])
@@ -209,3 +227,11 @@ def test_what_cannot_be_written_is_told_before_anything_is_computed(tmp_path: Pa
         train(bank_of(), TRAINING, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="every so many steps, got 0"):
         train(bank_of(), TRAINING, tmp_path / "x.safetensors", every=0)
+
+
+def test_what_a_kill_in_the_middle_of_a_write_left_is_cleared_away(tmp_path: Path) -> None:
+    file = tmp_path / "training.safetensors"
+    train(bank_of(), TRAINING, file)
+    (tmp_path / "training.safetensors.part").write_bytes(b"half")
+    train(bank_of(), TRAINING, file)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]

@@ -62,7 +62,7 @@ def test_factors_have_loralibs_shapes() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="rank"):
         Lora(rank=0)
-    with pytest.raises(ValueError, match="corrected or published"):
+    with pytest.raises(ValueError, match="choose from corrected, published"):
         Lora(linear_scaling="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="layers are"):
         Lora(layers="nothing").create(TinyResNet(), torch.Generator())
