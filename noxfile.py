@@ -95,7 +95,7 @@ def types(session: nox.Session) -> None:
 def ablations(session: nox.Session) -> None:
     """Run sweeps and build their reports: nox -s ablations -- SWEEP... OPTION...
 
-    Without a sweep, the headline ones; at the budget smoke, which takes minutes, all. Results
+    Without a sweep, the headline ones; at the budget smoke, a quarter of an hour, all. Results
     go to .ppap/results, which git ignores.
     """
     run_shared(session, "ablations", "run", *session.posargs)
