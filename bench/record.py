@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.paired import UNSTEADY
 
-__all__ = ["main", "record"]
+__all__ = ["main", "record", "steadiness", "write_record"]
 
 KEPT = (
     "rounds",
@@ -67,11 +67,26 @@ def record(run: dict[str, Any]) -> dict[str, Any]:
         found = [row.pop(key) for row in rows if key in row]
         if found:
             about[key] = round(statistics.median(found), 1)
-    spreads = [row["spread"] for row in rows if "spread" in row]
-    if spreads:
-        about["unsteady_rows"] = sum(spread > UNSTEADY for spread in spreads)
-        about["unsteady_above"], about["largest_spread"] = UNSTEADY, max(spreads)
+    if any("spread" in row for row in rows):
+        about |= steadiness(rows)
     return {"machine": about, "rows": rows}
+
+
+def steadiness(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a record says of how evenly its rounds went; rows without a spread do not count."""
+    spreads = [row["spread"] for row in rows if "spread" in row]
+    return {
+        "unsteady_rows": sum(spread > UNSTEADY for spread in spreads),
+        "unsteady_above": UNSTEADY,
+        "largest_spread": max(spreads, default=0.0),
+    }
+
+
+def write_record(found: Mapping[str, Any], target: Path) -> None:
+    """Write a record as JSON, a row to a line."""
+    rows = ",\n".join("  " + json.dumps(row) for row in found["rows"])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(f'{{"machine": {json.dumps(found["machine"])},\n "rows": [\n{rows}\n]}}\n')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,12 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("target", type=Path)
     options = parser.parse_args(arguments)
-    found = record(json.loads(options.run.read_text()))
-    lines = ",\n".join("  " + json.dumps(row) for row in found["rows"])
-    options.target.parent.mkdir(parents=True, exist_ok=True)
-    options.target.write_text(
-        f'{{"machine": {json.dumps(found["machine"])},\n "rows": [\n{lines}\n]}}\n'
-    )
+    write_record(record(json.loads(options.run.read_text())), options.target)
     return 0
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from ppap_kernels.dispatch import slug
 
+from bench.record import steadiness, write_record
+
 __all__ = ["end_to_end_record", "kernels_record", "main"]
 
 TARGET = Path(__file__).parents[2] / "reports" / "results" / "kernels"
-UNSTEADY = 0.15
 IN_GRAPH = ", in a CUDA graph"
 EAGER = "torch eager"
 
@@ -79,14 +80,8 @@ def _miss(row: Mapping[str, Any]) -> str:
 def _about(
     machine: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], left_out: Sequence[str]
 ) -> dict[str, Any]:
-    spreads = [row["spread"] for row in rows if "spread" in row]
-    return dict(machine) | {
-        "name": machine["gpu"],
-        "unsteady_rows": sum(spread > UNSTEADY for spread in spreads),
-        "unsteady_above": UNSTEADY,
-        "largest_spread": max(spreads, default=0.0),
-        "left_out": len(left_out),
-    }
+    left = {"left_out": len(left_out)}
+    return dict(machine) | {"name": machine["gpu"]} | steadiness(rows) | left
 
 
 def _rounded(row: Mapping[str, float]) -> dict[str, float]:
@@ -109,10 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"bench-{gpu}.json": end_to_end_record(read["end-to-end"]),
     }
     for name, record in records.items():
-        rows = ",\n".join("  " + json.dumps(row) for row in record["rows"])
-        (options.target / name).write_text(
-            f'{{"machine": {json.dumps(record["machine"])},\n "rows": [\n{rows}\n]}}\n'
-        )
+        write_record(record, options.target / name)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import threading
@@ -30,8 +29,8 @@ def tables(record: Record, sizes: Sizes, deadline: Deadline, folder: Path) -> No
     on_gpu = sizes.on.type == "cuda"
     name = torch.cuda.get_device_name() if on_gpu else "rehearsal"
     dtype = _dtype(sizes)
-    timer = microseconds if on_gpu else lambda function: 1e6 * clock(function)
-    captured = captured_microseconds if on_gpu else timer
+    timer: tune.Timer = partial(tune.microseconds, warmup=2, rep=12) if on_gpu else _by_clock
+    captured = partial(tune.captured_microseconds, rep=8) if on_gpu else timer
     entries = list(tuned_entries(sizes))
     found: dict[str, list[dict[str, Any]]] = {}
     target = folder / "configs" / f"{slug(name)}.json"
@@ -61,9 +60,7 @@ def tables(record: Record, sizes: Sizes, deadline: Deadline, folder: Path) -> No
         shown = {key: line.get(key) for key in keys}
         row = {"kernel": kernel, **line, "tried": len(tried), "of": every, "passed_over": said}
         record.add(row, f"{kernel} {dict(entry.shape)}: {shown}, {len(tried)} of {every} tried")
-        note = f"Measured in {str(dtype).removeprefix('torch.')}, torch {torch.__version__}."
-        document = {"gpu": name, "tuned": True, "note": note, "kernels": found}
-        target.write_text(json.dumps(document, indent=2) + "\n")
+        tune.write_table(target, name, dtype, found)
 
 
 def within(
@@ -136,15 +133,5 @@ def _dtype(sizes: Sizes) -> torch.dtype:
     return torch.bfloat16 if sizes.on.type == "cuda" else torch.float32
 
 
-def microseconds(function: Callable[[], Any]) -> float:
-    """A quick median over events around calls that find the L2 flushed."""
-    from triton.testing import do_bench
-
-    return 1e3 * float(do_bench(function, warmup=2, rep=12, return_mode="median"))
-
-
-def captured_microseconds(function: Callable[[], Any]) -> float:
-    """A quick median over replays of a CUDA graph."""
-    from triton.testing import do_bench_cudagraph
-
-    return 1e3 * float(do_bench_cudagraph(function, rep=8, return_mode="median"))
+def _by_clock(function: Callable[[], Any]) -> float:
+    return 1e6 * clock(function)

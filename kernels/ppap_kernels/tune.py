@@ -22,7 +22,15 @@ import torch
 from ppap_kernels.dispatch import Entry, slug, table
 from ppap_kernels.operations import KERNELS
 
-__all__ = ["CANDIDATES", "candidates", "main", "tune"]
+__all__ = [
+    "CANDIDATES",
+    "candidates",
+    "captured_microseconds",
+    "main",
+    "microseconds",
+    "tune",
+    "write_table",
+]
 
 Config = dict[str, int]
 Timer = Callable[[Callable[[], Any]], float]
@@ -113,13 +121,12 @@ def main(arguments: Sequence[str] | None = None, timer: Timer | None = None) -> 
     parser.add_argument("--kernels", nargs="+", choices=[*CANDIDATES], default=[*CANDIDATES])
     parser.add_argument("--target", type=Path, help="file; by default configs/<gpu>.json")
     options = parser.parse_args(arguments)
+    on_gpu, captured = torch.cuda.is_available(), timer
     if timer is None:
-        if not torch.cuda.is_available():
+        if not on_gpu:
             print("error: no GPU here; run this where one is", file=sys.stderr)
             return 2
-        timer = _microseconds
-    on_gpu = torch.cuda.is_available()
-    captured = _captured_microseconds if on_gpu else timer
+        timer, captured = microseconds, captured_microseconds
     device = torch.device("cuda" if on_gpu else "cpu")
     name = torch.cuda.get_device_name() if on_gpu else "interpreter"
     dtype = torch.bfloat16 if on_gpu else torch.float32
@@ -132,30 +139,46 @@ def main(arguments: Sequence[str] | None = None, timer: Timer | None = None) -> 
         ]
         kernels[kernel] = [line for line in lines if line is not None]
         print(f"{kernel}: {json.dumps(kernels[kernel])}")
-    document = {
-        "gpu": name,
-        "tuned": True,
-        "note": f"Measured in {str(dtype).removeprefix('torch.')}, torch {torch.__version__}.",
-        "kernels": {kernel: lines for kernel, lines in kernels.items() if lines},
-    }
     target = options.target or CONFIGS / f"{slug(name)}.json"
-    target.write_text(json.dumps(document, indent=2) + "\n")
+    write_table(target, name, dtype, {kernel: lines for kernel, lines in kernels.items() if lines})
     print(target)
     return 0
 
 
-def _microseconds(function: Callable[[], Any]) -> float:
-    """Median over events around calls that find the L2 flushed."""
+def write_table(
+    target: Path, gpu: str, dtype: torch.dtype, kernels: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> None:
+    """Write a table of measurements as the dispatcher reads it.
+
+    Args:
+        target: the file.
+        gpu: as torch.cuda.get_device_name gives it.
+        dtype: of the operands.
+        kernels: lines that :func:`tune` gave, by kernel.
+    """
+    note = f"Measured in {str(dtype).removeprefix('torch.')}, torch {torch.__version__}."
+    document = {"gpu": gpu, "tuned": True, "note": note, "kernels": dict(kernels)}
+    target.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def microseconds(function: Callable[[], Any], warmup: int = 10, rep: int = 50) -> float:
+    """Median over events around calls that find the L2 flushed.
+
+    Args:
+        function: launches work on the GPU.
+        warmup: milliseconds before, about.
+        rep: milliseconds that are timed, about.
+    """
     from triton.testing import do_bench
 
-    return 1e3 * float(do_bench(function, warmup=10, rep=50, return_mode="median"))
+    return 1e3 * float(do_bench(function, warmup=warmup, rep=rep, return_mode="median"))
 
 
-def _captured_microseconds(function: Callable[[], Any]) -> float:
-    """Median over replays of a CUDA graph of calls, one after another."""
+def captured_microseconds(function: Callable[[], Any], rep: int = 50) -> float:
+    """Median over replays of a CUDA graph of calls, for about ``rep`` milliseconds."""
     from triton.testing import do_bench_cudagraph
 
-    return 1e3 * float(do_bench_cudagraph(function, rep=50, return_mode="median"))
+    return 1e3 * float(do_bench_cudagraph(function, rep=rep, return_mode="median"))
 
 
 if __name__ == "__main__":
