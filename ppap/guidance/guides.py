@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -19,7 +19,15 @@ from ppap.compute.modules import evaluating
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.stepping import check_gives_gradient
 from ppap.files.checkpoints import one_line
-from ppap.guidance.scale import Scale, checked_scale, is_zero, scale_at, scale_rows, scaled
+from ppap.guidance.scale import (
+    Scale,
+    checked_scale,
+    is_zero,
+    scale_at,
+    scale_count,
+    scale_rows,
+    scaled,
+)
 from ppap.tasks.protocol import GuidanceTask
 
 __all__ = [
@@ -27,6 +35,7 @@ __all__ = [
     "IgnoreTimestep",
     "LikelihoodGuide",
     "NoiseAwareModel",
+    "Several",
     "SumOfGuides",
     "Targets",
     "naive_guide",
@@ -68,9 +77,7 @@ class LikelihoodGuide:
         self.model = model
         self.task = task
         self.targets = as_targets(targets)
-        self.scale: Scale = checked_scale(
-            scale, len(self.targets) if len(self.targets) != 1 else None
-        )
+        self.scale: Scale = checked_scale(scale, count_of(self.targets))
 
     def __call__(self, state: State) -> Tensor | None:
         if is_zero(scale_at(self.scale, state)):
@@ -85,9 +92,8 @@ class LikelihoodGuide:
 
     @property
     def target_count(self) -> int | None:
-        if len(self.targets) != 1:
-            return len(self.targets)
-        return len(self.scale) if isinstance(self.scale, Tensor) else None
+        count = count_of(self.targets)
+        return scale_count(self.scale) if count is None else count
 
     def to(self, device: torch.device | str) -> None:
         """Move the model that guides, if it is a module."""
@@ -95,13 +101,47 @@ class LikelihoodGuide:
 
     def rows(self, chosen: slice) -> Self:
         other = copy.copy(self)  # of the same class, whatever it overrides
-        other.targets = self.targets if len(self.targets) == 1 else self.targets[chosen]
+        other.targets = target_rows(self.targets, chosen)
         other.scale = scale_rows(self.scale, chosen)
         return other
 
 
+class Several:
+    """Parts whose targets are independent of each other, and for the same samples.
+
+    Attributes:
+        parts: with ``target_count`` and ``rows`` each, and ``to`` where there is a model to move.
+    """
+
+    parts: tuple[Any, ...]
+
+    def check_parts(self, what: str) -> None:
+        """Refuse no parts, or parts for different samples.
+
+        Raises:
+            ValueError: calling the parts ``what``.
+        """
+        counts = [part.target_count for part in self.parts]
+        if not counts or len({*counts} - {None}) > 1:
+            raise ValueError(f"{what} must have the same number of targets, got {counts}")
+
+    @property
+    def target_count(self) -> int | None:
+        return next((n for part in self.parts if (n := part.target_count) is not None), None)
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the models of all that have one."""
+        for part in self.parts:
+            move(part, device)
+
+    def rows(self, chosen: slice) -> Self:
+        other = copy.copy(self)  # of the same class, whatever it overrides
+        object.__setattr__(other, "parts", tuple(part.rows(chosen) for part in self.parts))
+        return other
+
+
 @dataclass(frozen=True, eq=False)
-class SumOfGuides:
+class SumOfGuides(Several):
     """Several guides at once, e.g. a class and a depth map: their gradients add.
 
     Raises:
@@ -116,10 +156,7 @@ class SumOfGuides:
             check_gives_gradient(
                 part, "a sum of guides", "give it a SumOfLikelihoods, and guide by it alone"
             )
-        sizes = {part.target_count for part in self.parts} - {None}
-        if not self.parts or len(sizes) > 1:
-            found = [part.target_count for part in self.parts]
-            raise ValueError(f"guides must have the same number of targets, got {found}")
+        self.check_parts("guides")
 
     def __call__(self, state: State) -> Tensor | None:
         total = None
@@ -128,18 +165,6 @@ class SumOfGuides:
             if gradient is not None:
                 total = gradient if total is None else total + gradient
         return total
-
-    @property
-    def target_count(self) -> int | None:
-        return next((n for part in self.parts if (n := part.target_count) is not None), None)
-
-    def to(self, device: torch.device | str) -> None:
-        """Move the models of all that have one."""
-        for part in self.parts:
-            move(part, device)
-
-    def rows(self, chosen: slice) -> Self:
-        return replace(self, parts=tuple(part.rows(chosen) for part in self.parts))
 
 
 @dataclass(frozen=True)
@@ -207,6 +232,16 @@ def as_targets(targets: Targets) -> Tensor:
             f"shape, got {type(targets).__name__} ({one_line(error)})"
         ) from error
     return found[None] if found.ndim == 0 else found
+
+
+def count_of(targets: Tensor) -> int | None:
+    """How many samples targets (N, ...) are for; None for a single one, which is for any number."""
+    return None if len(targets) == 1 else len(targets)
+
+
+def target_rows(targets: Tensor, chosen: slice) -> Tensor:
+    """The targets of some of the samples; a single one stays."""
+    return targets if len(targets) == 1 else targets[chosen]
 
 
 def targets_for(targets: Tensor, x_t: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ predictor's place in any of them. Several together are a :class:`SumOfLikelihood
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -20,10 +21,13 @@ from ppap.compute.modules import evaluating
 from ppap.diffusion.guide import State
 from ppap.guidance.guides import (
     NoiseAwareModel,
+    Several,
     Targets,
     as_targets,
     check_guiding,
+    count_of,
     move,
+    target_rows,
     targets_for,
 )
 from ppap.tasks.protocol import GuidanceTask
@@ -68,8 +72,38 @@ class Likelihood(Protocol):
         ...
 
 
+class _OfTargets:
+    """What likelihoods of a model's prediction have in common: targets, and a weight."""
+
+    task: GuidanceTask
+    targets: Targets
+    weight: float
+
+    def _settle(self, model: object) -> None:
+        """Look at what was given, and keep targets as a tensor."""
+        check_guiding(model, self.task)
+        if not math.isfinite(self.weight):
+            raise ValueError(f"a likelihood's weight must be finite, got {self.weight}")
+        object.__setattr__(self, "targets", as_targets(self.targets))
+
+    def _of_prediction(self, prediction: Any, x: Tensor) -> Tensor:
+        """(B,) of what the model says of a batch ``x``."""
+        targets = targets_for(cast(Tensor, self.targets), x)
+        return self.weight * self.task.log_likelihood(prediction, targets)
+
+    @property
+    def target_count(self) -> int | None:
+        return count_of(cast(Tensor, self.targets))
+
+    def rows(self, chosen: slice) -> Self:
+        other = copy.copy(self)
+        targets = target_rows(cast(Tensor, self.targets), chosen)
+        object.__setattr__(other, "targets", targets)
+        return other
+
+
 @dataclass(frozen=True, eq=False)
-class ImageLikelihood:
+class ImageLikelihood(_OfTargets):
     """weight * log p(target | predictor(x̂₀)); its gradient in x_t goes through the denoiser.
 
     Attributes:
@@ -89,7 +123,7 @@ class ImageLikelihood:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self)
+        self._settle(self.predictor)
 
     def of_state(
         self, state: State, jitter: Tensor | None = None, clip: float | None = None
@@ -100,23 +134,15 @@ class ImageLikelihood:
         return self.of_image(x_0 if jitter is None else x_0 + jitter, state)
 
     def of_image(self, x_0: Tensor, state: State) -> Tensor:
-        prediction = self.predictor(state.denoiser.decode(x_0).clone())
-        return self.weight * self.task.log_likelihood(prediction, _targets(self, x_0))
-
-    @property
-    def target_count(self) -> int | None:
-        return _target_count(self)
+        return self._of_prediction(self.predictor(state.denoiser.decode(x_0).clone()), x_0)
 
     def to(self, device: torch.device | str) -> None:
         """Move the predictor, if it is a module."""
         move(self.predictor, device)
 
-    def rows(self, chosen: slice) -> ImageLikelihood:
-        return replace(self, targets=_rows(self, chosen))
-
 
 @dataclass(frozen=True, eq=False)
-class NoisyLikelihood:
+class NoisyLikelihood(_OfTargets):
     """weight * log p(target | model(x_t, t)); no gradient goes through the denoiser.
 
     Seen as a function of the clean image, it is that of x_t with the predicted noise held:
@@ -139,7 +165,7 @@ class NoisyLikelihood:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self)
+        self._settle(self.model)
 
     def of_state(
         self, state: State, jitter: Tensor | None = None, clip: float | None = None
@@ -148,31 +174,23 @@ class NoisyLikelihood:
         x_t = state.x_t
         if jitter is not None:
             x_t = x_t + state.signal.sqrt()[:, None, None, None] * jitter
-        # A copy, which a model that computes in place may overwrite.
-        prediction = self.model(x_t.clone(), state.timesteps.clone())
-        return self.weight * self.task.log_likelihood(prediction, _targets(self, x_t))
+        return self._at(x_t, state)
 
     def of_image(self, x_0: Tensor, state: State) -> Tensor:
         signal = state.signal[:, None, None, None]
-        x_t = state.x_t.detach() + signal.sqrt() * (x_0 - state.x_0().detach())
-        # A copy, which a model that computes in place may overwrite.
-        prediction = self.model(x_t.clone(), state.timesteps.clone())
-        return self.weight * self.task.log_likelihood(prediction, _targets(self, x_t))
+        return self._at(state.x_t.detach() + signal.sqrt() * (x_0 - state.x_0().detach()), state)
 
-    @property
-    def target_count(self) -> int | None:
-        return _target_count(self)
+    def _at(self, x_t: Tensor, state: State) -> Tensor:
+        # A copy, which a model that computes in place may overwrite.
+        return self._of_prediction(self.model(x_t.clone(), state.timesteps.clone()), x_t)
 
     def to(self, device: torch.device | str) -> None:
         """Move the model, if it is a module."""
         move(self.model, device)
 
-    def rows(self, chosen: slice) -> NoisyLikelihood:
-        return replace(self, targets=_rows(self, chosen))
-
 
 @dataclass(frozen=True, eq=False)
-class SumOfLikelihoods:
+class SumOfLikelihoods(Several):
     """Several targets at once, independent of each other: their log-likelihoods add.
 
     Raises:
@@ -182,10 +200,7 @@ class SumOfLikelihoods:
     parts: tuple[Likelihood, ...]
 
     def __post_init__(self) -> None:
-        counts = {part.target_count for part in self.parts} - {None}
-        if not self.parts or len(counts) > 1:
-            found = [part.target_count for part in self.parts]
-            raise ValueError(f"likelihoods must have the same number of targets, got {found}")
+        self.check_parts("likelihoods")
 
     def of_state(
         self, state: State, jitter: Tensor | None = None, clip: float | None = None
@@ -194,18 +209,6 @@ class SumOfLikelihoods:
 
     def of_image(self, x_0: Tensor, state: State) -> Tensor:
         return torch.stack([part.of_image(x_0, state) for part in self.parts]).sum(0)
-
-    @property
-    def target_count(self) -> int | None:
-        return next((n for part in self.parts if (n := part.target_count) is not None), None)
-
-    def to(self, device: torch.device | str) -> None:
-        """Move the models of all that have one."""
-        for part in self.parts:
-            move(part, device)
-
-    def rows(self, chosen: slice) -> SumOfLikelihoods:
-        return SumOfLikelihoods(tuple(part.rows(chosen) for part in self.parts))
 
 
 @dataclass(frozen=True)
@@ -267,27 +270,3 @@ def _log_mean(log_likelihoods: Sequence[Tensor]) -> Tensor:
     if len(log_likelihoods) == 1:
         return log_likelihoods[0]
     return torch.stack(list(log_likelihoods)).logsumexp(0) - math.log(len(log_likelihoods))
-
-
-def _check(likelihood: ImageLikelihood | NoisyLikelihood) -> None:
-    if isinstance(likelihood, ImageLikelihood):
-        check_guiding(likelihood.predictor, likelihood.task)
-    else:
-        check_guiding(likelihood.model, likelihood.task)
-    if not math.isfinite(likelihood.weight):
-        raise ValueError(f"a likelihood's weight must be finite, got {likelihood.weight}")
-    object.__setattr__(likelihood, "targets", as_targets(likelihood.targets))
-
-
-def _targets(likelihood: ImageLikelihood | NoisyLikelihood, x: Tensor) -> Tensor:
-    return targets_for(as_targets(likelihood.targets), x)
-
-
-def _target_count(likelihood: ImageLikelihood | NoisyLikelihood) -> int | None:
-    count = len(as_targets(likelihood.targets))
-    return None if count == 1 else count
-
-
-def _rows(likelihood: ImageLikelihood | NoisyLikelihood, chosen: slice) -> Tensor:
-    targets = as_targets(likelihood.targets)
-    return targets if len(targets) == 1 else targets[chosen]

@@ -15,6 +15,7 @@ __all__ = [
     "checked_scale",
     "is_zero",
     "scale_at",
+    "scale_count",
     "scale_rows",
     "scaled",
     "weighted",
@@ -58,6 +59,11 @@ def checked_scale(scale: Scale, target_count: int | None) -> float | Tensor | Sc
     if not values.isfinite().all():
         raise ValueError(f"guidance scales must be finite, got {values.tolist()}")
     return values
+
+
+def scale_count(scale: Scale) -> int | None:
+    """How many samples a scale is for; None if any number."""
+    return len(scale) if isinstance(scale, Tensor) else None
 
 
 def scale_rows(scale: Scale, chosen: slice) -> Scale:

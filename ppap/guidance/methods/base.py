@@ -15,7 +15,15 @@ from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.guides import move
 from ppap.guidance.likelihoods import Likelihood
-from ppap.guidance.scale import Scale, checked_scale, is_zero, scale_at, scale_rows, scaled
+from ppap.guidance.scale import (
+    Scale,
+    checked_scale,
+    is_zero,
+    scale_at,
+    scale_count,
+    scale_rows,
+    scaled,
+)
 
 __all__ = ["LikelihoodMethod", "Method", "Targeted", "check_counts", "clipped", "recurrent"]
 
@@ -68,9 +76,7 @@ class Targeted:
     def target_count(self) -> int | None:
         """How many samples its targets are for; None if any number."""
         count = self.likelihood.target_count
-        if count is None and isinstance(self.scale, Tensor):
-            return len(self.scale)
-        return count
+        return scale_count(self.scale) if count is None else count
 
     def to(self, device: torch.device | str) -> None:
         """Move the models of the likelihood."""

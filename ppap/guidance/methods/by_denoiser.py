@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-from torch import Tensor
 
 from ppap.diffusion.denoiser import Denoiser
 from ppap.guidance.methods.base import Method
-from ppap.guidance.scale import Scale, checked_scale, scale_rows
+from ppap.guidance.scale import Scale, checked_scale, scale_count, scale_rows
 
 __all__ = ["DenoiserMethod"]
 
@@ -39,9 +38,7 @@ class DenoiserMethod(Method):
     def target_count(self) -> int | None:
         """How many samples the denoiser's conditions are for; None if any number."""
         count = self.other.condition_count
-        if count is None and isinstance(self.scale, Tensor):
-            return len(self.scale)
-        return count
+        return scale_count(self.scale) if count is None else count
 
     def to(self, device: torch.device | str) -> None:
         """Move the denoiser."""
