@@ -29,6 +29,7 @@ __all__ = [
     "SELECTION",
     "SHAPE",
     "evaluator",
+    "labelled",
     "load",
     "predictor",
     "resnet",
@@ -133,6 +134,12 @@ def evaluator() -> Evaluator:
     return Evaluator(SHAPE[0], len(CLASSES))
 
 
+def labelled(split: Split) -> tuple[Tensor, Tensor]:
+    """A split: images (N, 1, 32, 32) uint8 and their classes (N,) int64."""
+    found = data.load_fashion(split)
+    return torch.from_numpy(found.images), torch.from_numpy(found.labels)
+
+
 def load() -> Setting:
     """The setting, with the weights that the repository ships.
 
@@ -141,16 +148,11 @@ def load() -> Setting:
     """
     weights = ShippedWeights("fashion", SHAPE, unet, evaluator, "fashion-evaluator-64")
 
-    @lru_cache
-    def labelled(split: Split) -> tuple[Tensor, Tensor]:
-        found = data.load_fashion(split)
-        return torch.from_numpy(found.images), torch.from_numpy(found.labels)
-
     guided = GuidedTask(
         task=ClassTask(),
         transferred=ClassTask,
         predictor="resnet",
-        labelled=labelled,
+        labelled=lru_cache(labelled),
         targets=lambda numbers: torch.tensor(numbers) % len(CLASSES),
         metrics={"accuracy": correct},
         selection=SELECTION,

@@ -98,11 +98,6 @@ class DenoiserOf:
         return found.with_conditions(y=torch.arange(count) % len(fashion.CLASSES))
 
 
-def garments(split: data.Split) -> Tensor:
-    """The images of Fashion-MNIST."""
-    return torch.from_numpy(data.load_fashion(split).images)
-
-
 def drawn_scenes(split: data.Split) -> Tensor:
     """The images of scenes; for training four times as many as predictors see."""
     if split == "test":
@@ -114,6 +109,11 @@ def drawn_scenes(split: data.Split) -> Tensor:
 
 def _scenes_from(first: int) -> Tensor:
     return torch.from_numpy(render(draw_scenes(range(first, first + SCENES_AT_A_TIME))).images)
+
+
+def garments(split: data.Split) -> Tensor:
+    """The images of Fashion-MNIST."""
+    return fashion.labelled(split)[0]
 
 
 RECIPE = DenoiserRecipe(steps=24_000, cooldown=4_000)
@@ -128,7 +128,7 @@ TRAININGS = {
         garments,
         fashion.evaluator,
         RECIPE,
-        lambda: torch.from_numpy(data.load_fashion("train").labels),
+        lambda: fashion.labelled("train")[1],
     ),
     "scenes": DenoiserOf(
         "scenes", scenes_unet, scenes.SHAPE, drawn_scenes, scenes.evaluator, RECIPE

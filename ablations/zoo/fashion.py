@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ablations.settings import fashion
-from ablations.settings.data import load_fashion
 from ablations.settings.shipped import EvaluatorExtractor
 from ablations.zoo.training import (
     Recipe,
@@ -86,8 +85,7 @@ def networks() -> dict[str, Callable[[], nn.Module]]:
 
 def train_all(work: Path, target: Path) -> None:
     """Train what the work folder does not hold finished, then write weights and model card."""
-    found = load_fashion("train")
-    images, labels = torch.from_numpy(found.images), torch.from_numpy(found.labels)
+    images, labels = fashion.labelled("train")
     for name, make in networks().items():
         loss = denoising_loss(images) if name == "denoiser" else classification_loss(images, labels)
         trained = train(name, make, loss, len(images), RECIPES[name], work)
@@ -99,8 +97,8 @@ def train_all(work: Path, target: Path) -> None:
 
 def measure(target: Path) -> dict[str, Any]:
     """Write the reference statistics, and measure the weights as they will be loaded."""
-    test = load_fashion("test")
-    images, labels = from_uint8(torch.from_numpy(test.images)), torch.from_numpy(test.labels)
+    test, labels = fashion.labelled("test")
+    images = from_uint8(test)
 
     def loaded(name: str) -> Any:
         network = networks()[name]()

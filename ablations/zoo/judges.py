@@ -140,8 +140,7 @@ def loss_of(trained: Trained, images: Tensor, labels: Tensor, precision: Precisi
 def labelled(setting: str, split: data.Split) -> tuple[Tensor, Tensor]:
     """(N, C, H, W) uint8 images and (N,) labels of a setting."""
     if setting == "fashion":
-        found = data.load_fashion(split)
-        return torch.from_numpy(found.images), torch.from_numpy(found.labels)
+        return fashion.labelled(split)
     images, targets = scenes.labelled("class", split)
     return images[:], targets
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from ppap.compute.exclusive import exclusive
 
-__all__ = ["run_with"]
+__all__ = ["copied", "run_with"]
 
 
 def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> Any:
@@ -44,3 +44,8 @@ def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> An
             whole |= {name: state[given[0]] for name in tied if given}
     with exclusive(module):
         return functional_call(module, whole, inputs, tie_weights=False)
+
+
+def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same values in tensors of their own, for a run that may write into them."""
+    return {name: value.clone() for name, value in state.items()}

@@ -9,13 +9,13 @@ experts one by one, once, and dropped where it differs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ppap.compute.agreement import FirstUse, computes_in_half, disturbed
+from ppap.compute.stateless import copied
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.student import Student
 from ppap.experts.expert import Expert
@@ -112,21 +112,17 @@ class MixedPass:
         apart = [] if known else [disturbed(tensors, n) for n, tensors in enumerate(own)]
 
         def together(x: Tensor) -> Tensor:
-            state = _copied(dict(self.network.named_buffers())) | base
-            return grouped.run(state, apart, [_copied(k) for k in kept], x, chosen, training)
+            state = copied(dict(self.network.named_buffers())) | base
+            return grouped.run(state, apart, [copied(k) for k in kept], x, chosen, training)
 
         def one_by_one(x: Tensor) -> Tensor:
             self.network.train(training)
             present = sorted(set(chosen.tolist()))
             rows = [(chosen == number).nonzero()[:, 0] for number in present]
             parts = [
-                student.run(base, apart[number], _copied(kept[number]), x[some])
+                student.run(base, apart[number], copied(kept[number]), x[some])
                 for number, some in zip(present, rows, strict=True)
             ]
             return torch.cat(parts)[torch.cat(rows).argsort()]
 
         return self.check.allows(together, one_by_one, inputs, training)
-
-
-def _copied(state: Mapping[str, Any]) -> State:
-    return {name: value.clone() for name, value in state.items()}

@@ -22,7 +22,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from ppap.compute.agreement import FirstUse, computes_in_half, disturbed
 from ppap.compute.copies import sharing_copy
 from ppap.compute.options import check_choice, check_number, check_whole
-from ppap.compute.stateless import run_with
+from ppap.compute.stateless import copied, run_with
 from ppap.experts.adapters.layers import (
     AUTO,
     PPAP_LORA_LAYERS,
@@ -246,10 +246,10 @@ class PeftStudent(Student):
         moved = disturbed(own)
 
         def as_trained(x: Tensor) -> Any:
-            return self._run_injected(base, moved, _copied(buffers), x)
+            return self._run_injected(base, moved, copied(buffers), x)
 
         def as_merged(x: Tensor) -> Any:
-            state = self.effective(base, moved) | _copied(buffers)
+            state = self.effective(base, moved) | copied(buffers)
             return run_with(self.network, state, x)
 
         if not self.check.allows(as_trained, as_merged, inputs, mode) and (
@@ -305,10 +305,6 @@ class _Delta(nn.Module):
 
     def forward(self) -> Any:
         return self.layer.get_delta_weight(NAME)
-
-
-def _copied(state: Mapping[str, Tensor]) -> Tensors:
-    return {name: value.clone() for name, value in state.items()}
 
 
 def _check_merging(name: str, layer: Any, method: str) -> None:
