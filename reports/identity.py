@@ -19,6 +19,8 @@ IDENTITY = {
     "noise_accuracy": (*WHOSE, "method", "seed"),
     "grid": (*WHOSE, "array"),
     "strip": (*WHOSE, "array"),
+    "curve": (*WHOSE, "method", "sampler", "axes"),
+    "claim": (*WHOSE, "method"),
     "sweep": WHOSE,
 }
 """By kind, the fields that say what a record is about; a comparison is about its row."""

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from reports.arms import Arm, Claim
+from reports.claims import Finding, settle
 from reports.grids import Grid, Strip, read_grids
 from reports.identity import GRIDS_FILE, RECORDS_FILE, latest
 from reports.metrics import LEGACY, METRICS
@@ -100,6 +102,8 @@ class Records:
         tradeoff: long: method, predictor, scale, seed, samples, accuracy (0..1), fid.
         grids: sample grids, sorted as the rows are.
         strips: guided trajectories.
+        arms: curves over guidance scales, in the order of the tables.
+        findings: its claims, tested, in the order in which they were recorded.
         raw: the rows' records as they are, by key, in the order in which they were recorded.
     """
 
@@ -112,6 +116,8 @@ class Records:
     tradeoff: pd.DataFrame
     grids: tuple[Grid, ...]
     strips: tuple[Strip, ...]
+    arms: tuple[Arm, ...]
+    findings: tuple[Finding, ...]
     raw: dict[str, Record]
 
     @classmethod
@@ -132,7 +138,7 @@ class Records:
     @property
     def methods(self) -> list[str]:
         """Every method of any record, in the order of the tables."""
-        found = {grid.method for grid in self.grids}
+        found = {picture.method for picture in (*self.grids, *self.arms)}
         for frame in (self.rows, self.noise_accuracy, self.tradeoff):
             found |= set() if frame.empty else set(frame["method"])
         return sorted(found, key=method_rank)
@@ -158,8 +164,9 @@ class Folder:
 
     @property
     def machines(self) -> tuple[str, ...]:
-        """Every machine that a row was seen on, in words, with its version of torch."""
+        """Every machine that a row or curve was seen on, in words, with its version of torch."""
         stamps = [r["provenance"] for records in self.sweeps for r in records.raw.values()]
+        stamps += [arm.record["provenance"] for records in self.sweeps for arm in records.arms]
         seen = [(m, s) for s in stamps for m in s.get("machines", [s["hardware"]])]
         described = [f"{machine_name(m)}, torch {s['packages'].get('torch')}" for m, s in seen]
         return tuple(dict.fromkeys(described))
@@ -196,10 +203,15 @@ def read_folder(folder: Path) -> Folder:
     grids = read_grids(folder / GRIDS_FILE, pictures)
     names = dict.fromkeys(r["sweep"] for r in records if r["kind"] != "failure")
     failures = [r for r in _of(records, "failure") if not r["resolved"]]
+    compared = [_curves_and_claims(name, records) for name in names]
+    sweeps = zip(names, compared, settle(compared), strict=True)
     return Folder(
         folder,
         *identity,
-        tuple(_records(name, identity, records, grids) for name in names),
+        tuple(
+            _records(name, identity, records, grids, arms, findings)
+            for name, (_, arms), findings in sweeps
+        ),
         tuple(Failure(r["label"], r["reason"], tuple(r["needed_by"])) for r in failures),
     )
 
@@ -221,8 +233,19 @@ def method_rank(method: str) -> tuple[int, str]:
     return (METHOD_ORDER.index(method) if known else len(METHOD_ORDER), method)
 
 
+def _curves_and_claims(name: str, records: list[Record]) -> tuple[list[Claim], list[Arm]]:
+    own = [record for record in records if record["sweep"] == name]
+    arms = [Arm.of(record) for record in sorted(_of(own, "curve"), key=_order)]
+    return [Claim.of(record) for record in _of(own, "claim")], arms
+
+
 def _records(
-    name: str, identity: tuple[str, str], records: list[Record], grids: dict[str, Grid | Strip]
+    name: str,
+    identity: tuple[str, str],
+    records: list[Record],
+    grids: dict[str, Grid | Strip],
+    arms: list[Arm],
+    findings: list[Finding],
 ) -> Records:
     own = [record for record in records if record["sweep"] == name]
     infos = _of(own, "sweep")
@@ -245,6 +268,8 @@ def _records(
         tradeoff=pd.DataFrame([_point(r) for r in sorted(_of(own, "tradeoff"), key=_order)]),
         grids=tuple(picture for picture in pictures if isinstance(picture, Grid)),
         strips=tuple(picture for picture in pictures if isinstance(picture, Strip)),
+        arms=tuple(arms),
+        findings=tuple(findings),
         raw={record["key"]: record for record in recorded},
     )
 

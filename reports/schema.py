@@ -10,8 +10,16 @@ from typing import Any
 from reports.errors import UserError
 from reports.metrics import METRICS
 
-__all__ = ["RecordError", "parse"]
+__all__ = ["POINT_MEASURES", "QUANTITIES", "RecordError", "parse"]
 
+QUANTITIES = (
+    "score_at_matched_distance",
+    "distance_at_matched_score",
+    "area",
+    "best_score",
+    "collapse",
+)
+"""What a claim may compare of two curves: see :mod:`reports.curves`."""
 Check = Callable[[Any], bool]
 
 
@@ -38,9 +46,46 @@ def parse(line: bytes, where: str) -> dict[str, Any]:
         fault = _row_fault(record)
     if not fault and kind == "noise_accuracy" and not _aligned(record):
         fault = "timesteps and accuracy differ in length"
+    if not fault and kind == "curve":
+        fault = _curve_fault(record)
+    if not fault and kind == "claim":
+        fault = _claim_fault(record)
     if fault:
         raise RecordError(f"{where}: {kind}: {fault}", mend)
     return dict(record)
+
+
+def _curve_fault(record: dict[str, Any]) -> str:
+    """Facts where they are told, every point, and that the units pair up scale by scale."""
+    present = {name: check for name, check in _CURVE_FACTS.items() if name in record}
+    if fault := _fault(record, present):
+        return fault
+    score = _share if record["metric"] == "accuracy" else _number
+    scales: dict[int, list[float]] = {unit: [] for unit in record["units"]}
+    for place, point in enumerate(record["points"]):
+        told = {name: check for name, check in POINT_MEASURES.items() if name in point}
+        fits = _POINT | {"score": lambda value: _number(value) and score(value)} | told
+        if fault := _fault(point, fits, f"points[{place}]."):
+            return fault
+        if point["unit"] not in scales:
+            return f"points[{place}].unit {point['unit']} is none of units {record['units']}"
+        scales[point["unit"]].append(point["scale"])
+    first = record["units"][0]
+    for unit, found in scales.items():
+        if len(set(found)) < len(found):
+            return f"unit {unit} has a scale twice"
+        if set(found) != set(scales[first]):
+            return f"units {first} and {unit} were not measured at the same scales"
+    return _provenance_fault(record["provenance"], _PROVENANCE)
+
+
+def _claim_fault(record: dict[str, Any]) -> str:
+    present = {name: check for name, check in _CLAIM_FACTS.items() if name in record}
+    if record["expected"] == "equivalent":
+        present["margin"] = _positive
+        if "margin" not in record:
+            return "margin is missing, within which ours and theirs are equivalent"
+    return _fault(record, present)
 
 
 def _row_fault(record: dict[str, Any]) -> str:
@@ -52,11 +97,14 @@ def _row_fault(record: dict[str, Any]) -> str:
         check = _share if metric.share else _measured
         present |= {key: check for key in (name, f"{name}_low", f"{name}_high") if key in record}
     present |= {name: check for name, check in _FACTS.items() if name in record}
+    return _fault(record, present) or _provenance_fault(record["provenance"], wanted)
+
+
+def _provenance_fault(provenance: dict[str, Any], wanted: dict[str, Check]) -> str:
     return (
-        _fault(record, present)
-        or _fault(record["provenance"], wanted, "provenance.")
-        or _machine_fault(record["provenance"]["hardware"], "provenance.hardware.")
-        or _machines_fault(record["provenance"].get("machines", []))
+        _fault(provenance, wanted, "provenance.")
+        or _machine_fault(provenance["hardware"], "provenance.hardware.")
+        or _machines_fault(provenance.get("machines", []))
     )
 
 
@@ -103,6 +151,10 @@ def _whole(value: Any) -> bool:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _positive(value: Any) -> bool:
+    return _number(value) and value > 0
 
 
 def _measured(value: Any) -> bool:
@@ -182,7 +234,47 @@ _FIELDS: dict[str, dict[str, Check]] = {
         "comparisons": _whole,
         "differences": _differences,
     },
+    "curve": {
+        **_WHOSE,
+        "sampler": _text,
+        "units": lambda value: _list_of(_whole)(value) and len(set(value)) == len(value),
+        "metric": _text,
+        "higher_is_better": _flag,
+        "points": _list_of(_mapping),
+        "provenance": _mapping,
+    },
+    "claim": {
+        **_WHOSE,
+        **dict.fromkeys(("statement", "source", "ours", "theirs", "family"), _text),
+        "quantity": lambda value: value in QUANTITIES,
+        "expected": lambda value: value in ("greater", "less", "equivalent"),
+    },
     "failure": {"label": _text, "reason": _text, "needed_by": _list, "resolved": _flag},
+}
+_CURVE_FACTS: dict[str, Check] = {
+    **dict.fromkeys(("supervision", "adapter"), _text),
+    **dict.fromkeys(("experts", "trained_steps"), _whole),
+    **dict.fromkeys(("reference", "unbounded"), _flag),
+    "axes": _mapping,
+}
+_POINT: dict[str, Check] = {
+    "unit": _whole,
+    "scale": lambda value: _number(value) and value >= 0,
+    "samples": _whole,
+    "pixel_fid": _positive,
+}
+"""Distances are drawn and interpolated by their logarithm."""
+POINT_MEASURES: dict[str, Check] = {
+    **dict.fromkeys(("fid", "kid", "pixel_kid", "belief"), _measured),
+    **dict.fromkeys(
+        ("precision", "recall", "pixel_precision", "pixel_recall", "pixel_coverage", "saturation"),
+        _share,
+    ),
+}
+_CLAIM_FACTS: dict[str, Check] = {
+    "margin": lambda value: value is None or _positive(value),
+    "at": lambda value: value is None or _number(value),
+    "sampler": _text,
 }
 _PROVENANCE: dict[str, Check] = {
     "commit": _text,

@@ -136,6 +136,55 @@ def comparison(ours: Record, reference: Record, gain: float, p: float) -> Record
     }  # fmt: skip
 
 
+SCALES = (1.0, 2.0, 4.0, 8.0, 16.0)
+SCORES = {
+    "single": (0.64, 0.82, 0.89, 0.86, 0.72),
+    "multi-experts": (0.69, 0.85, 0.91, 0.93, 0.92),
+    "ppap": (0.70, 0.86, 0.92, 0.94, 0.93),
+}
+"""By arm, at the scales."""
+
+
+def curve(method: str, predictor: str = "resnet", units: int = 8, **changes: Any) -> Record:
+    """A record of kind ``curve``, each unit of which is a little better or worse throughout."""
+    scales = (0.0,) if method == "unguided" else SCALES
+    scores = (0.1,) if method == "unguided" else SCORES[method]
+    points = [
+        {
+            "unit": unit, "scale": scale, "samples": 300,
+            "score": score + 0.002 * ((5 * unit + len(method)) % 8 - 3.5),
+            "pixel_fid": (1.8 if scale == 0 else 0.5 + 1.1 * scale**0.9) * (1 + 0.004 * unit),
+            "pixel_recall": 0.5, "pixel_precision": 0.7, "pixel_coverage": 0.6, "pixel_kid": 0.01,
+            "fid": 8.0 - 4 * score, "kid": 0.2, "precision": 0.7, "recall": 0.4,
+            "saturation": 0.01 * (1 + scale),
+            "belief": None if method == "unguided" else min(1.0, score + 0.01 * scale),
+        }
+        for unit in range(units)
+        for scale, score in zip(scales, scores, strict=True)
+    ]  # fmt: skip
+    record = _common("curve", method, predictor) | {
+        "sweep": "claims", "axes": {}, "reference": False, "adapter": "full",
+        "experts": {"unguided": 0, "single": 1}.get(method, 5),
+        "supervision": "data-free" if method == "ppap" else "labelled",
+        "sampler": "dpm8", "trained_steps": 2000, "units": list(range(units)),
+        "metric": "accuracy", "higher_is_better": True, "unbounded": False, "points": points,
+        "provenance": copy.deepcopy(PROVENANCE),
+    }  # fmt: skip
+    return record | changes
+
+
+def claim(name: str = "experts beat one network", **changes: Any) -> Record:
+    """A record of kind ``claim``: five labelled experts against one labelled network."""
+    record = _common("claim", name, changes.pop("predictor", "resnet")) | {
+        "sweep": "claims",
+        "statement": "At the same distance five experts are more accurate than one network.",
+        "source": "the paper, section 4", "ours": "multi-experts", "theirs": "single",
+        "family": "experts", "quantity": "score_at_matched_distance", "expected": "greater",
+        "margin": 0.01,
+    }  # fmt: skip
+    return record | changes
+
+
 def failure(label: str, resolved: bool = False) -> Record:
     """A record of kind ``failure``."""
     return {
