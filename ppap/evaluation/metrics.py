@@ -1,4 +1,4 @@
-"""Quality of generated images: FID, KID, Inception Score, precision and recall.
+"""Quality of generated images: FID, KID, Inception Score, precision, recall, density, coverage.
 
 Every metric is computed in float64 from features extracted once
 (``ppap.evaluation.features.extract``), by torch-fidelity wherever its functions are quick enough,
@@ -16,6 +16,7 @@ from torch import Tensor
 from ppap.evaluation.features import Features
 from ppap.evaluation.reference import (
     CHUNK,
+    COVERAGE_NEIGHBOURS,
     NEIGHBOURS,
     Floats,
     ReferenceStatistics,
@@ -28,6 +29,7 @@ from ppap.evaluation.reference import (
 __all__ = [
     "Quality",
     "correct",
+    "density_coverage",
     "fid",
     "frechet_distance",
     "image_quality",
@@ -178,6 +180,33 @@ def precision_recall(generated: Samples, reference: ReferenceStatistics) -> tupl
         inside_real += int((distances <= reference.radii).any(1).sum())
         covered |= (distances <= ours_radii[part, None]).any(0)
     return inside_real / len(ours), covered.double().mean().item()
+
+
+def density_coverage(generated: Samples, reference: ReferenceStatistics) -> tuple[float, float]:
+    """Density and coverage, arXiv 2002.09797, equations 4 and 6, with k = 5.
+
+    Both look at balls around the reference images, each as large as the distance to its fifth
+    neighbour. Density is how many balls a generated image lies in, over k: about 1 for images
+    like the reference, more for such that crowd where the reference is dense. Coverage is the
+    share of balls that hold a generated image. It grows with M, since few images cannot reach
+    every ball: compare it at equal M.
+
+    Args:
+        generated: (M, D) features.
+        reference: with features, of 6 images or more.
+
+    Raises:
+        ValueError: for no images, another D, or a reference without features or too small.
+    """
+    ours = torch.from_numpy(reference.check(generated, 1))
+    real, radii = reference.matrix(), reference.coverage_radii
+    inside = 0
+    covered = torch.zeros(len(real), dtype=torch.bool)
+    for part in torch.split(ours, CHUNK):
+        held = torch.cdist(part, real) <= radii
+        inside += int(held.sum())
+        covered |= held.any(0)
+    return inside / (COVERAGE_NEIGHBOURS * len(ours)), covered.double().mean().item()
 
 
 def correct(logits: Tensor, labels: Tensor) -> Floats:

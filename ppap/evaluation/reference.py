@@ -19,6 +19,7 @@ from ppap.evaluation.features import FeatureExtractor, Features, extract
 
 __all__ = [
     "CHUNK",
+    "COVERAGE_NEIGHBOURS",
     "NEIGHBOURS",
     "Floats",
     "ReferenceStatistics",
@@ -27,6 +28,7 @@ __all__ = [
     "check_extractor",
     "check_moments",
     "moments",
+    "nearest_distances",
     "neighbour_radii",
 ]
 
@@ -34,6 +36,7 @@ Floats = npt.NDArray[np.float64]
 Samples = Tensor | npt.NDArray[Any]
 
 NEIGHBOURS = 3  # k of Kynkaanniemi et al., arXiv 1904.06991, section 3
+COVERAGE_NEIGHBOURS = 5  # k of Naeem et al., arXiv 2002.09797, section 3.3
 ROUNDING = 1e-6  # of a covariance's trace: what float32 leaves of zero
 CHUNK = 1000  # rows of a distance matrix held at once
 _FORMAT = "ppap-reference-statistics-1"
@@ -102,10 +105,35 @@ class ReferenceStatistics:
             raise ValueError(f"expected features of shape {(self.count, size)}, got {shape}")
         check_moments(self.mean, self.covariance)
 
-    @cached_property
+    @property
     def radii(self) -> Tensor:
-        """(N,) float64, distance of each reference image to its third neighbour."""
-        return neighbour_radii(self.matrix())
+        """(N,) float64, distance of each reference image to its third neighbour.
+
+        Raises:
+            ValueError: for fewer than 4 images.
+        """
+        return self._radii(NEIGHBOURS)
+
+    @property
+    def coverage_radii(self) -> Tensor:
+        """(N,) float64, distance of each reference image to its fifth neighbour.
+
+        Raises:
+            ValueError: for fewer than 6 images.
+        """
+        return self._radii(COVERAGE_NEIGHBOURS)
+
+    def _radii(self, neighbours: int) -> Tensor:
+        found = self._nearest
+        if found.shape[1] < neighbours:
+            found = nearest_distances(self.matrix(), neighbours)  # says how many are missing
+        return found[:, neighbours - 1]
+
+    @cached_property
+    def _nearest(self) -> Tensor:
+        """(N, 5 or what there is) distances to the nearest others: all radii in one search."""
+        matrix = self.matrix()
+        return nearest_distances(matrix, min(COVERAGE_NEIGHBOURS, len(matrix) - 1))
 
     @staticmethod
     def of(extractor: FeatureExtractor, images: Tensor, batch: int = 250) -> ReferenceStatistics:
@@ -245,12 +273,24 @@ def neighbour_radii(matrix: Tensor) -> Tensor:
     Raises:
         ValueError: for fewer than 4 rows.
     """
-    count = NEIGHBOURS + 1  # a point is its own nearest neighbour
-    if len(matrix) < count:
-        raise ValueError(f"precision and recall need {count} images or more, got {len(matrix)}")
+    return nearest_distances(matrix, NEIGHBOURS)[:, -1]
+
+
+def nearest_distances(matrix: Tensor, neighbours: int) -> Tensor:
+    """(N, k) distances of each row of an (N, D) matrix to its k nearest others, in order.
+
+    Raises:
+        ValueError: for fewer than k + 1 rows.
+    """
+    if len(matrix) <= neighbours:
+        raise ValueError(
+            f"distances to {neighbours} neighbours, as precision, recall, density and coverage "
+            f"take them, need {neighbours + 1} images or more, got {len(matrix)}"
+        )
+    count = neighbours + 1  # a point is its own nearest neighbour
     starts = range(0, len(matrix), CHUNK)
     rows = (torch.cdist(matrix[start : start + CHUNK], matrix) for start in starts)
-    return torch.cat([row.topk(count, largest=False).values[:, -1] for row in rows])
+    return torch.cat([row.topk(count, largest=False).values[:, 1:] for row in rows])
 
 
 def check_extractor(features: Features, reference: ReferenceStatistics) -> None:

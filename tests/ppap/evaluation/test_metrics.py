@@ -15,6 +15,7 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from ppap.evaluation.features import Features, extract, register_extractor
 from ppap.evaluation.metrics import (
     correct,
+    density_coverage,
     fid,
     frechet_distance,
     image_quality,
@@ -71,6 +72,33 @@ def test_a_far_away_set_is_neither_precise_nor_complete() -> None:
     assert (quality.precision, quality.recall) == (0.0, 0.0)
     assert quality.fid == pytest.approx(8 * 20**2, rel=0.02)
     assert quality.kid > 1
+
+
+def test_a_set_covers_itself_and_a_far_away_one_nothing() -> None:
+    own = reference()
+    density, coverage = density_coverage(own.matrix(), own)
+    assert coverage == 1.0
+    assert density > 1  # each image lies in its own ball, too
+    assert density_coverage(normal(200, shift=20.0).features, own) == (0.0, 0.0)
+
+
+def test_density_and_coverage_count_the_balls_of_the_reference() -> None:
+    # On a line, the ball of each of 8 places reaches to its fifth neighbour: from 0 to 5, from 1
+    # to 5, from 2 and 3 to 5 and 0, and the same from the other end. 0 lies in those of 0, 1, 2
+    # and 3 alone, which are half of them.
+    line = torch.arange(8.0)[:, None]
+    own = ReferenceStatistics.from_features(Features(line, line, NAME))
+    assert own.coverage_radii.tolist() == [5, 4, 3, 3, 3, 3, 4, 5]
+    assert own.radii.tolist() == [3, 2, 2, 2, 2, 2, 2, 3]
+    assert density_coverage(torch.zeros(3, 1), own) == (4 / 5, 4 / 8)
+
+
+def test_dropped_modes_cost_coverage_and_crowding_raises_density() -> None:
+    both = torch.cat([normal(200).features, normal(200, shift=30.0, seed=1).features])
+    real = ReferenceStatistics.from_features(Features(both, both, NAME))
+    assert density_coverage(both[:200], real)[1] == 0.5
+    crowded = density_coverage(both[:200] * 0.1, real)[0]
+    assert crowded > 2 * density_coverage(normal(200, seed=2).features, real)[0]
 
 
 def test_dropped_modes_cost_recall_and_not_precision() -> None:
