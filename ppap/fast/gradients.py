@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ppap.compute.agreement import agree
+from ppap.compute.recent import Recent
 from ppap.compute.tracing import Traced
 from ppap.diffusion.guide import Guide
 from ppap.fast.views import View, view_of
@@ -23,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 Compiled = Callable[..., Any]
 Compiler = Callable[[Traced, tuple[Any, ...]], Compiled]
+
+RUN_AS_IT_IS = "%s is run as it is: %s"
+MOST = 32
+"""Models and tasks whose graphs are kept, each with a copy of the model's weights."""
 
 
 class Gradient:
@@ -92,13 +97,11 @@ class Gradient:
             compiled = self._compiler(traced, arguments)
             (found,) = compiled(*arguments)
         except Exception as error:  # noqa: BLE001 whatever a model does that no graph can hold
-            logger.warning("%s is run as it is: %s", _name(self.model), error)
+            logger.warning(RUN_AS_IT_IS, _name(self.model), error)
             return None
         expected = likelihood_gradient(self._seen, self.task, x_t, timesteps, targets)
         if not agree(found, expected, traced.half_precision):
-            logger.warning(
-                "%s is run as it is: its graph gives another gradient", _name(self.model)
-            )
+            logger.warning(RUN_AS_IT_IS, _name(self.model), "its graph gives another gradient")
             return None
         return compiled
 
@@ -117,7 +120,7 @@ class Gradients:
 
     def __init__(self, compiler: Compiler) -> None:
         self._compiler = compiler
-        self._known: dict[tuple[Hashable, Hashable], Gradient | None] = {}
+        self._known: Recent[tuple[Hashable, Hashable], Gradient | None] = Recent(MOST)
 
     def terms(self, guide: Guide, timestep: int, thorough: bool = True) -> list[Term] | None:
         """What a guide sums, switched to a timestep; None if only the guide itself knows."""
@@ -145,21 +148,20 @@ class Gradients:
             hash(key)
         except TypeError:
             return None
-        if key not in self._known:
-            try:
-                view = view_of(guide.model)
-            except Exception as error:  # noqa: BLE001 whatever a model does when it is copied
-                self._drop(guide, error)
-                return None
-            self._known[key] = (
-                None if view is None else Gradient(view, guide.model, guide.task, self._compiler)
-            )
-        return self._known[key]
+        return self._known.get(key, lambda: self._made(guide))
+
+    def _made(self, guide: LikelihoodGuide) -> Gradient | None:
+        try:
+            view = view_of(guide.model)
+        except Exception as error:  # noqa: BLE001 whatever a model does when it is copied
+            logger.warning(RUN_AS_IT_IS, _name(guide.model), error)
+            return None
+        return None if view is None else Gradient(view, guide.model, guide.task, self._compiler)
 
     def _drop(self, guide: LikelihoodGuide, error: Exception) -> None:
         """Run a guide's model as it is from now on."""
-        logger.warning("%s is run as it is: %s", _name(guide.model), error)
-        self._known[cast(tuple[Hashable, Hashable], (guide.model, guide.task))] = None
+        logger.warning(RUN_AS_IT_IS, _name(guide.model), error)
+        self._known.put(cast(tuple[Hashable, Hashable], (guide.model, guide.task)), None)
 
 
 def likelihood_gradient(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ppap.compute.recent import Recent
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Prediction
@@ -15,12 +16,15 @@ from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler, Update
 from ppap.fast.gradients import Term
 from ppap.fast.update import fused_update, image_ahead, step_coefficients
+from ppap.guidance.scale import Scale
 
 __all__ = ["CapturedFunction", "StepGraphs", "can_capture"]
 
 logger = logging.getLogger(__name__)
 
 WARM_UPS = 3
+MOST = 8
+"""Steps of which graphs are kept, each with memory of its own."""
 
 
 class CapturedFunction:
@@ -61,7 +65,7 @@ class StepGraphs:
 
     def __init__(self, predict: Callable[[Tensor, Tensor], Prediction]) -> None:
         self._predict = predict
-        self._captured: dict[tuple[object, ...], CapturedFunction] = {}
+        self._captured: Recent[tuple[object, ...], CapturedFunction] = Recent(MOST)
 
     def clear(self) -> None:
         """Forget all graphs, for the denoiser is another."""
@@ -92,18 +96,21 @@ class StepGraphs:
         """
         coefficients = step_coefficients(sampler, schedule, index, len(x_t), x_t.device)
         assert coefficients is not None
-        inputs = [x_t, timesteps, *targets, *coefficients.values()]
+        scales = [_number(guide.scale, x_t) for _, guide in terms]
+        inputs = [x_t, timesteps, *targets, *scales, *coefficients.values()]
         inputs += [] if noise is None else [noise]
         key = (
             repr(sampler), noise is None, x_t.shape, x_t.dtype,
-            tuple((term, term.view.generation, guide.scale) for term, guide in terms),
+            tuple((term, term.view.generation) for term, _ in terms),
             tuple((target.shape, target.dtype) for target in targets),
         )  # fmt: skip
-        if key not in self._captured:
+
+        def captured() -> CapturedFunction:
             names, side = list(coefficients), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            count = len(terms)
 
             def step(x: Tensor, t: Tensor, *rest: Tensor) -> Tensor:
-                aims, rest = rest[: len(targets)], rest[len(targets) :]
+                aims, factors, rest = rest[:count], rest[count : 2 * count], rest[2 * count :]
                 found = dict(zip(names, rest, strict=False))
                 fresh = rest[len(names)] if len(rest) > len(names) else None
                 here = torch.cuda.current_stream()
@@ -111,8 +118,8 @@ class StepGraphs:
                 gradient = None
                 try:
                     with torch.cuda.stream(side):
-                        for (term, guide), aim in zip(terms, aims, strict=True):
-                            part = guide.scale * term(x, t, aim)  # type: ignore[operator]
+                        for (term, _), aim, factor in zip(terms, aims, factors, strict=True):
+                            part = factor * term(x, t, aim)
                             gradient = part if gradient is None else gradient + part
                     prediction = self._predict(x, t)
                 finally:  # an error in a capture would be hidden by that of work not joined
@@ -121,9 +128,16 @@ class StepGraphs:
                 image = image_ahead(sampler, found["signal"], x, prediction, gradient)
                 return torch.stack([after, image] if gradient is None else [after, image, gradient])
 
-            self._captured[key] = CapturedFunction(step, inputs)
-        after, image, *gradients = self._captured[key](inputs)
+            return CapturedFunction(step, inputs)
+
+        after, image, *gradients = self._captured.get(key, captured)(inputs)
         return Update(after, image, gradients[0] if gradients else None)
+
+
+def _number(scale: Scale, like: Tensor) -> Tensor:
+    """A scale as an input of a graph: made on the device, so that nothing waits for a copy."""
+    assert isinstance(scale, int | float)
+    return torch.full((), float(scale), dtype=like.dtype, device=like.device)
 
 
 def can_capture(sampler: Sampler, terms: Sequence[Term]) -> bool:

@@ -15,6 +15,7 @@ from ppap.diffusion.denoiser import Denoiser, module_device
 from ppap.diffusion.sampling import Step
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import AnyGuide, plain_step
+from ppap.fast.kept import batch_for, kept_path
 from ppap.fast.path import FastPath
 from ppap.files.shards import ImageShards
 
@@ -60,9 +61,10 @@ def sample(
             By default it is where the denoiser is.
         precision: in which networks compute, ``"fp32"`` or, where the device has it,
             ``"bf16"``, on the plain path; the steps themselves are float32.
-        fast: whether steps are merged, folded and compiled (see :mod:`ppap.fast.path`); one that
-            was made before keeps what it has compiled. By default they are on a GPU; on a CPU
-            compilation takes a minute the first time, and images differ by rounding.
+        fast: whether steps are merged, folded and compiled (see :mod:`ppap.fast.path`). What is
+            compiled is kept for later calls of the process (:mod:`ppap.fast.kept`), or by a path
+            of your own. By default they are on a GPU; on a CPU compilation takes a minute the
+            first time, and images differ by rounding.
 
     Returns:
         (N, C, H, W) float32 images in [-1, 1] on the CPU.
@@ -83,7 +85,7 @@ def sample(
                 f"the fast path computes in float32; precision {precision!r} needs fast=False"
             )
         fast = False
-    path = fast_path(denoiser, min(batch, len(seeds)), fast)
+    path = fast_path(denoiser, batch_for(len(seeds), batch), fast)
     return sampling.sample(
         denoiser,
         seeds,
@@ -111,7 +113,7 @@ def synthesize(
     shard: int = 1024,
 ) -> Tensor | ImageShards:
     """:func:`ppap.diffusion.synthesis.synthesize`, with ``fast`` as for :func:`sample`."""
-    path = fast_path(denoiser, min(batch, count), fast)
+    path = fast_path(denoiser, batch_for(count, batch), fast)
     stepper = plain_step if path is None else path.step
     return synthesis.synthesize(
         denoiser, count, sampler, first_seed, batch, progress, stepper, folder, shard
@@ -124,8 +126,9 @@ def fast_path(denoiser: Denoiser, batch: int, fast: FastPath | bool | None) -> F
     Args:
         denoiser: what is sampled from.
         batch: images per network call.
-        fast: True for a new one, one made before, False for none; None chooses a new one on a
-            GPU, unless the denoiser's conditions differ between images.
+        fast: True for that which this process keeps, or one of the caller's; False for none;
+            None chooses the kept one on a GPU, unless the denoiser's conditions differ between
+            images.
 
     Raises:
         ValueError: for the fast path and conditions that differ between images.
@@ -135,5 +138,5 @@ def fast_path(denoiser: Denoiser, batch: int, fast: FastPath | bool | None) -> F
     if fast and denoiser.condition_count is not None:
         raise ValueError("conditions that differ between images need fast=False")
     if isinstance(fast, bool):
-        return FastPath(denoiser, batch) if fast and batch else None
+        return kept_path(denoiser, batch) if fast else None
     return fast

@@ -130,6 +130,26 @@ def test_the_captured_step_is_rehearsed(gpu: FakeGPU) -> None:
     assert gpu.forks == 2  # the gradient's stream, joined before the capture ends
 
 
+def test_another_scale_is_no_other_graph(gpu: FakeGPU) -> None:
+    denoiser, bank, sampler = learned_denoiser(), smooth_bank(), DDIM(10)
+    predict = CompiledDenoiser(denoiser, lambda module, _, freezing: module)
+    steps, gradients = graphs.StepGraphs(predict), Gradients(lambda module, _: module)
+    x_t, schedule = images(COUNT), sampler.respace(denoiser.schedule)
+    timesteps = torch.full((COUNT,), int(schedule.timesteps[5]))
+    found = []
+    for scale in (1.0, 3.0, 0.5):
+        terms = gradients.terms(bank.guide(TARGETS, scale), int(timesteps[0]))
+        assert terms is not None
+        assert terms[0][0].prepare(x_t, timesteps, TARGETS)
+        with torch.no_grad():
+            update = steps(sampler, schedule, 5, x_t, timesteps, terms, [TARGETS], None)
+        assert update.gradient is not None
+        found.append(update.gradient / scale)
+    assert gpu.captures == 1
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
+
+
 class Uncapturable(CompiledDenoiser):
     """Copies from the CPU, as a network does that keeps a table there."""
 
