@@ -11,13 +11,15 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from ppap.compute.allocator import keep_freed_memory
 from ppap.compute.cpu import instruction_set
+from ppap.compute.tracing import Traced
 
 __all__ = ["cache_folder", "package"]
 
@@ -31,29 +33,31 @@ def cache_folder() -> Path:
 
 
 def package(
-    module: nn.Module, arguments: tuple[Any, ...], folder: Path, freezing: bool = False
+    traced: Traced, arguments: tuple[Any, ...], folder: Path, freezing: bool = False
 ) -> tuple[Callable[..., Any], bool]:
-    """Inductor's package for a module, from disk if some process has compiled it before.
+    """Inductor's package for a graph, from disk if some process has compiled it before.
+
+    What is on disk is found by the traced graph itself, for exporting it takes as long as tracing.
 
     Args:
-        module: what is compiled, at the shapes of its arguments.
+        traced: what is compiled, at the shapes of its arguments.
         arguments: examples.
         folder: where packages are kept, such as :func:`cache_folder`.
-        freezing: whether the module's own tensors are constants that inductor may rearrange.
+        freezing: whether the graph's own tensors are constants that inductor may rearrange.
 
     Returns:
-        The compiled module, and whether it had to be compiled. A folder that cannot be written,
+        The compiled graph, and whether it had to be compiled. A folder that cannot be written,
         or a package in it that is damaged, costs that and a logged line.
     """
     keep_freed_memory()
-    program = torch.export.export(module, arguments)
-    path = folder / f"{_digest(program, freezing)}.pt2"
+    path = folder / f"{_digest(traced, arguments, freezing)}.pt2"
     if path.is_file():
         try:
             _check(path)
             return torch._inductor.aoti_load_package(str(path)), False
         except Exception as error:  # noqa: BLE001 a damaged package makes its loader raise anything
             logger.warning("%s is damaged and compiled anew: %s", path, error)
+    program = torch.export.export(traced, arguments)
     with tempfile.TemporaryDirectory() as scratch_folder:
         scratch = Path(scratch_folder) / path.name
         with torch._inductor.config.patch(freezing=freezing):
@@ -81,7 +85,7 @@ def _keep(scratch: Path, path: Path) -> None:
             beside.unlink(missing_ok=True)
 
 
-def _digest(program: torch.export.ExportedProgram, freezing: bool) -> str:
+def _digest(traced: Traced, arguments: tuple[Any, ...], freezing: bool) -> str:
     """Names a compiled graph: what it computes, with which constants, for which machine."""
     digest = hashlib.sha256()
     machine = (
@@ -92,14 +96,17 @@ def _digest(program: torch.export.ExportedProgram, freezing: bool) -> str:
     )
     inputs = [
         (tuple(value.shape), value.stride(), value.dtype)
-        for node in program.graph.nodes
-        if node.op == "placeholder" and isinstance(value := node.meta.get("val"), Tensor)
+        for value in (*tree_leaves(arguments), *traced.buffers())
+        if isinstance(value, Tensor)
     ]
-    digest.update(repr((machine, inputs, program.graph_module.code)).encode())
-    constants = {**program.state_dict, **program.constants}
-    for name, value in sorted(constants.items()):
-        if isinstance(value, Tensor):
-            digest.update(name.encode())
-            flat = value.detach().cpu().contiguous().reshape(-1)  # NumPy has no bfloat16
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
+    graphs = [(name, part.code) for name, part in traced.named_modules() if _is_graph(part)]
+    digest.update(repr((machine, inputs, graphs)).encode())
+    for name, value in traced.named_buffers():
+        digest.update(name.encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)  # NumPy has no bfloat16
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def _is_graph(module: nn.Module) -> TypeGuard[fx.GraphModule]:
+    return isinstance(module, fx.GraphModule)

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from ppap.compute.constants import settle_constants
@@ -41,14 +43,11 @@ class Traced(nn.Module):
     ) -> None:
         super().__init__()
         on_cpu = all(leaf.device.type == "cpu" for leaf in tree_leaves(arguments))
-        trace = make_fx(function, decomposition_table=REPLACEMENTS if on_cpu else None)
-        graph = trace(*arguments)
-        if on_cpu and _short_attention(graph):
-            with sdpa_kernel(SDPBackend.MATH):
-                graph = trace(*arguments)
         if on_cpu:
+            graph = make_fx(_attention_written_out(function), REPLACEMENTS)(*arguments)
             use_onednn(graph)
         else:
+            graph = make_fx(function)(*arguments)
             settle_constants(graph)
         own = list(arguments[0]) if frozen else []
         own += _lift_constants(graph)
@@ -95,13 +94,27 @@ def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:
     return constants
 
 
-def _short_attention(graph: fx.GraphModule) -> bool:
-    keys = [
-        node.args[1].meta["val"].shape[-2]
-        for node in graph.graph.nodes
-        if "scaled_dot_product" in str(node.target) and "backward" not in str(node.target)
-    ]
-    return bool(keys) and max(keys) <= SHORT_ATTENTION
+class _WriteOutShortAttention(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            keys: Tensor = args[1] if len(args) > 1 else kwargs["key"]
+            if keys.shape[-2] <= SHORT_ATTENTION:
+                with sdpa_kernel(SDPBackend.MATH):
+                    return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _attention_written_out(function: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+    """The same function, its short attentions as products and a softmax."""
+
+    def run(*arguments: Any) -> list[Tensor]:
+        with _WriteOutShortAttention():
+            return function(*arguments)
+
+    return run
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

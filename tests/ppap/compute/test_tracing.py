@@ -1,0 +1,60 @@
+"""What a traced graph holds: short attentions written out, each on its own account."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ppap.compute import tracing
+from ppap.compute.tracing import SHORT_ATTENTION, Traced
+
+
+def fused(traced: Traced) -> int:
+    """How many of its attentions are fused."""
+    return sum(
+        "scaled_dot_product" in str(node.target) and "backward" not in str(node.target)
+        for node in traced.graph.graph.nodes
+    )
+
+
+def attention(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+    found = F.scaled_dot_product_attention(x, x, weights[0])
+    return [F.scaled_dot_product_attention(query=found, key=found, value=found)]
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(8, 0), (SHORT_ATTENTION + 1, 2)])
+def test_attention_is_written_out_where_it_is_short(tokens: int, expected: int) -> None:
+    x = torch.randn(1, 2, tokens, 4)
+    traced = Traced(attention, ([x], x), frozen=False)
+    assert fused(traced) == expected
+    torch.testing.assert_close(traced([x], x), attention([x], x))
+
+
+def test_each_attention_counts_by_itself() -> None:
+    def both(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        few = x[:, :, :8]
+        return [
+            F.scaled_dot_product_attention(x, x, x),
+            F.scaled_dot_product_attention(x, few, few),
+        ]
+
+    x = torch.randn(1, 2, SHORT_ATTENTION + 1, 4)
+    traced = Traced(both, ([x], x), frozen=False)
+    assert fused(traced) == 1
+    torch.testing.assert_close(traced([x], x), both([x], x))
+
+
+def test_a_function_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        calls.append(1)
+        return attention(weights, x)
+
+    x = torch.randn(1, 2, 8, 4)
+    Traced(counted, ([x], x), frozen=True)
+    assert len(calls) == 1
+    monkeypatch.setattr(tracing, "SHORT_ATTENTION", 0)
+    assert fused(Traced(counted, ([x], x), frozen=True)) == 2
