@@ -51,7 +51,7 @@ class About:
         axes: what the sweep varies, and this row's values.
         reference: whether the other rows of the sweep are compared with this one.
         experts: how many; 0 for an untouched predictor.
-        supervision: ``"labelled"``, ``"data-free"`` or ``"none"``.
+        supervision: ``"labelled"``, ``"data-free"``, ``"shuffled"`` or ``"none"``.
         adapter: what is trained of the predictor.
     """
 

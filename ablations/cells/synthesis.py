@@ -21,7 +21,13 @@ from ppap.diffusion.ddim import DDIM
 from ppap.fast.sampling import synthesize
 from ppap.files.images import Images
 
-__all__ = ["Synthesis", "TrainingData", "concatenated", "in_batches_that_fit"]
+__all__ = [
+    "ShuffledLabels",
+    "Synthesis",
+    "TrainingData",
+    "concatenated",
+    "in_batches_that_fit",
+]
 
 MOST_IN_MEMORY = 4 * 2**30
 """Bytes of images beyond which they are kept in a file."""
@@ -77,6 +83,23 @@ class TrainingData:
         else:
             images, targets = setting.tasks[task].labelled("train")
         return images, targets
+
+
+@dataclass(frozen=True)
+class ShuffledLabels(TrainingData):
+    """The labelled training split with its targets dealt out anew: a negative control.
+
+    Attributes:
+        seed: of the shuffle.
+    """
+
+    seed: int = 0
+
+    def load(self, setting: Setting, task: str, load: Load) -> tuple[Images, Tensor]:
+        """(N, C, H, W) uint8 images, and the targets (N, ...) of others."""
+        images, targets = setting.tasks[task].labelled("train")
+        generator = torch.Generator().manual_seed(self.seed)
+        return images, targets[torch.randperm(len(targets), generator=generator)]
 
 
 def concatenated(parts: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:

@@ -28,6 +28,10 @@ class Budget:
         timed_images: per batch of the throughput measurement.
         resamples: bootstrap replicates of an FID; a mean gets five times as many.
         expert_counts: numbers of experts to compare.
+        units: training seeds of a curve, or blocks of sampling seeds where nothing is trained.
+        curve_samples: per unit and scale of a curve.
+        curve_scales: guidance scales of a curve, rising.
+        doublings: of the largest scale at most, while the best score of a curve is there.
 
     Raises:
         UserError: for a budget without seeds, steps or scales, or with fewer than ten samples.
@@ -47,6 +51,10 @@ class Budget:
     timed_images: int = 64
     resamples: int = 200
     expert_counts: tuple[int, ...] = (1, 2, 3, 5, 8, 10)
+    units: int = 8
+    curve_samples: int = 300
+    curve_scales: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0, 32.0)
+    doublings: int = 6
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.samples < 10 or self.steps < 1 or not self.scales:

@@ -70,6 +70,10 @@ BUDGETS = {
         timed_images=8,
         resamples=20,
         expert_counts=(1, 5),
+        units=2,
+        curve_samples=10,
+        curve_scales=(4.0, 16.0),
+        doublings=1,
     ),
     "default": Budget(
         seeds=3,
@@ -82,6 +86,8 @@ BUDGETS = {
         ancestral_samples=30,
         noisy_images=300,
         timed_images=32,
+        units=3,
+        curve_samples=100,
     ),
     "full": Budget(
         seeds=3,

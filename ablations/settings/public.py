@@ -64,6 +64,10 @@ BUDGETS = {
         timed_images=4,
         resamples=3,
         expert_counts=(1, 5),
+        units=1,
+        curve_samples=10,
+        curve_scales=(7.5,),
+        doublings=1,
     ),
 }
 REFERENCE_URL = (

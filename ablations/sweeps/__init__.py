@@ -15,7 +15,7 @@ draw what the decorator says. E.g.:
 
 from __future__ import annotations
 
-from ablations.sweeps import dense, headline, peers, studies
+from ablations.sweeps import claims, dense, headline, peers, studies
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import PPAP, Recipe
 from ablations.sweeps.registry import SWEEPS, Sweep, is_row, sweep
@@ -27,6 +27,7 @@ __all__ = [
     "Lab",
     "Recipe",
     "Sweep",
+    "claims",
     "dense",
     "headline",
     "is_row",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ablations.cells.experts import BalancedRanges, Experts
 from ablations.cells.predictors import Pretrained
 from ablations.cells.setup import Setup
-from ablations.cells.synthesis import Synthesis, TrainingData
+from ablations.cells.synthesis import ShuffledLabels, Synthesis, TrainingData
 from ablations.settings.budget import Budget
 from ablations.settings.setting import Setting
 from ablations.sweeps.recipes import FULL, LORA, FineTuning, Recipe
@@ -53,14 +53,19 @@ def trained_bank(
         keep_optimiser=recipe.keep_optimiser,
         seed=seed,
     )
-    labelled = recipe.supervision == "labelled"
+    labelled = recipe.supervision != "data-free"
+    if labelled:
+        shuffled = recipe.supervision == "shuffled"
+        data = ShuffledLabels(seed=seed) if shuffled else TrainingData()
+    else:
+        data = synthetic_data(setting, budget, recipe.images)
     return Experts(
         Setup.of(setting),
         predictor,
         _ranges(setting, budget, recipe, predictor),
         tuning.adapter,
         training,
-        TrainingData() if labelled else synthetic_data(setting, budget, recipe.images),
+        data,
         0.25 if labelled else recipe.temperature,
         recipe.normalised,
         task,

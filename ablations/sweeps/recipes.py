@@ -54,7 +54,8 @@ class Recipe:
 
     Attributes:
         experts: how many; 0 for the predictor as it is.
-        supervision: generated images and the teacher, or the training split and its labels.
+        supervision: generated images and the teacher, or the training split and its labels, or
+            these in the wrong places, from which nothing can be learned.
         tuning: what is trained.
         length: optimiser steps, relative to the budget's.
         images: synthetic images, relative to the budget's.
@@ -68,7 +69,7 @@ class Recipe:
     """
 
     experts: int = EXPERTS
-    supervision: Literal["data-free", "labelled"] = "data-free"
+    supervision: Literal["data-free", "labelled", "shuffled"] = "data-free"
     tuning: FineTuning = LORA
     length: float = 1.0
     images: float = 1.0

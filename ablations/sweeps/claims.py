@@ -1,0 +1,226 @@
+"""The paper's claims, each a contrast of two curves that are measured over the same units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ablations.cells.curve_points import CurveScore, ExtendedSamples, Extension, Points
+from ablations.cells.curves import Claim, Curve, Expected, Quantity
+from ablations.cells.guidance import Guidance
+from ablations.cells.pixel_reference import PixelReference
+from ablations.cells.results import Result
+from ablations.cells.samples import Samples, sampler_name
+from ablations.settings.setting import GuidedTask, Setting
+from ablations.sweeps.lab import SEED_STRIDE, Lab, Models
+from ablations.sweeps.recipes import FULL, MULTI, NAIVE, PPAP, SINGLE, Recipe
+from ablations.sweeps.registry import sweep
+from ppap.diffusion.dpm_solver import DPMSolver
+
+__all__ = ["ARMS", "CLAIMS", "Contrast", "curve", "guides"]
+
+SAMPLER = DPMSolver(8, last=80)
+CURVE_SEED = 35 * 10**8
+"""Of the first sample of the first unit; no row is measured or selected on these seeds."""
+TASKS = ("class", "depth", "segmentation")
+PAPER = "arXiv 2212.05973"
+
+ARMS: dict[str, Recipe | None] = {
+    "unguided": None,
+    "naive": NAIVE,
+    "single": SINGLE,
+    "multi-experts": MULTI,
+    "ppap, 1 expert": replace(PPAP, experts=1),
+    "ppap": PPAP,
+    "ppap, full": replace(PPAP, tuning=FULL),
+    "multi-experts, LoRA": Recipe(supervision="labelled"),
+    "ppap, from the base": replace(PPAP, start="base"),
+    "single, shuffled labels": replace(SINGLE, supervision="shuffled"),
+}
+"""All that are trained are trained for the same number of steps."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A claim of any predictor.
+
+    Attributes:
+        statement: one sentence that can be true or false.
+        ours: of :data:`ARMS`.
+        theirs: that it is compared with.
+        family: of claims whose tests are corrected together.
+        quantity: what is compared.
+        better: whether ours is better, or is as good, or comes to more harm.
+        source: who says so.
+        margin: the smallest difference in accuracy, or in a dense task's error, that matters.
+    """
+
+    statement: str
+    ours: str
+    theirs: str
+    family: str
+    quantity: Quantity = "score_at_matched_distance"
+    better: bool | None = True
+    source: str = PAPER
+    margin: float = 0.01
+
+    def expected(self, task: GuidedTask) -> Expected:
+        """Of ours less theirs."""
+        if self.better is None:
+            return "equivalent"
+        return "greater" if self.better == task.selection.higher_is_better else "less"
+
+
+AS_GOOD, HERE = 0.03, "this library"
+CLAIMS: dict[str, Contrast] = {
+    "naive guidance fails": Contrast(
+        "A predictor that has never seen noise guides worse than the same predictor with five "
+        "data-free experts, each at the best of its scales.",
+        "ppap", "naive", "naive", "best_score",
+    ),
+    "experts beat one network": Contrast(
+        "At equal training and equal distance from real images, five labelled experts guide "
+        "better than one labelled noise-aware network.",
+        "multi-experts", "single", "experts",
+    ),
+    "experts reach further than one network": Contrast(
+        "At equal training and the best of its scales each, five labelled experts guide better "
+        "than one labelled noise-aware network.",
+        "multi-experts", "single", "experts", "best_score",
+    ),
+    "data-free experts beat one": Contrast(
+        "At equal training and equal distance from real images, five data-free experts guide "
+        "better than one.",
+        "ppap", "ppap, 1 expert", "experts",
+    ),
+    "data-free experts reach further than one": Contrast(
+        "At equal training and the best of its scales each, five data-free experts guide better "
+        "than one.",
+        "ppap", "ppap, 1 expert", "experts", "best_score",
+    ),
+    "one network collapses": Contrast(
+        "At large scales one labelled network loses more of its best score than five experts do.",
+        "single", "multi-experts", "collapse", "collapse", False, HERE,
+    ),
+    "no labels are needed": Contrast(
+        "Five adapters trained without data guide as well as five trained on labels, at equal "
+        "distance from real images.",
+        "ppap", "multi-experts, LoRA", "labels", better=None, margin=AS_GOOD,
+    ),
+    "no labels are needed by full experts": Contrast(
+        "Five full experts trained without data guide as well as five trained on labels, at equal "
+        "distance from real images.",
+        "ppap, full", "multi-experts", "labels", better=None, margin=AS_GOOD,
+    ),
+    "adapters suffice": Contrast(
+        "Five data-free experts of which only adapters are trained guide as well as five that are "
+        "trained in full, at equal distance from real images.",
+        "ppap", "ppap, full", "adapters", better=None, margin=AS_GOOD,
+    ),
+    "adapters suffice with labels": Contrast(
+        "Five labelled experts of which only adapters are trained guide as well as five that are "
+        "trained in full, at equal distance from real images.",
+        "multi-experts, LoRA", "multi-experts", "adapters", better=None, margin=AS_GOOD,
+    ),
+    "a chain of experts is better": Contrast(
+        "Five data-free experts, each of which starts from the one before, guide better than five "
+        "that start from the off-the-shelf predictor, at equal distance from real images.",
+        "ppap", "ppap, from the base", "start", source="released code",
+    ),
+    "shuffled labels teach nothing": Contrast(
+        "A network trained on shuffled labels guides no better than none at all.",
+        "single, shuffled labels", "unguided", "control", "best_score", None, HERE, AS_GOOD,
+    ),
+}  # fmt: skip
+"""By name."""
+
+
+@sweep("claims", metrics=("accuracy",), figure="none")
+def claims(lab: Lab) -> Iterator[Result]:
+    """The paper's claims, each with its contrast.
+
+    Every way to guide has a curve of its score against the distance of its samples' pixels from
+    real images, over guidance scales that are doubled until the best score lies between others.
+    Units are training seeds, or blocks of sampling seeds where nothing is trained; unit by unit
+    all arms draw from the same seeds towards the same targets, with DPM-Solver++ in 8 steps. All
+    that are trained are trained for the same number of steps.
+    """
+    for shown, task, predictor in guides(lab.setting, lab.predictors):
+        for name, recipe in ARMS.items():
+            yield curve(lab, name, recipe, shown, task, predictor)
+        guided = lab.setting.tasks[task]
+        for name, contrast in CLAIMS.items():
+            yield Claim(
+                lab.setup,
+                lab.about(name, None, shown),
+                contrast.statement,
+                contrast.source,
+                contrast.ours,
+                contrast.theirs,
+                contrast.family,
+                contrast.quantity,
+                contrast.expected(guided),
+                contrast.margin,
+            )
+
+
+def guides(setting: Setting, predictors: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    """What guides: its name in the records, its task and its predictor.
+
+    In a setting of several tasks records name the task, as in the sweeps of dense guidance.
+    """
+    if set(TASKS) <= set(setting.tasks):
+        yield from ((task, task, setting.tasks[task].predictor) for task in TASKS)
+    else:
+        yield from ((predictor, "class", predictor) for predictor in predictors)
+
+
+def curve(
+    lab: Lab, name: str, recipe: Recipe | None, shown: str, task: str, predictor: str
+) -> Curve:
+    """The curve of an arm over all units.
+
+    Args:
+        lab: of the sweep.
+        name: of the arm.
+        recipe: of what guides; None for unguided samples.
+        shown: what records call the predictor.
+        task: of the setting, by name.
+        predictor: that guides.
+    """
+    units = tuple(range(lab.budget.units))
+    rule = lab.setting.tasks[task].selection
+    guided: list[Models] = [
+        () if recipe is None else (lab.model(recipe, predictor, unit, task),) for unit in units
+    ]
+    relative = lab.setting.tasks[task].scale
+    scales = [relative * scale for scale in sorted(lab.scales or lab.budget.curve_scales)]
+    reference = PixelReference(lab.setup)
+
+    def measured(scale: float, extension: Extension | None = None) -> tuple[CurveScore, ...]:
+        found = []
+        for unit, models in zip(units, guided, strict=True):
+            guidance = tuple(Guidance(model, scale) for model in models)
+            common = (
+                lab.setup, SAMPLER, guidance, CURVE_SEED + unit * SEED_STRIDE,
+                lab.budget.curve_samples,
+            )  # fmt: skip
+            samples = ExtendedSamples(*common, extension) if extension else Samples(*common)
+            found.append(CurveScore(samples, task, reference))
+        return tuple(found)
+
+    points: Points = tuple(measured(scale) for scale in (scales if recipe else [0.0]))
+    for doubling in range(1, lab.budget.doublings + 1 if recipe else 1):
+        further = Extension(points, rule.higher_is_better)
+        points = (*points, measured(scales[-1] * 2**doubling, further))
+    banks = tuple(model.experts for models in guided for model in models if model.experts)
+    return Curve(
+        lab.setup,
+        lab.about(name, recipe, shown),
+        sampler_name(SAMPLER),
+        units,
+        rule.metric,
+        rule.higher_is_better,
+        points,
+        banks,
+    )
