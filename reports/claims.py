@@ -33,6 +33,9 @@ class Reading:
         ours: value of each unit.
         theirs: of the same units.
         where: at which distance, score, range or scale, in words.
+        bound: 1 if the true difference, ours less theirs, is at least what was measured, -1 if it
+            is at most that, 0 if it is neither.
+        edge: the arm whose best score is at its largest scale; empty for none.
         missing: why there are no values; empty if there are.
     """
 
@@ -40,6 +43,8 @@ class Reading:
     ours: tuple[float, ...] = ()
     theirs: tuple[float, ...] = ()
     where: str = ""
+    bound: int = 0
+    edge: str = ""
     missing: str = ""
 
 
@@ -168,14 +173,17 @@ def _area(units: Sequence[int], ours: Arm, theirs: Arm, at: float | None) -> Rea
 
 
 def _best_score(units: Sequence[int], ours: Arm, theirs: Arm, at: float | None) -> Reading:
-    for arm in (ours, theirs):
-        if arm.unbounded:
-            missing = f"not reached: {arm.method} is best at its largest scale, {arm.scales[-1]:g}"
-            return Reading(missing=missing)
+    """At the best of each arm's scales. Where that is the largest, what is beyond is better yet."""
+    if ours.unbounded and theirs.unbounded:
+        return Reading(missing="not reached: both arms are best at their largest scales")
+    better = 1 if ours.higher_is_better else -1
     scales = ours.best_scale(), theirs.best_scale()
     found = ours.scores(scales[0]), theirs.scores(scales[1])
     values = [tuple(side[unit] for unit in units) for side in found]
-    return Reading((), values[0], values[1], f"at scales {scales[0]:g} and {scales[1]:g}")
+    where = f"at scales {scales[0]:g} and {scales[1]:g}"
+    bound = better * (ours.unbounded - theirs.unbounded)
+    edge = ours.method * ours.unbounded or theirs.method * theirs.unbounded
+    return Reading((), values[0], values[1], where, bound, edge)
 
 
 def _collapse(units: Sequence[int], ours: Arm, theirs: Arm, at: float | None) -> Reading:
@@ -229,6 +237,11 @@ def _verdict(finding: Finding) -> tuple[str, str]:
     if test.units < FEWEST:
         return "open", f"{test.units} unit{'s' * (test.units > 1)}, where a verdict takes {FEWEST}"
     shown, against = finding.p_corrected < LEVEL, finding.p_against_corrected < LEVEL
+    if bound := finding.reading.bound:
+        # The rest of one arm's curve can only add to what is shown, or undo it.
+        if claim.expected == "equivalent" or not shown or bound * test.value < 0:
+            return "open", f"not reached: {finding.reading.edge} is best at its largest scale"
+        against = False
     if claim.expected == "equivalent":
         if shown:
             return "supported", f"the difference is smaller than {claim.margin:g}"
@@ -238,11 +251,9 @@ def _verdict(finding: Finding) -> tuple[str, str]:
     small = f"smaller than {claim.margin:g}, the least that matters" if against else ""
     if shown:
         as_said = (test.value > 0) == (claim.expected == "greater")
+        told = "greater" if test.value > 0 else "less"
         note = f", though the difference is {small}" if small else ""
-        return (
-            "supported" if as_said else "refuted",
-            f"{'greater' * (test.value > 0) or 'less'}{note}",
-        )
+        return "supported" if as_said else "refuted", told + note
     if small:
         return "refuted", f"the difference is {small}"
     return "open", "neither a difference is shown nor its absence"

@@ -137,11 +137,34 @@ def test_a_level_beyond_what_one_unit_reaches_is_not_reached() -> None:
         assert finding.reason.startswith("not reached: all units of both reach")
 
 
-def test_the_best_of_an_unbounded_arm_is_not_reached() -> None:
-    a, b = shifted("a", WOBBLE) | {"unbounded": True}, shifted("b", NONE)
-    (finding,) = settled(a, b, versus(quantity="best_score"))
-    assert finding.verdict == "open"
-    assert finding.reason == "not reached: a is best at its largest scale, 4"
+@pytest.mark.parametrize(
+    ("gain", "unbounded", "verdict"),
+    [
+        (0.1, "a", "supported"),  # more of its curve can only add to what is shown
+        (0.1, "b", "open"),
+        (-0.1, "a", "open"),
+        (-0.1, "b", "refuted"),
+        (0.1, "ab", "open"),
+    ],
+)
+@pytest.mark.parametrize("higher", [True, False])
+def test_an_arm_that_is_best_at_its_largest_scale_may_be_better_yet(
+    gain: float, unbounded: str, verdict: str, higher: bool
+) -> None:
+    sign = 1 if higher else -1
+    said = {"metric": "error", "higher_is_better": higher}
+    a, b = (
+        shifted(name, [sign * value for value in by], (0.2, 0.2, 0.2))
+        | said
+        | {"unbounded": name in unbounded}
+        for name, by in (("a", [gain + w for w in WOBBLE]), ("b", NONE))
+    )
+    expected = "greater" if higher else "less"
+    (finding,) = settled(a, b, versus(quantity="best_score", expected=expected, margin=0.2))
+    assert finding.verdict == verdict
+    assert finding.reason.startswith("not reached: ") == (verdict == "open")
+    (equal,) = settled(a, b, versus(quantity="best_score", expected="equivalent", margin=0.2))
+    assert equal.verdict == "open"
 
 
 @pytest.mark.parametrize(
