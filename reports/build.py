@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from reports.claim_tables import (
+    arms_csv,
+    arms_legend,
+    arms_table,
+    claims_csv,
+    claims_legend,
+    claims_table,
+)
 from reports.drawings import Drawing, Report
+from reports.findings import claim_markdown
 from reports.kernels import Sheet, sheets
 from reports.latex import latex_table
 from reports.page import MAX_BYTES, page
 from reports.published import published
 from reports.records import RECORDS_FILE, REHEARSAL, RecordError, Records
-from reports.tables import csv_table, headline, legend, markdown_table
+from reports.tables import Table, csv_table, headline, legend, markdown_table
 
 __all__ = [
     "PAGE",
@@ -135,8 +144,12 @@ def _outputs(report: Report) -> dict[str, bytes]:
     outputs: dict[str, bytes] = {}
     for records, drawings in zip(report.folder.sweeps, report.drawings, strict=True):
         if not records.rows.empty:
+            caption = f"{records.info.title}. {headline(records)}"
             outputs[f"{records.sweep}.csv"] = csv_table(records).encode()
-            outputs[f"{records.sweep}.tex"] = latex_table(records).encode()
+            outputs[f"{records.sweep}.tex"] = latex_table(
+                Table.of(records), caption, records.sweep
+            ).encode()
+        outputs |= _claims(records)
         for drawing in drawings:
             outputs[f"{drawing.name}.png"] = drawing.png
             if not drawing.name.endswith("-samples"):  # pixels gain nothing from vectors
@@ -145,13 +158,44 @@ def _outputs(report: Report) -> dict[str, bytes]:
     return outputs
 
 
+def _claims(records: Records) -> dict[str, bytes]:
+    """Contrasts and curves as CSV and for LaTeX."""
+    outputs: dict[str, bytes] = {}
+    whose = f"setting {records.setting}, budget {records.budget}"
+    for name, found, csv, table in (
+        ("contrasts", records.findings, claims_csv, claims_table),
+        ("curves", records.arms, arms_csv, arms_table),
+    ):
+        if found:
+            path = f"{records.sweep}-{name}"
+            outputs[f"{path}.csv"] = csv(found).encode()
+            caption = f"{records.info.title}: {name}, {whose}."
+            outputs[f"{path}.tex"] = latex_table(table(found), caption, path).encode()
+    return outputs
+
+
+def _claims_markdown(records: Records) -> list[str]:
+    parts = []
+    if records.findings:
+        parts += [claim_markdown(records.findings)]
+        parts += [markdown_table(claims_table(records.findings)), _list(claims_legend())]
+    if records.arms:
+        parts += [markdown_table(arms_table(records.arms)), _list(arms_legend(records.arms))]
+    return parts
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def _markdown(report: Report, records: Records, drawings: Sequence[Drawing]) -> str:
     parts = [f"# {records.info.title}"]
     if records.info.description:
         parts.append(records.info.description)
     parts.append(headline(records))
     if not records.rows.empty:
-        parts += [markdown_table(records), "\n".join(f"- {line}" for line in legend(records))]
+        parts += [markdown_table(Table.of(records)), _list(legend(records))]
+    parts += _claims_markdown(records)
     for drawing in drawings:
         parts += [f"![{drawing.name}]({drawing.name}.png)", drawing.caption]
     near = [f for f in published() if records.setting.split("-")[0] in f.settings]

@@ -205,6 +205,8 @@ def _tested(claim: Claim, arms: Sequence[Arm]) -> Finding:
     if not ours or not theirs:
         gone = [m for m, arm in ((claim.ours, ours), (claim.theirs, theirs)) if not arm]
         reading = Reading(missing=f"no curve of {' and '.join(gone)} has been measured")
+        known = ours or theirs
+        unit = known.metric if known and unit == "score" else unit
     else:
         if (ours.metric, ours.higher_is_better) != (theirs.metric, theirs.higher_is_better):
             raise RecordError(
@@ -251,8 +253,8 @@ def _verdict(finding: Finding) -> tuple[str, str]:
     small = f"smaller than {claim.margin:g}, the least that matters" if against else ""
     if shown:
         as_said = (test.value > 0) == (claim.expected == "greater")
-        told = "greater" if test.value > 0 else "less"
-        note = f", though the difference is {small}" if small else ""
+        told = f"the difference is {'above' if test.value > 0 else 'below'} 0"
+        note = f", though {small}" if small else ""
         return "supported" if as_said else "refuted", told + note
     if small:
         return "refuted", f"the difference is {small}"

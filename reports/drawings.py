@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from reports import figures, sweep_figures
+from reports import claim_figures, figures, sweep_figures
 from reports.records import Folder, Records, read_folder
 
 __all__ = ["Drawing", "Report", "drawings"]
@@ -35,11 +35,13 @@ class Drawing:
         name: of its files, without ending.
         caption: a sentence.
         draw: makes it.
+        narrow: whether a telephone shows it whole.
     """
 
     name: str
     caption: str
     draw: Callable[[], Figure]
+    narrow: bool = False
 
     @cached_property
     def png(self) -> bytes:
@@ -87,8 +89,28 @@ def drawings(records: Records) -> list[Drawing]:
     """The figures that the sweep's records allow."""
     sweep, found = records.sweep, []
 
-    def add(name: str, caption: str, draw: Callable[[Records], Figure]) -> None:
-        found.append(Drawing(name, caption, lambda: _stamped(draw(records), records.rehearsed)))
+    def add(
+        name: str, caption: str, draw: Callable[[Records], Figure], narrow: bool = False
+    ) -> None:
+        drawn = lambda: _stamped(draw(records), records.rehearsed)  # noqa: E731
+        found.append(Drawing(name, caption, drawn, narrow))
+
+    if records.findings:
+        add(
+            f"{sweep}-contrasts",
+            "What each claim compares: difference over units with its 95 % interval. Grey: "
+            "differences too small to matter.",
+            lambda records: claim_figures.forest_figure(records.findings),
+            narrow=True,
+        )
+    if records.arms:
+        add(
+            f"{sweep}-curves",
+            "Score against label-free distance: each point a guidance scale, mean over units; "
+            "bands are 95 % intervals over units at equal distance. Below, by how much the guide "
+            "finds its samples better than an independent judge does.",
+            lambda records: claim_figures.curves_figure(records.arms),
+        )
 
     kind = records.info.figure
     if kind in SWEEP_FIGURES and not records.rows.empty:

@@ -30,6 +30,7 @@ from reports.styles import Style, styles
 
 __all__ = [
     "DPI",
+    "draw_legend",
     "mosaic",
     "noise_accuracy_figure",
     "png",
@@ -76,7 +77,7 @@ def noise_accuracy_figure(records: Records) -> Figure:
             axes.set(title=predictor, xlim=(0, 1000), xticks=EXPERT_BOUNDS, ylim=(0, 1))
             axes.set(xlabel="timestep (more noise →)", ylabel="accuracy on noisy images")
             axes.label_outer()
-        _legend(figure, _present(data), looks, markers=False)
+        draw_legend(figure, _present(data), looks, markers=False)
     return figure
 
 
@@ -109,7 +110,7 @@ def tradeoff_figure(records: Records) -> Figure:
             facets[0].yaxis.set_minor_formatter(NullFormatter())
         for axes in facets:
             axes.label_outer()
-        _legend(figure, _present(data), looks, markers=True)
+        draw_legend(figure, _present(data), looks, markers=True)
     return figure
 
 
@@ -271,7 +272,8 @@ def _facets(predictors: list[str], share_y: bool) -> tuple[Figure, list[Axes]]:
     return figure, list(facets[0])
 
 
-def _legend(figure: Figure, methods: list[str], looks: dict[str, Style], markers: bool) -> None:
+def draw_legend(figure: Figure, methods: list[str], looks: dict[str, Style], markers: bool) -> None:
+    """Below the figure, how each method is drawn."""
     handles = []
     for name in methods:
         look = looks[name]
@@ -280,7 +282,9 @@ def _legend(figure: Figure, methods: list[str], looks: dict[str, Style], markers
         if markers:
             line.set_marker(look.marker)
         handles.append(line)
-    columns = min(len(handles), 3 + 2 * len(figure.axes))
+    # A name that is longer than its share of the width would be cut.
+    longest = max(map(len, methods))
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.7 + 0.085 * longest))))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 

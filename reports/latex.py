@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reports.records import Records
-from reports.tables import Cell, Table, headline
+from reports.tables import Cell, Table
 
 __all__ = ["escaped", "latex_table"]
 
@@ -25,16 +24,21 @@ SYMBOLS = {
 MINUS = re.compile(r"(?<![\w.])-(?=[.\d])")
 
 
-def latex_table(records: Records) -> str:
-    """The rows as a table for booktabs: best in bold, intervals small behind their values."""
-    table = Table.of(records)
+def latex_table(table: Table, caption: str, label: str) -> str:
+    """A table for booktabs: best in bold, intervals small behind their values.
+
+    Args:
+        table: to set.
+        caption: above it; Markdown's marks are left out.
+        label: to refer to it by, after ``tab:``.
+    """
     columns = "".join("l" if word else "r" for word in table.words)
-    caption = f"{records.info.title}. {headline(records)}".replace("**", "").replace("`", "")
+    caption = caption.replace("**", "").replace("`", "")
     lines = [
         r"\begin{table}",
         r"\centering",
         f"\\caption{{{escaped(caption)}}}",
-        f"\\label{{tab:{records.sweep}}}",
+        f"\\label{{tab:{label}}}",
         f"\\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(map(escaped, table.header)) + r" \\",

@@ -30,6 +30,13 @@ for (const button of document.querySelectorAll("thead button")) {
   button.addEventListener("click", () => sortBy(button.closest("th")));
 }
 
+for (const button of document.querySelectorAll("button.columns")) {
+  button.addEventListener("click", () => {
+    const few = button.parentNode.querySelector("table").classList.toggle("short");
+    button.textContent = few ? "More columns" : "Fewer columns";
+  });
+}
+
 const dialog = document.getElementById("provenance");
 function line(list, name, value) {
   const term = document.createElement("dt");
@@ -46,14 +53,38 @@ function intervals(list, record) {
       line(list, name, `${digits(value)}, 95 % interval ${digits(low)} to ${digits(high)}`);
     }
   }
-  for (const part of record.differences) {
+  for (const part of record.differences || []) {
     line(list, `Δ ${part.metric}`, `${digits(part.value)}, 95 % interval ${digits(part.low)} to ` +
       `${digits(part.high)}; p ${digits(part.p)}, ${digits(part.p_corrected)} corrected for ` +
       `${part.comparisons} rows; reference ${part.reference}`);
   }
 }
+const told = (value) => (typeof value === "number" ? digits(value) : "not known");
+function showClaim(record) {
+  dialog.querySelector("h3").textContent = `${record.method}: ${record.verdict}`;
+  const list = dialog.querySelector("dl");
+  list.replaceChildren();
+  const { reading, test } = record;
+  line(list, "claim", record.statement);
+  line(list, "source", record.source);
+  line(list, "shown", record.evidence);
+  line(list, "compared", `${record.quantity.replaceAll("_", " ")} ${reading.where}, ${record.predictor}`);
+  line(list, "expected", `ours ${record.expected}` +
+    (record.margin === null ? "" : `; the least that matters is ${told(record.margin)}`));
+  if (test) {
+    line(list, "difference", `${told(test.value)}, 95 % interval ${told(test.low)} to ${told(test.high)}`);
+    line(list, "t", `${told(test.t)}, ${test.units - 1} degrees of freedom`);
+    line(list, "p", `${told(record.p)}; within the family ${record.family}: ${told(record.p_corrected)}`);
+    line(list, "p against", `${told(record.p_against)}; within the family: ${told(record.p_against_corrected)}`);
+    reading.units.forEach((unit, place) => line(list, `unit ${unit}`,
+      `${record.ours} ${told(reading.ours[place])}, ${record.theirs} ${told(reading.theirs[place])}`));
+  }
+  dialog.querySelector("pre").textContent = JSON.stringify(record, null, 1);
+  dialog.showModal();
+}
 function show(key) {
   const record = records[key];
+  if (record.kind === "claim") return showClaim(record);
   const where = record.provenance;
   dialog.querySelector("h3").textContent = `${record.sweep}: ${record.method}`;
   const list = dialog.querySelector("dl");
@@ -69,6 +100,7 @@ function show(key) {
   if (where.feature_extractor) {
     line(list, "FID", `${where.samples_per_fid} samples per seed, features of ${where.feature_extractor}`);
   }
+  if (record.units) line(list, "units", record.units.join(", "));
   if (record.seeds) line(list, "training seeds", record.seeds.join(", "));
   intervals(list, record);
   for (const part of record.per_seed || []) {

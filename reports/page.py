@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -10,11 +9,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from reports.claim_tables import arms_legend, arms_table, claims_legend, claims_table
 from reports.drawings import Drawing, Report
 from reports.figures import mosaic
+from reports.findings import findings
 from reports.grids import Grid
+from reports.html import anchor, body_cell, figure, head_cell, table, uri
 from reports.kernels import Sheet
-from reports.provenance import provenance, row_name
+from reports.provenance import provenance
 from reports.published import published
 from reports.records import Folder, Records
 from reports.tables import Cell, Table, headline, legend
@@ -40,8 +42,10 @@ def page(reports: Sequence[Report], tables: Sequence[Sheet] = (), samples: bool 
         samples: whether sample images are shown, which are most of a page's bytes.
     """
     folders = [report.folder for report in reports]
-    links = [
-        f'<a href="#{_anchor(folder)}">{escape(folder.setting)}, {escape(folder.budget)}</a>'
+    opening = findings(reports)
+    links = ['<a href="#findings">findings</a>'] * bool(opening)
+    links += [
+        f'<a href="#{anchor(folder)}">{escape(folder.setting)}, {escape(folder.budget)}</a>'
         for folder in folders
     ]
     links += [f'<a href="#{sheet.name}">{escape(sheet.name)}</a>' for sheet in tables]
@@ -57,6 +61,7 @@ def page(reports: Sequence[Report], tables: Sequence[Sheet] = (), samples: bool 
             "</header>\n<main>",
             "<h1>Plug-and-play diffusion guidance: ablations</h1>",
             f"<p>{INTRODUCTION}</p>",
+            opening,
             *(_folder(report, samples) for report in reports),
             *map(_sheet, tables),
             _published(),
@@ -71,18 +76,14 @@ def page(reports: Sequence[Report], tables: Sequence[Sheet] = (), samples: bool 
     )
 
 
-def _anchor(folder: Folder, sweep: str = "") -> str:
-    return escape(f"{folder.setting}-{folder.budget}" + f"-{sweep}" * bool(sweep), quote=True)
-
-
 def _folder(report: Report, samples: bool) -> str:
     folder = report.folder
     links = [
-        f'<li><a href="#{_anchor(folder, records.sweep)}">{escape(records.info.title)}</a></li>'
+        f'<li><a href="#{anchor(folder, records.sweep)}">{escape(records.info.title)}</a></li>'
         for records in folder.sweeps
     ]
     title = f"Setting {escape(folder.setting)}, budget {escape(folder.budget)}"
-    parts = [f'<h2 id="{_anchor(folder)}">{title}</h2>']
+    parts = [f'<h2 id="{anchor(folder)}">{title}</h2>']
     if folder.machines:
         parts.append(f'<p class="where">Seen on {escape("; ".join(folder.machines))}.</p>')
     parts.append(f'<ul class="sweeps">{"".join(links)}</ul>')
@@ -100,20 +101,32 @@ def _folder(report: Report, samples: bool) -> str:
 
 def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing], samples: bool) -> str:
     parts = [
-        f'<section id="{_anchor(folder, records.sweep)}">',
+        f'<section id="{anchor(folder, records.sweep)}">',
         f"<h3>{escape(records.info.title)}</h3>",
         f"<p>{escape(records.info.description)}</p>",
     ]
     if not records.rows.empty:
         where = headline(records).replace("**", "").replace("`", "")
-        meanings = "".join(f"<li>{escape(line)}</li>" for line in legend(records))
         parts += [
             f'<p class="where">{escape(where)}</p>',
-            _table(folder, records),
-            f"<details><summary>What the columns mean</summary><ul>{meanings}</ul></details>",
+            table(folder, Table.of(records), records.info.title),
+            _meanings(legend(records)),
         ]
-    # Samples are shown larger, below.
-    parts += [_figure(drawing) for drawing in drawings if not drawing.name.endswith("-samples")]
+    if records.findings:
+        parts += [
+            f'<h4 id="{anchor(folder, records.sweep, "contrasts")}">Contrasts</h4>',
+            table(folder, claims_table(records.findings), "contrasts"),
+            _meanings(claims_legend()),
+        ]
+    if records.arms:
+        parts += [
+            f'<h4 id="{anchor(folder, records.sweep, "curves")}">Curves</h4>',
+            table(folder, arms_table(records.arms), "curves"),
+            _meanings(arms_legend(records.arms)),
+        ]
+    # Samples are shown larger, below, and contrasts among the findings.
+    elsewhere = ("-samples", "-contrasts")
+    parts += [figure(drawing) for drawing in drawings if not drawing.name.endswith(elsewhere)]
     if records.grids and samples:
         parts.append(_grids(records.grids))
     elif records.grids:
@@ -122,46 +135,9 @@ def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing], sample
     return "\n".join([*parts, "</section>"])
 
 
-def _figure(drawing: Drawing) -> str:
-    caption = escape(drawing.caption, quote=True)
-    return (
-        f'<figure><div class="plate" tabindex="0" role="region" aria-label="{caption}">'
-        f'<img class="plot" src="{_uri("image/svg+xml", drawing.svg)}" alt="{caption}"></div>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _table(folder: Folder, records: Records) -> str:
-    table = Table.of(records)
-    head = "".join(map(_head, table.header, table.words))
-    body = []
-    for key, line in zip(table.keys, table.lines, strict=True):
-        name = escape(row_name(folder, key), quote=True)
-        cells = [_cell(cell, word) for cell, word in zip(line[1:], table.words[1:], strict=True)]
-        first = line[0]
-        opened = (
-            f'<td class="word" data-value="{escape(str(first.value), quote=True)}">'
-            f'<button type="button" class="row">{escape(first.text)}</button></td>'
-        )
-        body.append(f'<tr data-key="{name}">{opened}{"".join(cells)}</tr>')
-    caption = escape(records.info.title, quote=True)
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _head(name: str, word: bool) -> str:
-    kind = " class=word" * word
-    button = f'<button type="button">{escape(name)}</button>'
-    return f'<th scope="col"{kind} aria-sort="none">{button}</th>'
-
-
-def _cell(cell: Cell, word: bool) -> str:
-    text = f"<b>{escape(cell.text)}</b>" if cell.best else escape(cell.text)
-    interval = f" <small>{escape(cell.interval)}</small>" if cell.interval else ""
-    value = escape(str(cell.value), quote=True)
-    return f'<td{" class=word" * word} data-value="{value}">{text}{interval}</td>'
+def _meanings(lines: Sequence[str]) -> str:
+    meanings = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<details><summary>What the columns mean</summary><ul>{meanings}</ul></details>"
 
 
 def _grids(grids: Iterable[Grid]) -> str:
@@ -185,7 +161,7 @@ def _grids(grids: Iterable[Grid]) -> str:
         blocks.append(
             f"<div><span>{escape(title)}</span>"
             f'<div class="crop" data-rows="{len(labels)}">'
-            f'<img {size} src="{_uri("image/png", drawn.getvalue())}" alt="{alternative}">'
+            f'<img {size} src="{uri("image/png", drawn.getvalue())}" alt="{alternative}">'
             "</div></div>"
         )
     return (
@@ -199,13 +175,13 @@ def _sheet(sheet: Sheet) -> str:
     body = [
         "<tr>"
         + "".join(
-            _cell(Cell(shown, value=value), word)
+            body_cell(Cell(shown, value=value), word)
             for (shown, value), word in zip(line, sheet.words, strict=True)
         )
         + "</tr>"
         for line in sheet.lines
     ]
-    head = "".join(map(_head, sheet.header, sheet.words))
+    head = "".join(map(head_cell, sheet.header, sheet.words))
     title, text = escape(sheet.title, quote=True), escape(sheet.text.replace("**", ""))
     return (
         f'<h2 id="{sheet.name}">{title}</h2><p>{text}</p>'
@@ -217,24 +193,24 @@ def _sheet(sheet: Sheet) -> str:
 def _published() -> str:
     names = ("method", "metric", "value", "setting", "source", "note")
     lines = []
-    for figure in published():
-        number = _cell(Cell(figure.shown, value=figure.value), word=False)
+    for one in published():
+        number = body_cell(Cell(one.shown, value=one.value), word=False)
         words = [
             f'<td class="{kind}" data-value="{escape(text, quote=True)}">{escape(text)}</td>'
             for text, kind in (
-                (figure.method, "word"),
-                (figure.metric, "word"),
-                (figure.setting, "word long"),
-                (figure.note, "word long"),
+                (one.method, "word"),
+                (one.metric, "word"),
+                (one.setting, "word long"),
+                (one.note, "word long"),
             )
         ]
         source = (
-            f'<td class="word long" data-value="{escape(figure.source, quote=True)}">'
-            f'<a rel="noreferrer" href="{escape(figure.url, quote=True)}">'
-            f"{escape(figure.source)}</a></td>"
+            f'<td class="word long" data-value="{escape(one.source, quote=True)}">'
+            f'<a rel="noreferrer" href="{escape(one.url, quote=True)}">'
+            f"{escape(one.source)}</a></td>"
         )
         lines.append(f"<tr>{words[0]}{words[1]}{number}{words[2]}{source}{words[3]}</tr>")
-    head = "".join(_head(name, name != "value") for name in names)
+    head = "".join(head_cell(name, name != "value") for name in names)
     return (
         '<h2 id="published">Published figures, not measured here</h2>'
         "<p>From the literature, each with its source. They were taken at other scales, on other "
@@ -242,7 +218,3 @@ def _published() -> str:
         f'<div class="scroll" tabindex="0" role="region" aria-label="published figures"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

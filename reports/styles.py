@@ -14,7 +14,9 @@ Dash = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Style:
-    """How a method is drawn; colours are Okabe and Ito's, told apart by colour-blind readers.
+    """How a method is drawn.
+
+    Colours are Okabe and Ito's, and three of Paul Tol's: colour-blind readers tell them apart.
 
     Attributes:
         colour: hexadecimal RGB.
@@ -40,6 +42,9 @@ _SPARE = (
     Style("#CC79A7", "v", (3, 1, 1, 1, 1, 1), (-8, 5)),
     Style("#0072B2", "P", (6, 2), (0, -12)),
     Style("#000000", "*", (1, 2), (-8, 0)),
+    Style("#882255", "<", (7, 1.5, 1, 1.5, 1, 1.5), (7, -4)),
+    Style("#44AA99", ">", (3, 3), (-9, 8)),
+    Style("#999933", "h", (8, 3, 2, 3), (8, 8)),
 )
 
 

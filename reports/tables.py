@@ -10,7 +10,7 @@ import pandas as pd
 from reports.metrics import METRICS
 from reports.records import NO_PREDICTOR, Records
 
-__all__ = ["Cell", "Table", "csv_table", "headline", "legend", "markdown_table"]
+__all__ = ["Cell", "Table", "csv_table", "headline", "legend", "markdown_table", "p_text"]
 
 LEADING = {"supervision": "", "experts": "", "adapter": "", "sampler": ""}
 TRAILING = {"trainable_share": "", "scale": "g", "seeds": "", "samples": ",d"}
@@ -52,12 +52,14 @@ class Table:
         words: which columns are text.
         lines: a list of cells for each row.
         keys: of the rows' records.
+        primary: columns that a page shows first; the others wait. Empty for all.
     """
 
     header: tuple[str, ...]
     words: tuple[bool, ...]
     lines: tuple[tuple[Cell, ...], ...]
     keys: tuple[str, ...]
+    primary: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, records: Records) -> Table:
@@ -121,9 +123,8 @@ def csv_table(records: Records) -> str:
     return str(table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
-def markdown_table(records: Records) -> str:
-    """The rows as a Markdown table, intervals in the cell of their value."""
-    table = Table.of(records)
+def markdown_table(table: Table) -> str:
+    """A table in Markdown, intervals in the cell of their value."""
     body = [[_markdown(cell) for cell in line] for line in table.lines]
     frame = pd.DataFrame(body, columns=list(table.header))
     align = tuple("left" if word else "right" for word in table.words)
@@ -243,14 +244,14 @@ def _difference_cells(records: Records, metric: str, spec: str) -> list[Cell]:
     for key, reference in zip(records.rows["key"], records.rows["reference"], strict=True):
         if key in found.index:
             line = found.loc[key]
-            p = _p_text(float(line["p_corrected"]))
+            p = p_text(float(line["p_corrected"]))
             cells.append(Cell(format(line["value"], spec), f"({p})", float(line["value"])))
         else:
             cells.append(Cell("reference" if reference else ""))
     return cells
 
 
-def _p_text(p: float) -> str:
+def p_text(p: float) -> str:
     return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".")
 
 

@@ -170,10 +170,10 @@ def test_an_arm_that_is_best_at_its_largest_scale_may_be_better_yet(
 @pytest.mark.parametrize(
     ("gain", "expected", "verdict", "reason"),
     [
-        (0.10, "greater", "supported", "greater"),
-        (0.10, "less", "refuted", "greater"),
-        (-0.10, "less", "supported", "less"),
-        (-0.10, "greater", "refuted", "less"),
+        (0.10, "greater", "supported", "the difference is above 0"),
+        (0.10, "less", "refuted", "the difference is above 0"),
+        (-0.10, "less", "supported", "the difference is below 0"),
+        (-0.10, "greater", "refuted", "the difference is below 0"),
         (0.01, "greater", "open", "neither a difference is shown nor its absence"),
         (0.00, "equivalent", "supported", "the difference is smaller than 0.03"),
         (0.10, "equivalent", "refuted", "the difference is larger than 0.03"),
@@ -197,7 +197,7 @@ def test_a_difference_that_cannot_matter_refutes_that_there_is_one() -> None:
     sure = shifted("a", [0.02 + w / 10 for w in WOBBLE])
     (finding,) = settled(sure, b, versus(margin=0.05))
     assert finding.verdict == "supported"
-    assert finding.reason.startswith("greater, though the difference is smaller than 0.05")
+    assert finding.reason.startswith("the difference is above 0, though smaller than 0.05")
 
 
 def test_fewer_than_eight_units_leave_a_claim_open_whatever_their_p() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from reports.latex import escaped, latex_table
 from reports.records import Records
-from reports.tables import csv_table, headline, legend, markdown_table
+from reports.tables import Table, csv_table, headline, legend, markdown_table
 from tests.reports.conftest import (
     PROVENANCE,
     Record,
@@ -32,13 +32,17 @@ def read(tmp_path: Path, *records: Record) -> Records:
     return Records.read(write_folder(tmp_path, list(records)))
 
 
+def latex(records: Records) -> str:
+    return latex_table(Table.of(records), headline(records), records.sweep)
+
+
 def csv_rows(records: Records) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(csv_table(records))))
 
 
 def cells(records: Records) -> list[dict[str, str]]:
     """The Markdown table as one mapping a row, from bare column name to cell."""
-    lines = [line.strip("|").split("|") for line in markdown_table(records).splitlines()]
+    lines = [line.strip("|").split("|") for line in markdown_table(Table.of(records)).splitlines()]
     header, _, *body = [[cell.strip() for cell in line] for line in lines]
     names = [name.rstrip(" ↑↓") for name in header]
     return [dict(zip(names, line, strict=True)) for line in body]
@@ -91,7 +95,7 @@ def test_markdown_folds_the_interval_into_the_cell(tmp_path: Path) -> None:
 
 
 def test_header_marks_the_better_direction(folder: Path) -> None:
-    header = markdown_table(Records.read(folder)).splitlines()[0]
+    header = markdown_table(Table.of(Records.read(folder))).splitlines()[0]
     marked = {name.strip() for name in header.split("|") if name.strip().endswith(("↑", "↓"))}
     higher = {"accuracy ↑", "IS ↑", "precision ↑", "recall ↑", "images/s ↑"}
     assert marked == higher | {"FID ↓", "peak MiB ↓"}
@@ -199,7 +203,7 @@ def test_differences_to_the_reference_row_come_with_their_corrected_p(tmp_path: 
 
 def test_latex_is_escaped_and_has_rules_and_bold(tmp_path: Path) -> None:
     hostile = row("ppap", "resnet", accuracy=0.9) | {"method": r"50% & $x_1$ \input{a}"}
-    text = latex_table(read(tmp_path, hostile, row("single", "resnet")))
+    text = latex(read(tmp_path, hostile, row("single", "resnet")))
     assert r"50\% \& \$x\_1\$ \textbackslash{}input\{a\}" in text
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
     assert r"\textbf{0.900} {\scriptsize [0.885, 0.913]}" in text or r"\textbf{0.900}" in text
@@ -228,7 +232,7 @@ def test_latex_needs_no_more_than_booktabs(tmp_path: Path) -> None:
     """Of the default encoding: a bare < prints as another sign, a bracket opens an argument."""
     lines = ranks()
     lines[1]["method"] = "[1] r < 4 → 2"
-    text = latex_table(read(tmp_path, *lines))
+    text = latex(read(tmp_path, *lines))
     assert text.isascii()
     assert r"+0.120 {\scriptsize (p $<$ .001)}" in text
     assert "$-$0.50" in text

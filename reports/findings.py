@@ -1,0 +1,85 @@
+"""How a page opens: every claim in a sentence, its verdict, and the way to its test."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+
+from reports.claim_tables import evidence
+from reports.claims import FEWEST, VERDICTS, Finding
+from reports.drawings import Drawing, Report
+from reports.html import anchor, figure
+from reports.records import Folder, Records
+
+__all__ = ["claim_markdown", "findings"]
+
+INTRODUCTION = (
+    "Each claim is a sentence that can be true or false, and the test of one contrast says which. "
+    f"It is open where the test does not say, or fewer than {FEWEST} units were measured."
+)
+
+
+def findings(reports: Sequence[Report]) -> str:
+    """The section of all folders' claims; empty where there are none."""
+    parts = [
+        _sweep(report.folder, records, drawings)
+        for report in reports
+        for records, drawings in zip(report.folder.sweeps, report.drawings, strict=True)
+        if records.findings
+    ]
+    if not parts:
+        return ""
+    together = [f for report in reports for sweep in report.folder.sweeps for f in sweep.findings]
+    counts = Counter(finding.verdict for finding in together)
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
+    return "\n".join(
+        [
+            '<section class="findings" id="findings">',
+            "<h2>Findings</h2>",
+            f"<p>{INTRODUCTION} Of {len(together)}: {told}.</p>",
+            *parts,
+            "</section>",
+        ]
+    )
+
+
+def claim_markdown(claims: Sequence[Finding]) -> str:
+    """The same as a list in Markdown."""
+    return "\n".join(
+        f"- **{finding.verdict}** ({finding.claim.predictor}): {finding.claim.statement} "
+        f"*{evidence(finding)}.*"
+        for finding in claims
+    )
+
+
+def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing]) -> str:
+    section = anchor(folder, records.sweep)
+    title = f"{escape(folder.setting)}, budget {escape(folder.budget)}"
+    if records.rehearsed:
+        title += ": a rehearsal on seeded weights, no result"
+    together: dict[tuple[str, str], list[Finding]] = {}
+    for finding in records.findings:
+        claim = finding.claim
+        together.setdefault((claim.name, claim.statement), []).append(finding)
+    items = [
+        f"<li><p>{escape(statement)}</p>{''.join(_verdict(folder, section, one) for one in claims)}"
+        "</li>"
+        for (_, statement), claims in together.items()
+    ]
+    forest = [figure(d) for d in drawings if d.name == f"{records.sweep}-contrasts"]
+    return (
+        f"<h3>{title}</h3>"
+        f'<div class="beside"><ul class="claims">{"".join(items)}</ul>{"".join(forest)}</div>'
+    )
+
+
+def _verdict(folder: Folder, section: str, finding: Finding) -> str:
+    claim = finding.claim
+    return (
+        f'<p class="verdict"><b class="{finding.verdict}">{finding.verdict}</b> '
+        f"<strong>{escape(claim.predictor)}</strong> {escape(evidence(finding))}. "
+        f'<span class="links"><a href="#{anchor(folder, claim.key)}">test</a> '
+        f'<a href="#{section}-contrasts">table</a> <a href="#{section}-curves">curves</a>'
+        "</span></p>"
+    )
