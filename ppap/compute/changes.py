@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["Watch", "marks"]
 
-CHUNK = 2**20
+CHUNK = 2**16
 """Values that are summed at once: small tensors are joined, for their number costs more."""
 
 
@@ -19,13 +20,13 @@ class Watch:
 
     PyTorch counts writes to a tensor, and a replaced tensor has another address. Writes through
     ``.data``, as averages of weights are often copied, leave no such trace; a thorough look
-    therefore compares sums of the values, too.
+    therefore compares digests of the values, too.
     """
 
     def __init__(self) -> None:
         self._tensors: list[Tensor] = []
         self._marks: list[tuple[int, int]] | None = None
-        self._sums: list[str] = []
+        self._digests: list[int] = []
         self._storages: list[Tensor] = []
 
     def changed(self, tensors: Callable[[], Iterable[Tensor]], thorough: bool = True) -> bool:
@@ -33,16 +34,17 @@ class Watch:
 
         Args:
             tensors: lists what is watched; asked at a thorough look only.
-            thorough: whether the list is made anew and values are summed, which reads each once.
+            thorough: whether the list is made anew and digests are compared, which reads each
+                value once.
         """
         first = self._marks is None
         listed = list(tensors()) if thorough or first else self._tensors
         seen = marks(listed)
         changed = seen != self._marks
         if thorough or changed:
-            sums = _sums(listed)
-            changed = changed or sums != self._sums
-            self._sums = sums
+            digests = _digests(listed)
+            changed = changed or digests != self._digests
+            self._digests = digests
             # As long as a storage is held, no other can have its address.
             self._storages = [tensor.detach() for tensor in listed]
         self._tensors, self._marks = listed, seen
@@ -59,29 +61,48 @@ def _mark(tensor: Tensor) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def _sums(tensors: Iterable[Tensor]) -> list[str]:
-    """Of each chunk its sum and its length, in words, so that NaN equals itself."""
-    return [
-        f"{float(values.sum(dtype=torch.float64))} "
-        f"{float(torch.linalg.vector_norm(values, dtype=torch.float64))}"
-        for values in _chunks(tensors)
+def _digests(tensors: Iterable[Tensor]) -> list[int]:
+    """Of each chunk of bits a sum in which every place counts otherwise.
+
+    The weights are odd, so that no change of a single value leaves the sum as it was; they differ
+    from place to place, so that values which change places are noticed, too. Bits are compared and
+    not values: NaN equals itself.
+    """
+    found = [
+        (part * _weights(part.device)[: len(part)]).sum()
+        for bits in _joined(tensors)
+        for part in bits.split(CHUNK)
     ]
+    home = found[0].device if found else None
+    return torch.stack([digest.to(home) for digest in found]).tolist() if found else []
 
 
-def _chunks(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    """All values, (n,) at a time."""
-    for _, alike in groupby(tensors, key=lambda tensor: (tensor.dtype, tensor.device)):
+def _joined(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """All bits, (n,) int32 at a time."""
+    for _, alike in groupby(map(_bits, tensors), key=lambda bits: bits.device):
         joined: list[Tensor] = []
-        for tensor in alike:
-            joined.append(_real(tensor).flatten())
-            if sum(len(values) for values in joined) >= CHUNK:
-                yield torch.cat(joined)
+        for bits in alike:
+            joined.append(bits)
+            if sum(map(len, joined)) >= CHUNK:
+                yield torch.cat(joined) if len(joined) > 1 else bits
                 joined = []
         if joined:
             yield torch.cat(joined)
 
 
-def _real(tensor: Tensor) -> Tensor:
-    """The values in a type that can be summed."""
-    values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    return values if values.dtype.itemsize > 1 and values.is_floating_point() else values.double()
+def _bits(tensor: Tensor) -> Tensor:
+    """The bits of a tensor's values, (n,) int32."""
+    values = tensor.detach().resolve_conj().resolve_neg()
+    values = torch.view_as_real(values) if values.is_complex() else values
+    values = values.contiguous().reshape(-1)
+    if values.dtype.itemsize >= 4:
+        return values.view(torch.int32)
+    narrow = torch.uint8 if values.dtype.itemsize == 1 else torch.int16
+    return values.view(narrow).to(torch.int32)
+
+
+@functools.cache
+def _weights(device: torch.device) -> Tensor:
+    """(CHUNK,) odd int32 numbers."""
+    drawn = torch.randint(-(2**30), 2**30, (CHUNK,), generator=torch.Generator().manual_seed(0))
+    return (2 * drawn + 1).to(torch.int32).to(device)

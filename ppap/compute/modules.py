@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-__all__ = ["Networks", "evaluating"]
+__all__ = ["Networks", "evaluating", "outer_call"]
 
 DEPTH = 8
 """How many objects deep a network is looked for: a guide's model in a few wrappers."""
@@ -28,9 +29,11 @@ class Networks:
 
     Attributes:
         modules: the outermost ones.
+        number: no others of this process have it.
     """
 
     def __init__(self, *things: object) -> None:
+        self.number = next(_NUMBERS)
         self._found: dict[nn.Module, None] = {}
         self._seen: dict[int, object] = {}
         for thing in things:
@@ -82,6 +85,15 @@ def evaluating(*things: object) -> AbstractContextManager[None]:
     if any(networks.cover(things) for networks in outer):
         return nullcontext()
     return Networks(*things).evaluating()
+
+
+def outer_call() -> int | None:
+    """The number of this thread's outermost call with networks in evaluation mode, if in one.
+
+    A trajectory is one call from its first step to its last; no two calls have one number.
+    """
+    outer: tuple[Networks, ...] = getattr(_INSIDE, "networks", ())
+    return outer[0].number if outer else None
 
 
 def _held(thing: object) -> Iterator[object]:
@@ -143,5 +155,6 @@ class _Modes:
 
 
 _MODES = _Modes()
+_NUMBERS = itertools.count()
 _INSIDE = threading.local()
 """Of each thread, whose networks it has in evaluation mode just now."""

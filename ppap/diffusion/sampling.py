@@ -18,13 +18,13 @@ from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser, module_device
 from ppap.diffusion.finite import FiniteSteps
 from ppap.diffusion.guide import State
-from ppap.diffusion.schedule import Schedule
+from ppap.diffusion.noise_levels import check_schedule
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import AnyGuide, Stepper, plain_step
 from ppap.diffusion.streams import NoiseStreams
 from ppap.files.images import check_finite
 
-__all__ = ["Step", "check_timesteps", "sample", "seed_list", "trajectory"]
+__all__ = ["Step", "sample", "seed_list", "trajectory"]
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def trajectory(
         The steps, noisiest first.
 
     Raises:
+        NoiseLevelsError: if the guide's model is made for another noise schedule.
         NonFiniteError: instead of the last step, if a sample is not finite.
-        ValueError: if the guide's model is made for the timesteps of another schedule, or the guide
-            or the sampler writes into x_t.
+        ValueError: if the guide or the sampler writes into x_t.
     """
     sampler = DDIM(25) if sampler is None else sampler
     device = module_device(denoiser)
@@ -92,7 +92,7 @@ def trajectory(
         x_t = x_T.to(x_t).clone()
     finite = FiniteSteps(seeds)
     networks = Networks(denoiser, guide)
-    check_timesteps(networks, denoiser.schedule)
+    check_schedule(networks, denoiser.schedule)
     guides_keep: dict[object, Any] = {}
     memory = None
     for number, index in enumerate(reversed(range(len(schedule)))):
@@ -155,12 +155,12 @@ def sample(
         (N, C, H, W) float32 images in [-1, 1] on the CPU, decoded if the denoiser's are latents.
 
     Raises:
+        NoiseLevelsError: if the guide's model is made for another noise schedule.
         NonFiniteError: if a sample is not finite, naming the step from which it is not.
         PrecisionError: for bfloat16 on a device without instructions for it.
         TypeError: if ``seeds`` is neither a number nor a sequence of numbers.
         ValueError: if the guide's targets, the denoiser's conditions or ``x_T`` are for
-            another number of images than there are seeds, the guide's model is made for the
-            timesteps of another schedule, or a batch is below 1.
+            another number of images than there are seeds, or a batch is below 1.
     """
     seeds = seed_list(seeds)
     check_whole("batch", batch)
@@ -212,25 +212,6 @@ def seed_list(seeds: int | Sequence[int]) -> Sequence[int]:
     if not isinstance(seeds, Sequence):
         raise TypeError(f"seeds are a number or a sequence of integers, got {seeds!r}")
     return seeds
-
-
-def check_timesteps(networks: Networks, schedule: Schedule) -> None:
-    """Refuse models made for the timesteps of another schedule.
-
-    A model says so by an attribute ``noise_steps``, the length of its schedule, as an expert bank
-    has it: the same timestep is another noise level in a longer one.
-
-    Raises:
-        ValueError: naming both lengths.
-    """
-    for module in networks.modules:
-        for part in module.modules():
-            steps = getattr(part, "noise_steps", None)
-            if isinstance(steps, int) and steps != len(schedule):
-                raise ValueError(
-                    f"the guide's {type(part).__name__} is made for a noise schedule of {steps} "
-                    f"timesteps, the denoiser's has {len(schedule)}"
-                )
 
 
 def _check_counts(

@@ -13,6 +13,7 @@ from ppap.compute.exclusive import exclusive
 from ppap.compute.options import check_whole
 from ppap.compute.stateless import run_with
 from ppap.diffusion.denoiser import freeze
+from ppap.diffusion.noise_levels import NoiseLevels
 from ppap.experts.absorb import absorbed
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.coverage import default_adapter, report_coverage
@@ -26,7 +27,7 @@ from ppap.experts.bank_files import (
 from ppap.experts.expert import Expert
 from ppap.experts.fresh import fresh_experts
 from ppap.experts.identity import PredictorIdentity, former_fingerprints
-from ppap.experts.merging import MergedWeights, WrittenWeights
+from ppap.experts.merging import NetworkWeights
 from ppap.experts.mixed import MixedPass
 from ppap.experts.routing import NoiseRanges
 from ppap.files.checkpoints import CheckpointError
@@ -64,6 +65,8 @@ class ExpertBank(nn.Module):
         ranges: of the experts.
         seed: as given.
         absorbed: whether :meth:`absorb_statistics` was called.
+        noise_levels: of the noise that the experts were trained on; None for untrained ones, and
+            where a saved bank does not know. The bank guides under no other.
 
     Raises:
         TypeError: for experts that are neither a whole number nor ranges.
@@ -91,6 +94,7 @@ class ExpertBank(nn.Module):
         self.predictor = predictor
         self.normalised = normalised
         self.absorbed = False
+        self.noise_levels: NoiseLevels | None = None
         freeze(predictor)
         check_whole("seed", seed, 0)
         if not isinstance(experts, NoiseRanges):
@@ -103,8 +107,7 @@ class ExpertBank(nn.Module):
         self.experts = nn.ModuleList(self.fresh()).to(device)
         report_coverage(predictor.network, self.adapter)
         self.student = self.adapter.student(predictor.network)
-        self._written = WrittenWeights(predictor.network)
-        self._merged = MergedWeights()
+        self._weights = NetworkWeights(predictor.network)
         self._mixed = self._mixed_pass()
 
     def __len__(self) -> int:
@@ -174,13 +177,13 @@ class ExpertBank(nn.Module):
             inputs = self.predictor.prepare(images, self.normalised)
             if not self.training:
                 return run_with(network, self.effective(expert), inputs)
-            self._merged.forget()
-            return self.student.run(self._base(), own.tensors(), own.statistics(), inputs)
+            self._weights.forget()
+            return self.student.run(self._weights.base(), own.tensors(), own.statistics(), inputs)
 
     @property
     def overwritten(self) -> dict[str, Tensor]:
         """What :meth:`merge` replaced in the predictor, by name; empty when nothing is merged."""
-        return dict(self._written.replaced)
+        return dict(self._weights.replaced)
 
     def teacher_prediction(self, images: Tensor) -> Any:
         """The unadapted predictor's prediction for (B, C, H, W) clean images, no gradient.
@@ -191,19 +194,13 @@ class ExpertBank(nn.Module):
         with torch.no_grad(), exclusive(self.predictor.network):
             self.predictor.network.eval()
             prepared = self.predictor.prepare(images)
-            prediction = run_with(self.predictor.network, self._base(), prepared)
+            prediction = run_with(self.predictor.network, self._weights.base(), prepared)
         check_finite(prediction, f"the prediction of {self.predictor.name} for a clean image")
         return prediction
 
     def effective(self, expert: int) -> dict[str, Tensor]:
         """Parameters and buffers of the network under an expert, by name; kept while they hold."""
-        own = self.expert(expert)
-        return self._merged.of(
-            expert,
-            [*own.parameters(), *own.buffers()],
-            list(self._base().values()),
-            lambda: self.merged(expert),
-        )
+        return self._weights.kept(expert, self.expert(expert), lambda: self.merged(expert))
 
     @torch.no_grad()
     def merged(self, expert: int) -> dict[str, Tensor]:
@@ -214,9 +211,9 @@ class ExpertBank(nn.Module):
         """In one pass; None if there is none that gives the same."""
         self._follow_network()
         if self.training:
-            self._merged.forget()
+            self._weights.forget()
         return self._mixed.run(
-            self._base(),
+            self._weights.base(),
             [self.expert(number) for number in range(len(self))],
             self.predictor.prepare(images, self.normalised),
             experts.to(images.device),
@@ -233,29 +230,26 @@ class ExpertBank(nn.Module):
             self._mixed = self._mixed_pass()
 
     def _effective(self, number: int) -> dict[str, Tensor]:
-        expert = self.expert(number)
-        return self.student.effective(self._base(), expert.tensors()) | expert.statistics()
-
-    def _base(self) -> dict[str, Tensor]:
-        return dict(self.predictor.network.named_parameters()) | self._written.replaced
+        return self._weights.under(self.student, self.expert(number))
 
     def train(self, mode: bool = True) -> ExpertBank:
         """Training or evaluation mode; forgets merged weights."""
         with exclusive(self.predictor.network):
-            self._merged.forget()
+            self._weights.forget()
             super().train(mode)
         return self
 
     def copy_expert(self, source: int, target: int) -> None:
         """Make one expert start from another's state."""
         self.expert(target).load_state_dict(self.expert(source).state_dict())
-        self._merged.forget()
+        self._weights.forget()
 
     def reset(self) -> None:
         """Make every expert what it was before it was trained: the unadapted predictor."""
         self.unmerge()
         for number, fresh in enumerate(self.fresh()):
             self.expert(number).load_state_dict(fresh.state_dict())
+        self.noise_levels = None
 
     def fresh(self) -> Iterator[Expert]:
         """Experts as :meth:`reset` leaves them; of a bank that is not merged."""
@@ -272,13 +266,12 @@ class ExpertBank(nn.Module):
             The bank's own predictor, good until :meth:`unmerge` or the next merge.
         """
         self.unmerge()
-        self._written.write(self._effective(expert))
+        self._weights.write(self._effective(expert))
         return self.predictor
 
     def unmerge(self) -> None:
         """Restore the predictor exactly, bit for bit."""
-        self._written.restore()
-        self._merged.forget()
+        self._weights.restore()
 
     def absorb_statistics(self) -> None:
         """Rewrite batch norms so that experts need no statistics of their own.
@@ -349,6 +342,7 @@ class ExpertBank(nn.Module):
             self.identity(),
             normalised=self.normalised,
             absorbed=self.absorbed,
+            noise_levels=self.noise_levels,
         )
         write_bank(Path(folder), about, experts)
 
@@ -387,14 +381,15 @@ class ExpertBank(nn.Module):
         )
         if about.absorbed:
             bank.absorb_statistics()
+        bank.noise_levels = about.noise_levels
         for number, state in enumerate(states):
             fill_expert(bank.expert(number), number, predictor.network, state)
         return bank.eval()
 
     def identity(self) -> PredictorIdentity:
         """What tells the unadapted predictor apart, whatever is merged into it."""
-        return PredictorIdentity.of(self.predictor, self._written.replaced)
+        return PredictorIdentity.of(self.predictor, self._weights.replaced)
 
     def fingerprint(self) -> str:
         """Hexadecimal digest of the unadapted predictor's parameters alone."""
-        return former_fingerprints(self.predictor.network, self._written.replaced)[0]
+        return former_fingerprints(self.predictor.network, self._weights.replaced)[0]

@@ -5,7 +5,8 @@ then they are renamed, ``bank.json`` last again. So a save that is interrupted w
 leaves the older bank as it was, one that is interrupted while it renames is read from both places,
 and a mixture of two banks is never read.
 
-Format 3 knows the whole predictor and digests. Format 2, which knows its parameters, and format 1,
+Format 3 knows the whole predictor and digests, and the noise levels of the training unless an
+earlier version wrote it. Format 2, which knows its parameters, and format 1,
 which knows no task, are read as well; these are mixtures if their files are.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ppap.diffusion.noise_levels import NoiseLevels
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases, Full, Head, Norms, Part
@@ -76,6 +78,7 @@ class BankDescription:
         absorbed: whether batch statistics were absorbed.
         custom_task: the class name of such a task.
         digests: of the experts' tensors; empty before format 3.
+        noise_levels: of the noise that the experts were trained on; None where it is not known.
     """
 
     predictor: str
@@ -88,6 +91,7 @@ class BankDescription:
     absorbed: bool = False
     custom_task: str = ""
     digests: tuple[str, ...] = ()
+    noise_levels: NoiseLevels | None = None
 
     def write(self, path: Path) -> None:
         """Write the JSON file."""
@@ -100,6 +104,7 @@ class BankDescription:
             "inclusive": self.ranges.inclusive,
             "normalised": self.normalised,
             "absorbed": self.absorbed,
+            "noise": None if self.noise_levels is None else self.noise_levels.written(),
             "task": self._task_fields(),
             "adapter": [_part_fields(part) for part in self.adapter.parts],
             "experts": self.digests,
@@ -147,7 +152,7 @@ class BankDescription:
             if found["format"] > FORMAT:
                 raise ValueError(f"format {found['format']} is newer than this library's {FORMAT}")
             task, name = _read_task(found.get("task"))
-            identity = found.get("identity")
+            identity, noise = found.get("identity"), found.get("noise")
             return cls(
                 found["predictor"],
                 NoiseRanges(tuple(found["boundaries"]), found.get("inclusive", False)),
@@ -159,6 +164,7 @@ class BankDescription:
                 found.get("absorbed", False),
                 name,
                 tuple(found["experts"]) if found["format"] > 2 else (),
+                None if noise is None else NoiseLevels.read(noise),
             )
         except CheckpointError:
             raise

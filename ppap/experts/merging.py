@@ -8,17 +8,71 @@ import torch
 from torch import Tensor, nn
 
 from ppap.compute.changes import Watch, marks
+from ppap.compute.modules import outer_call
+from ppap.experts.adapters.student import Student
+from ppap.experts.expert import Expert
 
-__all__ = ["MergedWeights", "WrittenWeights"]
+__all__ = ["MergedWeights", "NetworkWeights", "WrittenWeights"]
+
+
+class NetworkWeights:
+    """A frozen network's own weights, and those under each expert: kept, or written into it.
+
+    Args:
+        network: the frozen predictor's.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._written = WrittenWeights(network)
+        self._merged = MergedWeights()
+
+    @property
+    def replaced(self) -> dict[str, Tensor]:
+        """What :meth:`write` replaced in the network, by name; empty when nothing is written."""
+        return self._written.replaced
+
+    def base(self) -> dict[str, Tensor]:
+        """The unadapted network's parameters, by name."""
+        return dict(self.network.named_parameters()) | self.replaced
+
+    def under(self, student: Student, expert: Expert) -> dict[str, Tensor]:
+        """Parameters and statistics under an expert, by name, differentiable in its tensors."""
+        return student.effective(self.base(), expert.tensors()) | expert.statistics()
+
+    def kept(
+        self, number: int, expert: Expert, merge: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What ``merge`` computes for an expert; kept until another is asked for or it changes."""
+        own = [*expert.parameters(), *expert.buffers()]
+        return self._merged.of(number, own, list(self.base().values()), merge)
+
+    def forget(self) -> None:
+        """Merge anew at the next call."""
+        self._merged.forget()
+
+    def write(self, values: Mapping[str, Tensor]) -> None:
+        """Overwrite the network's parameters and buffers by name."""
+        self._written.write(values)
+
+    def restore(self) -> None:
+        """Make the network what it was before :meth:`write`, bit for bit."""
+        self._written.restore()
+        self._merged.forget()
 
 
 class MergedWeights:
-    """The merged weights of the expert that was used last, as long as nothing has changed."""
+    """The merged weights of the expert that was used last, as long as nothing has changed.
+
+    Values are looked at once a trajectory, and at every call outside one, so that a write which
+    PyTorch does not count, as through ``.data``, is noticed, too; other writes are at once.
+    """
 
     def __init__(self) -> None:
         self._kept: tuple[int, dict[str, Tensor]] | None = None
-        self._own = Watch()
-        self._base: tuple[list[Tensor], list[tuple[int, int]]] = [], []
+        self._watch = Watch()
+        self._marks: list[tuple[int, int]] = []
+        self._call: int | None = None
 
     def of(
         self,
@@ -31,17 +85,19 @@ class MergedWeights:
 
         Args:
             expert: whose they are.
-            own: its tensors; their values are looked at, so that no way to write is missed.
-            base: the frozen network's; the counts of writes that PyTorch keeps are looked at,
-                which a write through ``.data`` leaves as they are.
+            own: its tensors.
+            base: the frozen network's.
             merge: computes them.
         """
-        seen = marks(base)
-        changed = self._own.changed(lambda: own) or seen != self._base[1]
-        if changed or self._kept is None or self._kept[0] != expert:
-            # The tensors themselves are held, for a freed one's address could be another's.
-            self._base = [tensor.detach() for tensor in base], seen
-            self._kept = expert, merge()
+        listed, call = [*own, *base], outer_call()
+        seen = marks(listed)
+        # Another expert's tensors are looked at when their turn comes, though nothing changed.
+        turned = self._kept is None or self._kept[0] != expert
+        if turned or call is None or call != self._call or seen != self._marks:
+            if self._watch.changed(lambda: listed) or turned:
+                self._kept = expert, merge()
+            self._marks, self._call = seen, call
+        assert self._kept is not None
         return self._kept[1]
 
     def forget(self) -> None:

@@ -17,6 +17,7 @@ from ppap.compute.allocator import keep_freed_memory
 from ppap.compute.precision import choose_precision
 from ppap.compute.progress import Progress, reporting
 from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.noise_levels import NoiseLevels
 from ppap.diffusion.schedule import Schedule
 from ppap.experts.bank import ExpertBank
 from ppap.experts.objectives import Distillation, Objective
@@ -83,6 +84,8 @@ def transfer(
         Mean loss over the last tenth of each expert's steps, low noise to high.
 
     Raises:
+        NoiseLevelsError: if the bank was trained on another noise schedule, and is not to begin
+            anew (``start="base"``).
         NonFiniteError: if the teacher's predictions or a loss are not finite.
         ValueError: if there are no images, none of uint8, or of another shape than the denoiser's,
             the bank's ranges and the schedule differ in length, the training would write one expert
@@ -117,7 +120,7 @@ def transfer(
         bank, images, schedule, loss, training, accelerator, compile, precision,
         file=kept, every=every,
     )  # fmt: skip
-    with _training(bank, put_back=kept is not None):
+    with _training(bank, schedule, put_back=kept is not None):
         if kept is not None:
             trainer.position = kept.read()
         done = trainer.position.done
@@ -146,8 +149,9 @@ def _train(trainer: Trainer) -> list[float]:
 
 
 @contextmanager
-def _training(bank: ExpertBank, put_back: bool) -> Iterator[None]:
+def _training(bank: ExpertBank, schedule: Schedule, put_back: bool) -> Iterator[None]:
     """Training mode; an exception puts experts back as they were, if asked to."""
+    levels, bank.noise_levels = bank.noise_levels, NoiseLevels.of(schedule)
     state = bank.experts.state_dict() if put_back else {}
     first = {name: tensor.clone() for name, tensor in state.items()}
     bank.train()
@@ -156,6 +160,7 @@ def _training(bank: ExpertBank, put_back: bool) -> Iterator[None]:
     except BaseException:
         if put_back:
             bank.experts.load_state_dict(first)
+            bank.noise_levels = levels
         raise
     finally:
         bank.eval()
@@ -202,6 +207,8 @@ def _check(
             f"an accelerator has a precision of its own; leave the training's {training.precision}"
             " at fp32, and choose Accelerator(mixed_precision=...)"
         )
+    if bank.noise_levels is not None and training.start != "base" and trained_experts(bank):
+        bank.noise_levels.check(schedule, "the bank")
     _check_start(bank, training)
 
 

@@ -21,7 +21,7 @@ from ppap.diffusion.diffusers_scheduler import (
     training_schedule,
 )
 from ppap.diffusion.guide import Guide, State
-from ppap.diffusion.sampling import check_timesteps
+from ppap.diffusion.noise_levels import check_schedule
 from ppap.diffusion.stepping import check_gives_gradient
 from ppap.files.images import check_finite
 
@@ -44,9 +44,9 @@ class GuidedScheduler:
     Raises:
         StepGuideError: for a guide that makes whole steps.
         UnknownSchedulerError: for a scheduler of another family.
+        NoiseLevelsError: at a step, if the guide's model is made for another noise schedule.
         NonFiniteError: at a step, if the guide's gradient is not finite.
-        ValueError: at a step, if the guide's targets are for another number of images, or its
-            model is made for a schedule of another length.
+        ValueError: at a step, if the guide's targets are for another number of images.
     """
 
     def __init__(self, scheduler: Any, guide: Guide, denoiser: Denoiser | None = None) -> None:
@@ -102,7 +102,7 @@ class GuidedScheduler:
         )
         state.share(prediction)
         networks = Networks(self.guide)
-        check_timesteps(networks, training_schedule(self.scheduler))
+        check_schedule(networks, training_schedule(self.scheduler))
         with torch.no_grad(), networks.evaluating():
             gradient = self.guide(state)
         if gradient is not None:

@@ -83,6 +83,27 @@ def test_writes_through_data_are_noticed_by_a_thorough_look() -> None:
     assert not watch.changed(watched(module))
 
 
+def test_values_that_change_places_are_noticed() -> None:
+    module, watch = nn.Linear(4, 4), Watch()
+    watch.changed(watched(module))
+    module.weight.data.copy_(module.weight.flip(0))
+    assert watch.changed(watched(module))
+    weight, bias = module.weight[0].clone(), module.bias.clone()
+    module.weight.data[0], module.bias.data[:] = bias, weight
+    assert watch.changed(watched(module))
+
+
+def test_the_last_bit_of_one_value_among_many_is_noticed() -> None:
+    values, watch = torch.full((2**17 + 5,), 1e4), Watch()
+    watch.changed(lambda: [values])
+    values.data[-1] = torch.nextafter(values[-1], torch.tensor(torch.inf))
+    assert watch.changed(lambda: [values])
+    values.data[3] = -values[3]
+    assert watch.changed(lambda: [values])
+    values.data[2**16 + 1] *= -1
+    assert watch.changed(lambda: [values])
+
+
 def test_weights_that_are_no_numbers_do_not_change_by_themselves() -> None:
     module, watch = network(), Watch()
     module[0].weight.data.fill_(float("nan"))
@@ -90,10 +111,21 @@ def test_weights_that_are_no_numbers_do_not_change_by_themselves() -> None:
     assert not watch.changed(watched(module))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.complex64])
-def test_values_of_any_type_are_summed(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float16,
+        torch.bfloat16,
+        torch.float64,
+        torch.bool,
+        torch.int8,
+        torch.int64,
+        torch.complex64,
+    ],
+)
+def test_values_of_any_type_are_looked_at(dtype: torch.dtype) -> None:
     values, watch = torch.ones(5, dtype=dtype), Watch()
     assert watch.changed(lambda: [values])
     assert not watch.changed(lambda: [values])
-    values.data[3] = 4
+    values.data[3] = 0
     assert watch.changed(lambda: [values])

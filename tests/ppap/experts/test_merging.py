@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.sampling import sample
+from ppap.diffusion.schedule import linear_schedule
+from ppap.experts import merging
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Full
@@ -66,6 +72,15 @@ def base_written(bank: ExpertBank) -> None:
         bank.predictor.network.fc.weight.mul_(1.5)
 
 
+def base_written_through_data(bank: ExpertBank) -> None:
+    bank.predictor.network.fc.weight.data.mul_(1.5)
+
+
+def base_replaced(bank: ExpertBank) -> None:
+    layer = bank.predictor.network.fc
+    layer.weight = torch.nn.Parameter(1.5 * layer.weight.detach())
+
+
 def base_loaded(bank: ExpertBank) -> None:
     network = bank.predictor.network
     network.load_state_dict({name: 1.5 * value for name, value in network.state_dict().items()})
@@ -78,6 +93,8 @@ CHANGES = (
     written,
     written_through_data,
     base_written,
+    base_written_through_data,
+    base_replaced,
     base_loaded,
 )
 
@@ -105,3 +122,31 @@ def test_merged_weights_are_kept_while_nothing_changes() -> None:
     bank = lora_bank()
     assert bank.effective(0) is bank.effective(0)
     assert bank.effective(1) is not bank.effective(0)
+
+
+def test_within_a_trajectory_values_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, looks = lora_bank(), []
+    looked = merging.Watch.changed
+
+    def changed(watch: merging.Watch, *arguments: Any) -> bool:
+        looks.append(watch)
+        return looked(watch, *arguments)
+
+    monkeypatch.setattr(merging.Watch, "changed", changed)
+    denoiser = Denoiser(lambda x, t: 0.1 * x, linear_schedule(), (3, 16, 16))
+    guide, seeds = bank.guide(0, 10.0), range(2)
+    first = sample(denoiser, seeds, guide, DDIM(10))
+    assert len(looks) == 2  # one for each expert
+    bank.predictor.network.fc.weight.data.mul_(3.0)
+    second = sample(denoiser, seeds, guide, DDIM(10))
+    assert (second - first).abs().max() > 1e-3
+    torch.testing.assert_close(
+        second, sample(denoiser, seeds, fresh(bank).guide(0, 10.0), DDIM(10))
+    )
+
+
+def fresh(bank: ExpertBank) -> ExpertBank:
+    """The same weights in a bank that has merged nothing."""
+    other = lora_bank()
+    other.load_state_dict(bank.state_dict())
+    return other
