@@ -9,7 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-__all__ = ["Watch", "marks"]
+__all__ = ["Watch", "mark", "marks"]
 
 CHUNK = 2**16
 """Values that are summed at once: small tensors are joined, for their number costs more."""
@@ -53,10 +53,10 @@ class Watch:
 
 def marks(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
     """Of each tensor PyTorch's count of writes, and its address."""
-    return [_mark(tensor) for tensor in tensors]
+    return [mark(tensor) for tensor in tensors]
 
 
-def _mark(tensor: Tensor) -> tuple[int, int]:
+def mark(tensor: Tensor) -> tuple[int, int]:
     return -1 if tensor.is_inference() else tensor._version, tensor.data_ptr()
 
 
@@ -71,7 +71,7 @@ def _digests(tensors: Iterable[Tensor]) -> list[int]:
     found = [
         (part * _weights(part.device)[: len(part)]).sum()
         for bits in _joined(tensors)
-        for part in bits.split(CHUNK)
+        for part in torch.split(bits, CHUNK)
     ]
     home = found[0].device if found else None
     return torch.stack([digest.to(home) for digest in found]).tolist() if found else []

@@ -1,7 +1,8 @@
 """Operators that a traced graph uses on a CPU in place of what inductor makes of PyTorch's own.
 
 Each computes the same up to rounding, and was found to be faster in a guided step of small images
-(figures from a server CPU with 2 cores, AVX-512, 64 images of 32x32).
+(figures from a server CPU with 2 cores, AVX-512, 64 images of 32x32), but for one, which inductor
+gets wrong.
 """
 
 from __future__ import annotations
@@ -129,6 +130,10 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
     "max_pool2d_backward(Tensor gradient, Tensor x, int[] kernel, int[] stride, int[] padding,"
     " int[] dilation, bool ceil, Tensor indices) -> Tensor"
 )
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "avg_pool2d_backward(Tensor gradient, Tensor x, int[] kernel, int[] stride, int[] padding,"
+    " bool ceil, bool count_padding, int? divisor) -> Tensor"
+)
 
 
 def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -158,6 +163,16 @@ def _max_pool2d_backward(
     return found
 
 
+def _avg_pool2d_backward(
+    gradient: Tensor, x: Tensor, kernel: list[int], stride: list[int], padding: list[int],
+    ceil: bool, count_padding: bool, divisor: int | None,
+) -> Tensor:  # fmt: skip
+    found: Tensor = _aten.avg_pool2d_backward(
+        gradient.contiguous(), x.contiguous(), kernel, stride, padding, ceil, count_padding, divisor
+    )
+    return found
+
+
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -165,6 +180,7 @@ def _channels_last(x: Tensor) -> Tensor:
 _LIBRARY.impl("onednn_linear", _onednn_linear, "CPU")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("max_pool2d", _max_pool2d, "CPU")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("max_pool2d_backward", _max_pool2d_backward, "CPU")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("avg_pool2d_backward", _avg_pool2d_backward, "CPU")  # type: ignore[no-untyped-call]
 
 
 @torch.library.register_fake("ppap::onednn_linear")  # type: ignore[untyped-decorator]
@@ -175,6 +191,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 torch.library.register_fake("ppap::max_pool2d", _max_pool2d)
 torch.library.register_fake("ppap::max_pool2d_backward", _max_pool2d_backward)
+torch.library.register_fake("ppap::avg_pool2d_backward", _avg_pool2d_backward)
 
 
 def _pooled(
@@ -203,6 +220,22 @@ def _pooled_backward(
     )
 
 
+def _averaged_backward(
+    gradient: Tensor, x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int],
+    ceil_mode: bool, count_include_pad: bool, divisor_override: int | None,
+) -> Any:  # fmt: skip
+    """Average pooling whose windows may reach beyond the image, which inductor gets wrong.
+
+    Its gradient leaves out what such a window gives to the image (torch 2.14).
+    """
+    if not ceil_mode:
+        return NotImplemented
+    about = _pairs(kernel_size), _pairs(stride or kernel_size), _pairs(padding)
+    return torch.ops.ppap.avg_pool2d_backward(
+        gradient, x, *about, ceil_mode, count_include_pad, divisor_override
+    )
+
+
 def _pairs(sizes: list[int] | int) -> list[int]:
     """PyTorch's own schema lets one size stand for both."""
     sizes = [sizes] if isinstance(sizes, int) else list(sizes)
@@ -215,6 +248,7 @@ REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     _aten.convolution_backward.default: _convolution_backward,
     _aten.max_pool2d_with_indices.default: _pooled,
     _aten.max_pool2d_with_indices_backward.default: _pooled_backward,
+    _aten.avg_pool2d_backward.default: _averaged_backward,
 }
 """A decomposition table for :func:`torch.fx.experimental.proxy_tensor.make_fx`.
 

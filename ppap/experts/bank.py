@@ -209,7 +209,7 @@ class ExpertBank(nn.Module):
 
     def _together(self, images: Tensor, experts: Tensor) -> Tensor | None:
         """In one pass; None if there is none that gives the same."""
-        self._follow_network()
+        self._follow_network(thorough=not self._mixed.check.dropped)
         if self.training:
             self._weights.forget()
         return self._mixed.run(
@@ -223,9 +223,9 @@ class ExpertBank(nn.Module):
     def _mixed_pass(self) -> MixedPass:
         return MixedPass(self.predictor.network, self.student, self.adapter, self.expert(0))
 
-    def _follow_network(self) -> None:
-        """Make what was made of the network anew, if a layer of it has been replaced."""
-        if not self._mixed.fits(self.predictor.network):
+    def _follow_network(self, thorough: bool = False) -> None:
+        """Make what was made of the network anew, if a layer of it is another or was changed."""
+        if not self._mixed.fits(self.predictor.network, thorough):
             self.student = self.adapter.student(self.predictor.network)
             self._mixed = self._mixed_pass()
 
@@ -236,6 +236,7 @@ class ExpertBank(nn.Module):
         """Training or evaluation mode; forgets merged weights."""
         with exclusive(self.predictor.network):
             self._weights.forget()
+            self._follow_network(thorough=True)
             super().train(mode)
         return self
 

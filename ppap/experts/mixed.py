@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ppap.compute.agreement import FirstUse, computes_in_half, disturbed
+from ppap.compute.attributes import Attributes
 from ppap.compute.stateless import copied
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.student import Student
@@ -48,6 +49,8 @@ class MixedPass:
         self.check = FirstUse(what, logger, computes_in_half(network))
         self.grouped: GroupedNetwork | None = None
         self._structure = list(network.modules())
+        self._attributes = Attributes(network)
+        self._attributes.changed()
         try:
             self.grouped = GroupedNetwork(
                 network, adapter, list(expert.tensors()), list(expert.statistics())
@@ -57,9 +60,16 @@ class MixedPass:
         except Exception as error:  # noqa: BLE001 whatever a network does when it is copied
             self.check.drop(f"{type(error).__name__}: {error}")
 
-    def fits(self, network: nn.Module) -> bool:
-        """Whether a network is still the one that this was made for, layer by layer."""
-        return network is self.network and self._structure == list(network.modules())
+    def fits(self, network: nn.Module, thorough: bool = False) -> bool:
+        """Whether a network is still the one that this was made for, layer by layer.
+
+        Args:
+            network: the predictor's.
+            thorough: whether attributes of the layers are looked at.
+        """
+        if network is not self.network or self._structure != list(network.modules()):
+            return False
+        return not (thorough and self._attributes.changed())
 
     def run(
         self,
@@ -109,6 +119,7 @@ class MixedPass:
         assert self.grouped is not None
         grouped, student = self.grouped, self.student
         known = self.check.compared(training)
+        counted: list[str] = []
         apart = [] if known else [disturbed(tensors, n) for n, tensors in enumerate(own)]
 
         def together(x: Tensor) -> Tensor:
@@ -119,10 +130,13 @@ class MixedPass:
             self.network.train(training)
             present = sorted(set(chosen.tolist()))
             rows = [(chosen == number).nonzero()[:, 0] for number in present]
-            parts = [
-                student.run(base, apart[number], copied(kept[number]), x[some])
-                for number, some in zip(present, rows, strict=True)
-            ]
+            parts = []
+            for number, some in zip(present, rows, strict=True):
+                parts.append(student.run(base, apart[number], copied(kept[number]), x[some]))
+                counted[:] = self._attributes.settle()  # all of them may be set by the first call
             return torch.cat(parts)[torch.cat(rows).argsort()]
 
-        return self.check.allows(together, one_by_one, inputs, training)
+        agrees = self.check.allows(together, one_by_one, inputs, training)
+        if agrees and counted:
+            self.check.drop(f"the network changes {', '.join(counted)} in every call")
+        return not self.check.dropped

@@ -38,6 +38,9 @@ class Gradient:
         model: the model itself, which the graph is compared with.
         task: what its predictions mean.
         compiler: of graphs.
+
+    Attributes:
+        restless: whether the model changes with every call, so that no graph stands for it.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Gradient:
         self.view = view
         self.model = model
         self.task = task
+        self.restless = False
         self._compiler = compiler
         self._compiled: dict[tuple[object, ...], Compiled | None] = {}
         self._like: Any = None
@@ -66,6 +70,8 @@ class Gradient:
         """
         key = self._key(x_t, targets)
         if key not in self._compiled:
+            for older in [older for older in self._compiled if older[0] != key[0]]:
+                del self._compiled[older]
             self._compiled[key] = self._graph(x_t, timesteps, targets)
         elif begins and self._like is not None:
             with torch.no_grad():
@@ -99,9 +105,15 @@ class Gradient:
         except Exception as error:  # noqa: BLE001 whatever a model does that no graph can hold
             logger.warning(RUN_AS_IT_IS, _name(self.model), error)
             return None
+        self.view.attributes.settle()  # what the first call sets once and for all
         expected = likelihood_gradient(self._seen, self.task, x_t, timesteps, targets)
         if not agree(found, expected, traced.half_precision):
             logger.warning(RUN_AS_IT_IS, _name(self.model), "its graph gives another gradient")
+            return None
+        if counted := self.view.attributes.settle():
+            every = f"it changes {', '.join(counted)} in every call"
+            logger.warning(RUN_AS_IT_IS, _name(self.model), every)
+            self.restless = True
             return None
         return compiled
 
@@ -132,7 +144,7 @@ class Gradients:
             if isinstance(part.scale, int | float) and part.scale == 0:
                 continue
             gradient = self._of(part)
-            if gradient is None:
+            if gradient is None or gradient.restless:
                 return None
             try:
                 gradient.view.switch(timestep, thorough)
@@ -152,7 +164,7 @@ class Gradients:
 
     def _made(self, guide: LikelihoodGuide) -> Gradient | None:
         try:
-            view = view_of(guide.model)
+            view = view_of(guide.model, guide.task)
         except Exception as error:  # noqa: BLE001 whatever a model does when it is copied
             logger.warning(RUN_AS_IT_IS, _name(guide.model), error)
             return None

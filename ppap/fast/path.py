@@ -28,12 +28,13 @@ from ppap.compute.compiler import can_compile, just_in_time
 from ppap.compute.options import check_whole
 from ppap.compute.packages import cache_folder, package
 from ppap.diffusion.denoiser import Denoiser, Prediction
-from ppap.diffusion.guide import State
+from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler, Update
 from ppap.diffusion.stepping import AnyGuide, StepGuide, plain_step
-from ppap.fast.gradients import Gradients
+from ppap.fast.gradients import Gradients, Term
 from ppap.fast.graphs import StepGraphs, can_capture
+from ppap.fast.inner import is_around, with_inner
 from ppap.fast.prediction import CompiledDenoiser
 from ppap.fast.update import fused_step
 from ppap.guidance.guides import targets_for
@@ -41,12 +42,15 @@ from ppap.guidance.scale import scaled
 
 __all__ = ["FastPath"]
 
+Ready = list[tuple[Term, Tensor]]
+
 
 class FastPath:
     """Runs guided steps of one denoiser, whatever the guide.
 
-    Guides over an :class:`ppap.experts.bank.ExpertBank`, a predictor or any other module, and sums
-    of such, are compiled; any other guide is called as it is, and any sampler but DDIM and DDPM
+    Guides over an :class:`ppap.experts.bank.ExpertBank`, a predictor or any other module are
+    compiled, alone, in sums and within the wrappers of :mod:`ppap.guidance.wrappers`; any other
+    guide is called as it is, and any sampler but DDIM and DDPM
     steps by its own code; a guide that makes whole steps makes them on the plain path. A graph is
     compiled for each batch size, model and task that it meets, and compared with the network
     once; what cannot be traced, or gives another result, is run as it is. Weights that change
@@ -131,31 +135,65 @@ class FastPath:
         begins = state.number == 0  # weights are looked at thoroughly once a trajectory
         if self._predict.refresh(thorough=begins):
             self._graphs.clear()
-        terms = [] if guide is None else self._gradients.terms(guide, timestep, thorough=begins)
         filled = _fill(x_t, self.batch)
-        targets = [_fill(targets_for(part.targets, x_t), self.batch) for _, part in terms or ()]
-        ready = [
-            gradient.prepare(filled, timesteps, aim, begins)
-            for (gradient, _), aim in zip(terms or (), targets, strict=True)
-        ]
-        if terms is None or not all(ready):
+        ready: Ready | None = [] if guide is None else self._ready(guide, state, timestep, begins)
+        if ready is None:
             assert guide is not None
             state.share(self._prediction(filled, timesteps, count))
-            total = guide(state)
+            total = self._around(guide, state)(state)
             prediction = state.prediction()
             return fused_step(sampler, schedule, index, x_t, prediction, total, noise, memory)
+        terms, targets = [term for term, _ in ready], [aim for _, aim in ready]
         if x_t.is_cuda and can_capture(sampler, terms):
             fill = None if noise is None else _fill(noise, self.batch)
             whole = self._graphs(sampler, schedule, index, filled, timesteps, terms, targets, fill)
             total = None if whole.gradient is None else whole.gradient[:count]
             return Update(whole.x[:count], whole.x_0[:count], total)
-        total = None
-        for (gradient, part), aim in zip(terms, targets, strict=True):
-            found = scaled(part.scale, gradient(filled, timesteps, aim)[:count], state)
-            total = found if total is None else total + found
+        total = self._gradient(ready, state, timesteps)
         prediction = self._prediction(filled, timesteps, count)
         state.share(prediction)
         return fused_step(sampler, schedule, index, x_t, prediction, total, noise, memory)
+
+    def _ready(self, guide: Guide, state: State, timestep: int, begins: bool) -> Ready | None:
+        """What a guide sums, and the batch's targets of each; None if it must be run as it is."""
+        terms = self._gradients.terms(guide, timestep, thorough=begins)
+        if terms is None:
+            return None
+        filled = _fill(state.x_t, self.batch)
+        timesteps = torch.full((self.batch,), timestep, device=filled.device)
+        ready = []
+        for gradient, part in terms:
+            aim = _fill(targets_for(part.targets, state.x_t), self.batch)
+            if not gradient.prepare(filled, timesteps, aim, begins):
+                return None
+            ready.append(((gradient, part), aim))
+        return ready
+
+    def _gradient(self, ready: Ready, state: State, timesteps: Tensor) -> Tensor | None:
+        """The sum of scaled gradients of the batch's own images; None of nothing."""
+        filled, count, total = _fill(state.x_t, self.batch), len(state.x_t), None
+        for (gradient, part), aim in ready:
+            found = scaled(part.scale, gradient(filled, timesteps, aim)[:count], state)
+            total = found if total is None else total + found
+        return total
+
+    def _around(self, guide: Guide, state: State) -> Guide:
+        """A guide around others with these by their graphs; any other as it is."""
+        if not is_around(guide):
+            return guide
+        key = (self, guide)  # a guide that remembers something must be the same at the next step
+        if key not in state.memory:
+            state.memory[key] = with_inner(guide, self._of_inner)
+        found: Guide = state.memory[key]
+        return found
+
+    def _of_inner(self, guide: Guide, state: State, begins: bool) -> Tensor | None:
+        timestep = int(state.timesteps[0])
+        ready = self._ready(guide, state, timestep, begins)
+        if ready is None:
+            return guide(state)
+        timesteps = torch.full((self.batch,), timestep, device=state.x_t.device)
+        return self._gradient(ready, state, timesteps)
 
     def _prediction(self, filled: Tensor, timesteps: Tensor, count: int) -> Prediction:
         """Of the batch's own images, the first ``count``."""

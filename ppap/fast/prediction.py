@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ppap.compute.agreement import agree
+from ppap.compute.attributes import Attributes
 from ppap.compute.changes import Watch
 from ppap.compute.stateless import run_with
 from ppap.compute.tracing import Traced, laid_out, state_of
 from ppap.diffusion.denoiser import Denoiser, Prediction
+from ppap.fast.views import TOO_OFTEN
 
 __all__ = ["CompiledDenoiser"]
 
@@ -35,21 +37,33 @@ class CompiledDenoiser:
         self.denoiser = denoiser
         self._compiler = compiler
         self._watch = Watch()
+        self._attributes = Attributes(denoiser)
+        self._changes = 0
+        self._restless = False
         self._graphs: dict[tuple[object, ...], Callable[..., Any]] = {}
 
     def refresh(self, thorough: bool = True) -> bool:
-        """Forget the graphs if the denoiser's weights are others than before; whether they are.
+        """Forget the graphs if the denoiser is not what it was before; whether it is not.
 
         Args:
             thorough: as of :meth:`ppap.compute.changes.Watch.changed`.
         """
         changed = self._watch.changed(lambda: state_of(self.denoiser).values(), thorough)
+        if self._attributes.changed(thorough):
+            changed, self._changes = True, self._changes + 1
+            if self._changes > TOO_OFTEN and not self._restless:
+                self._restless = True
+                logger.warning(
+                    "the denoiser is run as it is: its attributes change again and again"
+                )
         if changed:
             self._graphs.clear()
         return changed
 
     def __call__(self, x_t: Tensor, timesteps: Tensor) -> Prediction:
         """As the denoiser's own, for (B, C, H, W) images and (B,) timesteps."""
+        if self._restless:
+            return self.denoiser(x_t, timesteps)
         key = x_t.shape, x_t.dtype, x_t.device
         if key not in self._graphs:
             self._graphs[key] = self._graph(x_t, timesteps)
@@ -74,12 +88,18 @@ class CompiledDenoiser:
         except Exception as error:  # noqa: BLE001 whatever a network does that no graph can hold
             logger.warning("the denoiser is run as it is: %s", error)
             return self._plain
+        self._attributes.settle()  # what the first call sets once and for all
         with torch.no_grad():
             expected = self._plain(x_t, timesteps)
         if not all(
             agree(a, b, traced.half_precision) for a, b in zip(found, expected, strict=True)
         ):
             logger.warning("the denoiser is run as it is: its graph gives another result")
+            return self._plain
+        if counted := self._attributes.settle():
+            every = ", ".join(counted)
+            logger.warning("the denoiser is run as it is: it changes %s in every call", every)
+            self._restless = True
             return self._plain
         return compiled
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppap.compute.attributes import Attributes
 from ppap.compute.changes import Watch
 from ppap.compute.folding import FoldedNetwork
 from ppap.compute.stateless import run_with
@@ -19,22 +20,30 @@ from ppap.predictors.predictor import Function, Predictor
 __all__ = ["BankView", "PredictorView", "View", "view_of"]
 
 
+TOO_OFTEN = 5
+"""Looks at which attributes may be others: a compilation takes longer than many plain steps."""
+
+
 class View:
     """A noise-aware model as a function of static weights.
 
     Args:
         model: called as (x_t, timesteps).
+        beside: what else a graph through this view depends on, such as a task.
 
     Attributes:
         generation: rises when graphs that were traced through this view no longer fit.
+        attributes: what these graphs hold besides weights.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *beside: object) -> None:
         self.model = model
         self.generation = 0
+        self.attributes = Attributes(model, *beside)
         self._static: dict[str, Tensor] = {}
         self._watch = Watch()
         self._stale = True
+        self._changes = 0
 
     def watched(self) -> Iterable[Tensor]:
         """Whatever the static weights are computed from."""
@@ -50,11 +59,23 @@ class View:
         Args:
             timestep: original timestep of the whole batch.
             thorough: as of :meth:`ppap.compute.changes.Watch.changed`.
+
+        Raises:
+            RuntimeError: if the model's attributes were changed too often to trace it each time.
         """
         del timestep
+        if self.attributes.changed(thorough):
+            self._changes += 1
+            if self._changes > TOO_OFTEN:
+                raise RuntimeError("its attributes are changed too often")
+            self.begin_anew()
         if self._watch.changed(self.watched, thorough) or self._stale:
             self._write(self.effective())
             self._stale = False
+
+    def begin_anew(self) -> None:
+        """Forget whatever was made of the model as it was."""
+        self._static, self._stale = {}, True
 
     def weights(self) -> list[Tensor]:
         """The static weights, in the order that :meth:`run` expects."""
@@ -82,23 +103,23 @@ class View:
 class PredictorView(View):
     """A predictor, its batch norms folded."""
 
-    def __init__(self, predictor: Predictor, normalised: bool = True) -> None:
-        super().__init__(predictor)
+    def __init__(self, predictor: Predictor, *beside: object) -> None:
+        super().__init__(predictor, *beside)
         self.predictor = predictor
-        self.normalised = normalised
         self.folded = FoldedNetwork(predictor.network)
+        self.normalised = True
         self._around = Watch()
-        self._network = predictor.network
 
     def switch(self, timestep: int, thorough: bool = True) -> None:
         predictor = self.predictor
-        if predictor.network is not self._network:
-            self._network, self.folded = predictor.network, FoldedNetwork(predictor.network)
-            self._static, self._stale = {}, True
         # What images are normalised by is a constant of the graphs.
         if self._around.changed(lambda: (predictor.mean, predictor.std), thorough):
             self.generation += 1
         super().switch(timestep, thorough)
+
+    def begin_anew(self) -> None:
+        super().begin_anew()
+        self.folded = FoldedNetwork(self.predictor.network)
 
     def watched(self) -> Iterable[Tensor]:
         return state_of(self.predictor.network).values()
@@ -116,12 +137,16 @@ class PredictorView(View):
 class BankView(PredictorView):
     """A bank, one expert at a time."""
 
-    def __init__(self, bank: ExpertBank) -> None:
-        super().__init__(bank.predictor, bank.normalised)
+    def __init__(self, bank: ExpertBank, *beside: object) -> None:
+        super().__init__(bank.predictor, *beside)
         self.bank = bank
+        self.normalised = bank.normalised
         self._expert = -1
 
     def switch(self, timestep: int, thorough: bool = True) -> None:
+        if self.bank.normalised != self.normalised:
+            self.normalised = self.bank.normalised
+            self.generation += 1
         number = int(self.bank.ranges.expert_of(torch.tensor([timestep])))
         if number != self._expert:
             self._expert = number
@@ -137,22 +162,26 @@ class BankView(PredictorView):
         return self.folded.weights(buffers | self.bank.merged(self._expert))
 
 
-def view_of(model: Any) -> View | None:
+def view_of(model: Any, *beside: object) -> View | None:
     """How a guide's model is compiled; None if only it knows what it computes.
 
     That is so of plain functions, which may do something else at every call, and of classes
     derived from the library's own, which may have overridden anything.
+
+    Args:
+        model: the guide's.
+        beside: as of :class:`View`.
     """
     if type(model) is ExpertBank:
-        return BankView(model)
+        return BankView(model, *beside)
     if type(model) is IgnoreTimestep:
         predictor = model.predictor
         if type(predictor) is Predictor and not isinstance(predictor.network, Function):
-            return PredictorView(predictor)
+            return PredictorView(predictor, *beside)
         return None
     if isinstance(model, ExpertBank) or not isinstance(model, nn.Module):
         return None
-    return View(model)
+    return View(model, *beside)
 
 
 def _kind(tensor: Tensor) -> tuple[object, ...]:

@@ -142,6 +142,23 @@ def test_pooling(pool: nn.Module, layout: torch.memory_format) -> None:
     check(pool, x, {used}, aten.max_pool2d_with_indices_backward.default)
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(3, 2, ceil_mode=True),
+        nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False),
+        nn.AvgPool2d((3, 2), (2, 3), (1, 0), ceil_mode=True),
+        nn.AvgPool2d(2, ceil_mode=True, divisor_override=3),
+    ],
+)
+def test_windows_of_an_average_that_reach_beyond_the_image(pool: nn.Module) -> None:
+    used = torch.ops.ppap.avg_pool2d_backward.default
+    check(pool, draw(2, 5, 8, 9), {used}, aten.avg_pool2d_backward.default)
+    inside = make_fx(torch.func.grad(lambda x: nn.functional.avg_pool2d(x, 2).sum()), REPLACEMENTS)
+    targets = {node.target for node in inside(draw(2, 5, 8, 8)).graph.nodes}
+    assert aten.avg_pool2d_backward.default in targets
+
+
 def test_half_precision_is_left_alone() -> None:
     norm = frozen(nn.GroupNorm(2, 4)).to(torch.bfloat16)
     x = draw(2, 4, 6, 6).to(torch.bfloat16)
@@ -159,6 +176,8 @@ def test_the_operators_keep_the_rules() -> None:
     value, indices = torch.ops.ppap.max_pool2d(x, *about)
     arguments = (torch.ones_like(value), x, *about, indices)
     torch.library.opcheck(torch.ops.ppap.max_pool2d_backward.default, arguments)
+    arguments = (torch.ones(2, 5, 5, 6), x, [3, 3], [2, 2], [1, 1], True, True, None)
+    torch.library.opcheck(torch.ops.ppap.avg_pool2d_backward.default, arguments)
 
 
 @pytest.mark.parametrize(("rows", "count"), [(600, 3), (100, 0)])

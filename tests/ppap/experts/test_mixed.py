@@ -182,6 +182,38 @@ def test_a_layer_that_is_replaced_is_used() -> None:
     assert (after - before).abs().max() > 1e-2
 
 
+class Tempered(Base):
+    """Divides by an attribute, and may count its calls."""
+
+    temperature = 1.0
+    calls: int | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.calls is not None:
+            self.calls += 1
+        return super().forward(x) / self.temperature
+
+
+def test_an_attribute_that_changes_is_used() -> None:
+    bank = bank_around(Tempered, PARTS["lora"], moved=True).eval()
+    x = images(COUNT).double()
+    before = bank(x, TIMESTEPS)
+    bank.predictor.network.temperature = 2.0
+    torch.testing.assert_close(2 * bank(x, TIMESTEPS), before)
+    assert not bank._mixed.check.dropped
+
+
+def test_a_network_that_counts_its_calls_is_not_grouped(caplog: pytest.LogCaptureFixture) -> None:
+    bank = bank_around(Tempered, PARTS["lora"], moved=True).eval()
+    bank.predictor.network.calls = 0
+    x = images(COUNT).double()
+    torch.testing.assert_close(bank(x, TIMESTEPS), one_by_one(bank, x))
+    grouped = bank._mixed
+    bank(x, TIMESTEPS)
+    assert bank._mixed is grouped
+    assert "changes calls in every call" in caplog.text
+
+
 def test_comparing_leaves_batch_statistics_and_the_random_stream_alone() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(

@@ -235,6 +235,19 @@ def test_scales_are_those_of_the_plain_path(kind: str) -> None:
     assert (found - unscaled).abs().max() > 1e-2
 
 
+class Called:
+    """A noise-aware model that knows how often it was called, and a guide by it."""
+
+    def __init__(self, targets: Tensor) -> None:
+        self.calls = 0
+        model = NoiseAware()
+        model.layer.register_forward_hook(self._count)
+        self.guide = LikelihoodGuide(model, ClassTask(), targets, SCALE)
+
+    def _count(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.calls += 1
+
+
 AROUND: dict[str, Callable[[Guide], Guide]] = {
     "an interval": lambda guide: GuidanceInterval(guide, first=300, last=700),
     "a gradient used again": lambda guide: GradientReuse(guide, 2),
@@ -248,6 +261,24 @@ def test_guides_around_guides_are_those_of_the_plain_path(kind: str) -> None:
     path, guide = FastPath(learned_denoiser(), COUNT, compile=False), bank().guide(TARGETS, SCALE)
     around = AROUND[kind](guide)
     assert (drawn(path, around) - drawn(path, guide)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", AROUND)
+def test_guides_within_others_run_by_their_graphs(kind: str) -> None:
+    path, inner = FastPath(learned_denoiser(), COUNT, compile=False), Called(TARGETS)
+    sample(path.denoiser, COUNT, AROUND[kind](inner.guide), DDIM(5), fast=path)
+    traced = inner.calls
+    sample(path.denoiser, COUNT, AROUND[kind](inner.guide), DDIM(5), fast=path)
+    assert 0 < traced == inner.calls
+
+
+def test_weights_that_change_before_an_interval_begins_are_noticed() -> None:
+    path, experts = FastPath(learned_denoiser(), COUNT, compile=False), bank()
+    guide = GuidanceInterval(experts.guide(TARGETS, SCALE), last=500)
+    before = drawn(path, guide)
+    for parameter in experts.parameters():
+        shifted_through_data(parameter)
+    assert (drawn(path, guide) - before).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("sampler", [DPMSolver(8), DDIM("8 to 80"), DDPM("8 to 80")], ids=repr)

@@ -1,0 +1,185 @@
+"""Whether what decides a network's results is still what it was, its weights aside.
+
+A graph that was traced, and a copy in which layers were put in place, hold the attributes of the
+moment: a temperature, the probability of a dropout, a flag, a hook. An attribute that is set later
+changes the network and not its twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cached_property
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ppap.compute.changes import mark
+
+__all__ = ["Attributes"]
+
+HOOKS = frozenset(
+    ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+)
+INTERNAL = frozenset(vars(nn.Module())) - HOOKS
+"""What PyTorch keeps in every module: weights and layers, which are looked at elsewhere, and the
+mode, which is that of evaluation in every twin's use."""
+DEPTH = 4
+"""How many objects deep an attribute is looked into."""
+MANY = 4096
+"""Parts of a container, or bytes of an array, beyond which only another one is noticed."""
+PLAIN = (bool, int, float, complex, str, bytes, np.generic, torch.dtype, torch.device)
+
+NUMBERS = frozenset((bool, int, float, str, type(None)))
+
+Key = tuple[int, str]
+Snapshot = dict[Key, Any]
+
+
+class Attributes:
+    """Notices that attributes of networks, and of what is called beside them, have changed.
+
+    Numbers, words and containers of such are compared by their values, tensors by PyTorch's counts
+    of writes, anything else by what it is and by its own attributes.
+
+    Args:
+        things: modules, with all their layers, and other objects, such as a task.
+    """
+
+    def __init__(self, *things: object) -> None:
+        self._things = things
+        self._known: Snapshot | None = None
+        self._modules: list[nn.Module] = []
+        self._restless: set[Key] = set()
+        self._numbers: list[tuple[dict[str, Any], str, Any]] = []
+
+    def changed(self, thorough: bool = True) -> bool:
+        """Whether anything has changed since the last look; True at the first.
+
+        Args:
+            thorough: whether more is looked at than numbers and words that were there before.
+        """
+        if not thorough and self._known is not None and self._rests():
+            return False
+        modules, found = self._look()
+        changed = found != self._known or modules != self._modules
+        self._keep(modules, found)
+        return changed
+
+    def settle(self) -> list[str]:
+        """Look again after a call that came after the last look, to see what calls change.
+
+        Tensors and other objects that a call leaves behind, such as the activations that a hook
+        keeps, are left out of later looks. A number that is another after each call, such as a
+        count of calls, may decide the next one's result.
+
+        Returns:
+            The names of such numbers and words.
+        """
+        modules, found = self._look()
+        before = self._known or {}
+        moved = {key for key in found | before if found.get(key) != before.get(key)}
+        counted = {key for key in moved if _is_plain(found.get(key))}
+        self._restless |= moved - counted
+        self._keep(modules, {key: found[key] for key in found.keys() - self._restless})
+        return sorted({name for _, name in counted})
+
+    def _rests(self) -> bool:
+        """Whether the numbers and words that were there are the very objects that they were."""
+        return all(held.get(name, self) is value for held, name, value in self._numbers)
+
+    def _keep(self, modules: list[nn.Module], found: Snapshot) -> None:
+        self._known, self._modules = found, modules
+        holders = {id(part): part.__dict__ for part in modules}
+        for thing in self._things:
+            holders.setdefault(id(thing), getattr(thing, "__dict__", {}))
+        self._numbers = [
+            (held, name, value)
+            for number, held in holders.items()
+            for name, value in held.items()
+            if type(value) in NUMBERS and name not in INTERNAL
+            if (number, name) not in self._restless
+        ]
+
+    def _look(self) -> tuple[list[nn.Module], Snapshot]:
+        modules = [
+            part
+            for thing in self._things
+            if isinstance(thing, nn.Module)
+            for part in thing.modules()
+        ]
+        found: Snapshot = {}
+        seen: dict[int, object] = {id(part): part for part in modules}
+        for thing in self._things:
+            if not isinstance(thing, nn.Module):
+                found[id(thing), type(thing).__name__] = _frozen(thing, DEPTH, seen)
+        for part in modules:
+            for name, value in part.__dict__.items():
+                if name in INTERNAL or (name in HOOKS and not value):
+                    continue
+                plain = type(value) in NUMBERS
+                found[id(part), name] = value if plain else _frozen(value, DEPTH, seen)
+        for key in self._restless & found.keys():
+            del found[key]
+        return modules, found
+
+
+class _Same:
+    """An object by what it is, held so that no other can have its place; a tensor's writes, too."""
+
+    __slots__ = ("thing", "writes")
+
+    def __init__(self, thing: object) -> None:
+        self.thing = thing
+        self.writes = mark(thing) if isinstance(thing, Tensor) else None
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Same) and self.thing is other.thing and self.writes == other.writes
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _frozen(value: Any, depth: int, seen: dict[int, object]) -> Any:
+    """A value as it is now, in a form that later changes leave alone."""
+    if value is None or isinstance(value, PLAIN):
+        return value
+    if isinstance(value, Tensor) or depth == 0 or id(value) in seen:
+        return _Same(value)
+    if isinstance(value, tuple | list | set | frozenset | Mapping):
+        if len(value) > MANY:
+            return _Same(value)
+        if isinstance(value, Mapping):
+            parts = [part for pair in value.items() for part in pair]
+        else:
+            parts = list(value)
+        return type(value), *(_frozen(part, depth - 1, seen) for part in parts)
+    if isinstance(value, np.ndarray) and value.nbytes <= 16 * MANY and value.dtype != object:
+        return value.dtype, value.shape, value.tobytes()
+    seen[id(value)] = value
+    held = _held(value)
+    return _Same(value), *((name, _frozen(part, depth - 1, seen)) for name, part in held.items())
+
+
+def _held(value: Any) -> Mapping[str, Any]:
+    """The attributes of an object; of a layer outside its network, its weights, too."""
+    if isinstance(value, type | ModuleType | FunctionType | BuiltinFunctionType | MethodType):
+        return {}
+    listed = fields(value) if is_dataclass(value) else ()
+    held = {field.name: getattr(value, field.name, None) for field in listed}
+    held |= getattr(value, "__dict__", {})
+    if isinstance(value, nn.Module):
+        weights = ("_parameters", "_buffers", "_modules")
+        return {k: v for k, v in held.items() if k not in INTERNAL or k in weights}
+    kind = type(value)
+    return {k: v for k, v in held.items() if type(getattr(kind, k, None)) is not cached_property}
+
+
+def _is_plain(frozen: Any) -> bool:
+    if isinstance(frozen, tuple):
+        return all(map(_is_plain, frozen))
+    return not isinstance(frozen, _Same)

@@ -1,0 +1,228 @@
+"""Every attribute that may decide a result is looked at, and what calls leave behind is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ppap.compute.attributes import Attributes
+
+
+class Settings:
+    """Of a network, as transformers keeps them."""
+
+    def __init__(self) -> None:
+        self.temperature = 1.0
+        self.names = {"a": [1, 2]}
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.act: nn.Module = nn.ReLU()
+        self.temperature = 1.0
+        self.nothing = None
+        self.sizes = [(1, 2), (3, 4)]
+        self.config = Settings()
+        self.table = np.arange(4.0)
+        self.plain = torch.ones(3)
+        self.outside = [nn.Linear(2, 2)]
+        self.function: Callable[[Tensor], Tensor] = torch.tanh
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) / self.temperature
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(Layer(), nn.Dropout(0.5))
+
+
+def number(n: nn.Sequential) -> None:
+    n[0].temperature = 2.0
+
+
+def flag(n: nn.Sequential) -> None:
+    n[0].nothing = True
+
+
+def within_a_list(n: nn.Sequential) -> None:
+    n[0].sizes[1] = (3, 5)
+
+
+def of_a_configuration(n: nn.Sequential) -> None:
+    n[0].config.temperature = 2.0
+
+
+def deep_in_a_configuration(n: nn.Sequential) -> None:
+    n[0].config.names["a"].append(3)
+
+
+def of_an_array(n: nn.Sequential) -> None:
+    n[0].table[2] = 0.0
+
+
+def of_a_tensor_that_is_no_buffer(n: nn.Sequential) -> None:
+    n[0].plain[0] = 2.0
+
+
+def of_a_layer_outside(n: nn.Sequential) -> None:
+    with torch.no_grad():
+        n[0].outside[0].weight.add_(1.0)
+
+
+def function(n: nn.Sequential) -> None:
+    n[0].function = torch.sin
+
+
+def of_a_library_layer(n: nn.Sequential) -> None:
+    n[1].p = 0.1
+
+
+def layer(n: nn.Sequential) -> None:
+    n[0].act = nn.ReLU()
+
+
+def hook(n: nn.Sequential) -> None:
+    n[0].linear.register_forward_hook(lambda layer, x, out: 2 * out)
+
+
+def new_name(n: nn.Sequential) -> None:
+    n[0].gain = 3.0
+
+
+CHANGES = (
+    number, flag, within_a_list, of_a_configuration, deep_in_a_configuration, of_an_array,
+    of_a_tensor_that_is_no_buffer, of_a_layer_outside, function, of_a_library_layer, layer, hook,
+    new_name,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_change_is_noticed_once(change: Callable[[nn.Sequential], None]) -> None:
+    module = network()
+    attributes = Attributes(module)
+    assert attributes.changed()
+    assert not attributes.changed()
+    change(module)
+    assert attributes.changed()
+    assert not attributes.changed()
+    assert not attributes.changed(thorough=False)
+
+
+@pytest.mark.parametrize("change", [number, flag, of_a_library_layer])
+def test_a_glance_notices_numbers(change: Callable[[nn.Sequential], None]) -> None:
+    module = network()
+    attributes = Attributes(module)
+    assert attributes.changed(thorough=False)
+    assert not attributes.changed(thorough=False)
+    change(module)
+    assert attributes.changed(thorough=False)
+    assert not attributes.changed(thorough=False)
+
+
+def test_weights_and_the_mode_are_looked_at_elsewhere() -> None:
+    module = network()
+    attributes = Attributes(module)
+    attributes.changed()
+    with torch.no_grad():
+        module[0].linear.weight.add_(1.0)
+    module.eval()
+    module.zero_grad()
+    assert not attributes.changed()
+
+
+def test_an_equal_value_is_no_change() -> None:
+    module = network()
+    attributes = Attributes(module)
+    attributes.changed()
+    module[0].temperature = float("1.0")
+    module[0].sizes = [(1, 2), (3, 4)]
+    module[0].table = np.arange(4.0)
+    assert not attributes.changed(thorough=False)
+    assert not attributes.changed()
+
+
+@dataclass
+class Task:
+    temperature: float = 1.0
+    weights: Tensor = field(default_factory=lambda: torch.ones(2))
+
+    @cached_property
+    def costly(self) -> float:
+        return 3.0
+
+
+def raised(task: Task) -> None:
+    task.temperature = 0.5
+
+
+def weighed(task: Task) -> None:
+    task.weights[0] = 5.0
+
+
+@pytest.mark.parametrize("change", [raised, weighed])
+def test_what_is_called_beside_a_network_is_looked_at(change: Callable[[Any], None]) -> None:
+    task = Task()
+    attributes = Attributes(network(), task)
+    attributes.changed()
+    change(task)
+    assert attributes.changed()
+    assert not attributes.changed()
+
+
+class Keeping(nn.Module):
+    """Keeps what it saw, as hooks for intermediate features do, and counts its calls."""
+
+    def __init__(self, counts: bool) -> None:
+        super().__init__()
+        self.counts, self.calls, self.seen = counts, 0, {}
+        self.size: tuple[int, ...] = ()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.counts
+        self.seen["x"] = x.clone()
+        self.size = tuple(x.shape)
+        return x
+
+
+def test_what_calls_leave_behind_is_left_out_and_counts_are_named() -> None:
+    for counts in (False, True):
+        module = Keeping(counts)
+        attributes = Attributes(module)
+        attributes.changed()
+        module(torch.ones(2))
+        attributes.settle()  # the size is set once and for all
+        module(torch.ones(2))
+        assert attributes.settle() == ["calls"] * counts
+        module(torch.ones(2))
+        assert attributes.changed() == counts
+        assert attributes.settle() == []
+
+
+def test_what_an_object_computes_once_is_no_change() -> None:
+    task = Task()
+    attributes = Attributes(network(), task)
+    attributes.changed()
+    assert task.costly
+    assert not attributes.changed()
+    task.added = 1  # type: ignore[attr-defined]
+    assert attributes.changed()
+
+
+def test_things_that_hold_each_other_are_looked_at_once() -> None:
+    module = network()
+    module[0].config.owner = module
+    module[0].config.itself = module[0].config
+    attributes = Attributes(module)
+    attributes.changed()
+    assert not attributes.changed()
+    module[0].config.temperature = 3.0
+    assert attributes.changed()
