@@ -63,7 +63,7 @@ class CompiledDenoiser:
     def __call__(self, x_t: Tensor, timesteps: Tensor) -> Prediction:
         """As the denoiser's own, for (B, C, H, W) images and (B,) timesteps."""
         if self._restless:
-            return self.denoiser(x_t, timesteps)
+            return Prediction(*self._plain(x_t, timesteps))
         key = x_t.shape, x_t.dtype, x_t.device
         if key not in self._graphs:
             self._graphs[key] = self._graph(x_t, timesteps)
