@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ablations.cells.curve_points import CurveScore, ExtendedSamples, Extension, Points
@@ -10,14 +10,14 @@ from ablations.cells.curves import Claim, Curve, Expected, Quantity
 from ablations.cells.guidance import Guidance
 from ablations.cells.pixel_reference import PixelReference
 from ablations.cells.results import Result
-from ablations.cells.samples import Samples, sampler_name
+from ablations.cells.samples import AnySampler, Samples, sampler_name
 from ablations.settings.setting import GuidedTask, Setting
 from ablations.sweeps.lab import SEED_STRIDE, Lab, Models
 from ablations.sweeps.recipes import FULL, MULTI, NAIVE, PPAP, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
 from ppap.diffusion.dpm_solver import DPMSolver
 
-__all__ = ["ARMS", "CLAIMS", "Contrast", "curve", "guides"]
+__all__ = ["ARMS", "CLAIMS", "Contrast", "claimed", "curve", "guides"]
 
 SAMPLER = DPMSolver(8, last=80)
 CURVE_SEED = 35 * 10**8
@@ -148,20 +148,31 @@ def claims(lab: Lab) -> Iterator[Result]:
     for shown, task, predictor in guides(lab.setting, lab.predictors):
         for name, recipe in ARMS.items():
             yield curve(lab, name, recipe, shown, task, predictor)
-        guided = lab.setting.tasks[task]
-        for name, contrast in CLAIMS.items():
-            yield Claim(
-                lab.setup,
-                lab.about(name, None, shown),
-                contrast.statement,
-                contrast.source,
-                contrast.ours,
-                contrast.theirs,
-                contrast.family,
-                contrast.quantity,
-                contrast.expected(guided),
-                contrast.margin,
-            )
+        yield from claimed(lab, CLAIMS, shown, task)
+
+
+def claimed(lab: Lab, contrasts: Mapping[str, Contrast], shown: str, task: str) -> Iterator[Claim]:
+    """Contrasts of a predictor's curves as claims.
+
+    Args:
+        lab: of the sweep.
+        contrasts: by name.
+        shown: what records call the predictor.
+        task: of the setting, by name.
+    """
+    for name, contrast in contrasts.items():
+        yield Claim(
+            lab.setup,
+            lab.about(name, None, shown),
+            contrast.statement,
+            contrast.source,
+            contrast.ours,
+            contrast.theirs,
+            contrast.family,
+            contrast.quantity,
+            contrast.expected(lab.setting.tasks[task]),
+            contrast.margin,
+        )
 
 
 def guides(setting: Setting, predictors: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
@@ -176,7 +187,13 @@ def guides(setting: Setting, predictors: tuple[str, ...]) -> Iterator[tuple[str,
 
 
 def curve(
-    lab: Lab, name: str, recipe: Recipe | None, shown: str, task: str, predictor: str
+    lab: Lab,
+    name: str,
+    recipe: Recipe | None,
+    shown: str,
+    task: str,
+    predictor: str,
+    sampler: AnySampler = SAMPLER,
 ) -> Curve:
     """The curve of an arm over all units.
 
@@ -187,6 +204,7 @@ def curve(
         shown: what records call the predictor.
         task: of the setting, by name.
         predictor: that guides.
+        sampler: draws every point.
     """
     units = tuple(range(lab.budget.units))
     rule = lab.setting.tasks[task].selection
@@ -202,7 +220,7 @@ def curve(
         for unit, models in zip(units, guided, strict=True):
             guidance = tuple(Guidance(model, scale) for model in models)
             common = (
-                lab.setup, SAMPLER, guidance, CURVE_SEED + unit * SEED_STRIDE,
+                lab.setup, sampler, guidance, CURVE_SEED + unit * SEED_STRIDE,
                 lab.budget.curve_samples,
             )  # fmt: skip
             samples = ExtendedSamples(*common, extension) if extension else Samples(*common)
@@ -217,7 +235,7 @@ def curve(
     return Curve(
         lab.setup,
         lab.about(name, recipe, shown),
-        sampler_name(SAMPLER),
+        sampler_name(sampler),
         units,
         rule.metric,
         rule.higher_is_better,
