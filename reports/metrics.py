@@ -58,6 +58,15 @@ METRICS = {
         "gradient cosine", ".3f", "higher", False,
         "cosine of the guidance gradient with that of a long-trained expert",
     ),
+    "learning_rate": Metric("learning rate", ".0e", None, False, "at the start of the training"),
+    "validation_loss": Metric(
+        "validation loss", ".4g", "lower", False,
+        "the training's own loss on noisy images that it has not seen, mean over noise levels",
+    ),
+    "validation_score": Metric(
+        "validation score", ".3f", "higher", False,
+        "agreement with the targets on these images, by the task's own score",
+    ),
     "depth_rmse": Metric(
         "depth error", ".3f", "lower", False,
         "root mean squared error of inverse depth, per ten metres, of what an independent "

@@ -87,7 +87,7 @@ BUDGETS = {
         noisy_images=300,
         timed_images=32,
         units=3,
-        curve_samples=100,
+        curve_samples=200,
     ),
     "full": Budget(
         seeds=3,

@@ -15,7 +15,7 @@ draw what the decorator says. E.g.:
 
 from __future__ import annotations
 
-from ablations.sweeps import claims, dense, headline, peers, speed_quality, studies
+from ablations.sweeps import claims, dense, headline, peers, speed_quality, studies, tuning
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import PPAP, Recipe
 from ablations.sweeps.registry import SWEEPS, Sweep, is_row, sweep
@@ -35,6 +35,7 @@ __all__ = [
     "speed_quality",
     "studies",
     "sweep",
+    "tuning",
 ]
 
 HEADLINE = tuple(name for name, found in SWEEPS.items() if found.headline)
