@@ -30,8 +30,8 @@ def tuning(lab: Lab) -> Iterator[Result]:
 
     Of five rates, that of the least validation loss, mean over noise levels and two trainings
     that no table shows: against the teacher on synthetic images that nothing is trained on, and
-    against labels on the test split. The score is that of the chosen rate on the same images. At
-    the rate in use, an arm is at no disadvantage if it is the one chosen here.
+    against labels on the test split. The score is that of the chosen rate on the same images. An
+    arm whose rate in use is the one chosen here is at no disadvantage.
     """
     if lab.setting.published is not None:
         raise UserError(
