@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 
 from ppap.diffusion.schedule import Schedule
@@ -30,12 +29,10 @@ class Preconditioned(nn.Module):
         self.network = network
         self.schedule = schedule
         self.spread = spread
-        table = torch.from_numpy(schedule.alphas_cumprod).float()
-        self.register_buffer("levels", table, persistent=False)
 
     def signal(self, timesteps: Tensor) -> Tensor:
-        """(B, 1, 1, 1) float32 signal level of (B,) timesteps, looked up on their device."""
-        return cast(Tensor, self.levels)[timesteps][:, None, None, None]
+        """(B, 1, 1, 1) float32 signal level of (B,) timesteps."""
+        return self.schedule.signal(timesteps)[:, None, None, None]
 
     def output_scale(self, timesteps: Tensor) -> Tensor:
         """(B, 1, 1, 1) root mean square of what the network adds to the velocity."""

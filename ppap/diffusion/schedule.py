@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -111,8 +112,7 @@ class Schedule:
 
     def signal(self, timesteps: Tensor) -> Tensor:
         """abar of (B,) indices into this schedule: (B,) float32 on their device."""
-        table = torch.from_numpy(self.alphas_cumprod)
-        return table[timesteps.cpu()].float().to(timesteps.device)
+        return self._levels(timesteps).float()
 
     def add_noise(self, x_0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
         """Draw x_t ~ q(x_t | x_0), DDPM equation 4.
@@ -125,12 +125,30 @@ class Schedule:
         Returns:
             (B, C, H, W) noisy images.
         """
-        table = torch.from_numpy(self.alphas_cumprod)[timesteps.cpu()]
+        level = self._levels(timesteps)
         signal, sigma = (
             part.to(x_0.dtype).to(x_0.device)[:, None, None, None]
-            for part in (table.sqrt(), (1 - table).sqrt())
+            for part in (level.sqrt(), (1 - level).sqrt())
         )
         return signal * x_0 + sigma * noise
+
+    def _levels(self, timesteps: Tensor) -> Tensor:
+        """abar of (B,) indices in float64, or in float32 on a device that has no other."""
+        device = timesteps.device
+        tables = _TABLES.setdefault(self, {})
+        if device not in tables:
+            table = torch.from_numpy(self.alphas_cumprod)
+            table = table.float() if device.type == "mps" else table
+            found = table.to(device)
+            if type(found) is not Tensor:  # of a trace, and no numbers
+                return found[timesteps]
+            tables[device] = found
+        return tables[device][timesteps]
+
+
+_TABLES: WeakKeyDictionary[Schedule, dict[torch.device, Tensor]] = WeakKeyDictionary()
+"""The signal levels of each schedule, on each device that asked: a copy in every step would make a
+GPU wait."""
 
 
 def linear_schedule(steps: int = 1000) -> Schedule:

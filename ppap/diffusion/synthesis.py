@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,9 +21,12 @@ from ppap.diffusion.stepping import Stepper, plain_step
 from ppap.diffusion.streams import MAX_SEED
 from ppap.files.checkpoints import fingerprint
 from ppap.files.images import to_uint8
-from ppap.files.shards import ImageShards, claim_folder, write_shard
+from ppap.files.shards import ImageShards, claim_folder, claimed_shard, write_shard
 
 __all__ = ["synthesize"]
+
+WAIT_SECONDS = 0.5
+Draw = Callable[[int, int, bool | Progress], Tensor]
 
 
 @overload
@@ -67,7 +72,8 @@ def synthesize(
 
     With a folder, images are written there by the shard, and what is there already is not drawn
     again: an interrupted synthesis goes on where it was, to the same images, and a larger one
-    takes over the shards of a smaller one.
+    takes over the shards of a smaller one. Several processes that are given the same folder share
+    the work by the shard, and each returns when all is there.
 
     Args:
         denoiser: the unconditional diffusion model.
@@ -113,16 +119,33 @@ def synthesize(
     missing = found.missing()
     done = count - sum(stop - start for start, stop in missing)
     with reporting(progress, count, "synthesis", "images", done) as report:
-        for start, stop in missing:
-            finished = 0
-
-            def advance(done: int, total: int, /, **facts: float) -> None:
-                nonlocal finished
-                report(done - finished, **facts)
-                finished = done
-
-            write_shard(folder, (start, stop), draw(start, stop, advance))
+        while missing:
+            waiting = [bounds for bounds in missing if not _made(found, bounds, draw, report)]
+            if len(waiting) == len(missing):  # other processes are at all of them
+                time.sleep(WAIT_SECONDS)
+            missing = waiting
     return found
+
+
+def _made(
+    found: ImageShards, bounds: tuple[int, int], draw: Draw, report: Callable[..., None]
+) -> bool:
+    """Whether a shard is there in the end; it is not while another process makes it."""
+    with claimed_shard(found.folder, bounds) as mine:
+        if not mine:
+            return False
+        if found.is_whole(bounds):  # by another process, meanwhile
+            report(bounds[1] - bounds[0])
+            return True
+        finished = 0
+
+        def advance(done: int, total: int, /, **facts: float) -> None:
+            nonlocal finished
+            report(done - finished, **facts)
+            finished = done
+
+        write_shard(found.folder, bounds, draw(*bounds, advance))
+    return True
 
 
 def _manifest(denoiser: Denoiser, sampler: Sampler, first_seed: int, shard: int) -> dict[str, Any]:

@@ -30,11 +30,11 @@ from ppap.experts.identity import (
     PredictorIdentity,
     content_digest,
     former_fingerprints,
-    plain_name,
 )
 from ppap.experts.routing import NoiseRanges
 from ppap.files.checkpoints import CheckpointError, check_state, load_state, save_weights
 from ppap.predictors.predictor import Predictor
+from ppap.predictors.wrappers import plain_name
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from ppap.tasks.protocol import Task

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ppap.files.checkpoints import fingerprint
 from ppap.predictors.predictor import Predictor
-from ppap.predictors.wrappers import MixedPrecision
+from ppap.predictors.wrappers import plain_name
 
-__all__ = ["PredictorIdentity", "content_digest", "former_fingerprints", "plain_name"]
+__all__ = ["PredictorIdentity", "content_digest", "former_fingerprints"]
 
 HALVES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 SINGLE = "float32"
@@ -109,11 +109,6 @@ class PredictorIdentity:
         if self.size != other.size:
             found.append(f"size {other.size} for {self.size}")
         return found
-
-
-def plain_name(network: nn.Module, key: str) -> str:
-    """The name of a tensor in the network that computes in mixed precision, if one does."""
-    return key.removeprefix("network.") if isinstance(network, MixedPrecision) else key
 
 
 def former_fingerprints(network: nn.Module, overwritten: Mapping[str, Tensor]) -> tuple[str, ...]:

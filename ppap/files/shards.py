@@ -2,24 +2,27 @@
 
 A folder holds ``images.json``, which says what the images are, and one NPY file
 ``00000000-00001024.npy`` for each run of images, named by the first place and the one beyond the
-last. A shard is written beside its place and renamed, so one that is there is whole.
+last. A shard is written beside its place and renamed, so one that is there is whole. Processes
+that share a folder take turns: each shard has a lock while it is made, which ends with its process.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ppap.files.checkpoints import CheckpointError
 
-__all__ = ["ImageShards", "claim_folder", "shard_bounds", "write_shard"]
+__all__ = ["ImageShards", "claim_folder", "claimed_shard", "shard_bounds", "write_shard"]
 
 MANIFEST = "images.json"
 Bytes = npt.NDArray[np.uint8]
@@ -43,13 +46,17 @@ def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
     path = folder / MANIFEST
     wanted = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
     if not path.exists():
-        if folder.is_dir() and any(folder.iterdir()):
+        others = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+        if any(not name.startswith(MANIFEST) for name in others) and not path.exists():
             raise CheckpointError(f"{folder} has files but no {MANIFEST}; name an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / f"{MANIFEST}.part"
-        scratch.write_text(json.dumps(wanted, indent=2) + "\n")
-        scratch.replace(path)
-        return
+        turn = folder / f"{MANIFEST}.lock"
+        with FileLock(turn):  # of several processes one writes it
+            if not path.exists():
+                scratch = folder / f"{MANIFEST}.part"
+                scratch.write_text(json.dumps(wanted, indent=2) + "\n")
+                scratch.replace(path)
+            turn.unlink(missing_ok=True)  # whoever locks a new file in its place finds it written
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8-sig")))
     except (ValueError, TypeError) as error:
@@ -58,6 +65,28 @@ def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
     if other:
         said = "; ".join(f"{key} {found.get(key)!r}, not {wanted.get(key)!r}" for key in other)
         raise CheckpointError(f"{folder} holds other images ({said}); name another folder")
+
+
+@contextmanager
+def claimed_shard(folder: Path, bounds: tuple[int, int]) -> Iterator[bool]:
+    """Whether this process may make a shard: not while another is at it.
+
+    Args:
+        folder: of the shards.
+        bounds: of the shard.
+    """
+    path = folder / f"{_name(bounds)}.lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)  # whoever locks a new file in its place finds the shard whole
+        lock.release()
 
 
 def write_shard(folder: Path, bounds: tuple[int, int], images: Tensor) -> None:
@@ -87,8 +116,16 @@ class ImageShards:
 
     def missing(self) -> list[tuple[int, int]]:
         """Bounds of the shards that are not written yet, or of which a crash left only a part."""
-        every = enumerate(shard_bounds(len(self), self.size))
-        return [bounds for number, bounds in every if not self._is_whole(number)]
+        every = shard_bounds(len(self), self.size)
+        return [bounds for bounds in every if not self.is_whole(bounds)]
+
+    def is_whole(self, bounds: tuple[int, int]) -> bool:
+        """Whether the shard of these bounds is written."""
+        try:
+            self._opened(bounds[0] // self.size)
+        except CheckpointError:
+            return False
+        return True
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -112,13 +149,6 @@ class ImageShards:
             rows = shards == number
             found[rows] = self._map(int(number))[places[rows] % self.size]
         return torch.from_numpy(found)
-
-    def _is_whole(self, number: int) -> bool:
-        try:
-            self._opened(number)
-        except CheckpointError:
-            return False
-        return True
 
     def _map(self, number: int) -> Bytes:
         if number not in self._maps:

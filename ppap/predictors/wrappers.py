@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ppap.compute.options import check_choice
 
-__all__ = ["MixedPrecision", "SelectOutput"]
+__all__ = ["MixedPrecision", "SelectOutput", "plain_name"]
 
 
 class SelectOutput(nn.Module):
@@ -60,3 +60,11 @@ class MixedPrecision(nn.Module):
         with torch.autocast(images.device.type, self.dtype):
             prediction = self.network(images)
         return torch.as_tensor(prediction).to(images.dtype)
+
+
+def plain_name(network: nn.Module, key: str) -> str:
+    """The name of a layer or tensor in the network that computes in mixed precision, if one does.
+
+    Experts, and patterns that name layers, are then the same with and without it.
+    """
+    return key.removeprefix("network.") if isinstance(network, MixedPrecision) else key

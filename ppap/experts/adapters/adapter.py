@@ -54,9 +54,8 @@ class Adapter:
         """
         own: Tensors = {}
         for part in self.parts:
-            created = part.create(network, generator)
-            self._check_layers(own.keys() & created.keys())
-            own.update(created)
+            own.update(part.create(network, generator))
+        self._check_layers(own)
         if not own:
             raise ValueError(f"{self} finds nothing to train in {type(network).__name__}")
         return own
@@ -89,13 +88,13 @@ class Adapter:
                 return part.student(network, self.parts)
         return Student(network, self.parts)
 
-    def _check_layers(self, twice: set[str]) -> None:
+    def _check_layers(self, own: Tensors) -> None:
         """Own copies of a parameter may be named by two parts; low-rank updates may not."""
-        layers = sorted(key.removesuffix(".lora_A") for key in twice if key.endswith(".lora_A"))
-        if layers:
-            raise ValueError(
-                f"two Lora parts adapt {layers[0]}; give them `layers` that find different ones"
-            )
+        for layer in (key.removesuffix(".lora_A") for key in own if key.endswith(".lora_A")):
+            if sum(isinstance(part, Lora) and part.adapts(layer) for part in self.parts) > 1:
+                raise ValueError(
+                    f"two Lora parts adapt {layer}; give them `layers` that find different ones"
+                )
 
 
 def ppap_adapter(rank: int = 16, alpha: float = 8.0, layers: str = PPAP_LORA_LAYERS) -> Adapter:

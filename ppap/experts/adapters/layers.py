@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.parameter import UninitializedParameter
 
+from ppap.predictors.wrappers import plain_name
+
 __all__ = [
     "ATTENTION_LORA_LAYERS",
     "AUTO",
@@ -114,26 +116,32 @@ def adaptable_weights(network: nn.Module) -> list[AdaptableWeight]:
 def matching_weights(network: nn.Module, pattern: str) -> list[AdaptableWeight]:
     """The adaptable weights whose name a regular expression finds, or those of :data:`AUTO`.
 
+    Names are those in the network within, if one computes in mixed precision.
+
     Raises:
         ValueError: if there is none, or for a layer whose weight is computed from others.
     """
     every = adaptable_weights(network)
     if pattern == AUTO:
         found = [about for about in every if about.groups == 1 or about.weight.shape[1] > 1]
-        heads = [about for about in found if re.search(CLASSIFIER, about.name)]
+        heads = [about for about in found if re.search(CLASSIFIER, plain_name(network, about.name))]
         last = heads[-1].layer if heads else None
         if isinstance(last, nn.Linear):  # and what is beside it, as in a distilled DeiT
             last_of = [about for about in heads if len(about.weight) == last.out_features]
             found = [about for about in found if about not in last_of]
     else:
         for name, layer in network.named_modules():
-            if _is_adaptable(layer) and _is_computed(layer) and re.search(pattern, name):
+            if (
+                _is_adaptable(layer)
+                and _is_computed(layer)
+                and re.search(pattern, plain_name(network, name))
+            ):
                 raise ValueError(
                     f"the weight of {name} is computed from others (a parametrisation or weight "
                     "normalisation), so that it cannot be adapted; remove that first "
                     "(torch.nn.utils.parametrize.remove_parametrizations), or leave the layer out"
                 )
-        found = [about for about in every if re.search(pattern, about.name)]
+        found = [about for about in every if re.search(pattern, plain_name(network, about.name))]
     if not found:
         names = [about.name for about in every]
         raise ValueError(

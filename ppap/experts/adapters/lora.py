@@ -71,8 +71,12 @@ class Lora:
         return 1.0 if unscaled else self.scaling
 
     def adapts(self, layer: str) -> bool:
-        """Whether a layer's low-rank update is this part's, by the layer's name."""
-        return self.layers == AUTO or re.search(self.layers, layer) is not None
+        """Whether a layer's low-rank update is this part's, by the layer's name.
+
+        It may be the name around a network that computes in mixed precision.
+        """
+        names = {layer, layer.removeprefix("network.")}
+        return self.layers == AUTO or any(re.search(self.layers, name) for name in names)
 
     def weights(self, network: nn.Module) -> list[AdaptableWeight]:
         """What is adapted in a network.

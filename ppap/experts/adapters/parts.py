@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppap.experts.adapters.layers import HEAD_LAYERS, PPAP_NO_BIAS, PPAP_NORM_LAYERS, check_pattern
+from ppap.predictors.wrappers import plain_name
 
 __all__ = ["Biases", "Full", "Head", "Norms", "Part", "Tensors"]
 
@@ -53,7 +54,8 @@ class Biases:
         return {
             name: _own_copy(parameter)
             for name, parameter in network.named_parameters()
-            if name.endswith("bias") and not (self.exclude and re.search(self.exclude, name))
+            if name.endswith("bias")
+            if not (self.exclude and re.search(self.exclude, plain_name(network, name)))
         }
 
     def buffers(self, network: nn.Module) -> Tensors:
@@ -85,7 +87,7 @@ class Norms:
         return {
             f"{name}.{key}": _own_copy(parameter)
             for name, layer in network.named_modules()
-            if re.search(self.layers, name) and _is_norm(layer)
+            if re.search(self.layers, plain_name(network, name)) and _is_norm(layer)
             for key, parameter in layer.named_parameters(recurse=False)
         }
 
@@ -113,7 +115,7 @@ class Head:
         return {
             f"{name}.{key}": _own_copy(parameter)
             for name, layer in network.named_modules()
-            if re.search(self.layers, name)
+            if re.search(self.layers, plain_name(network, name))
             for key, parameter in layer.named_parameters(recurse=False)
         }
 

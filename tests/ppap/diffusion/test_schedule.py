@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from ppap.diffusion import schedule as schedules
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.schedule import Schedule, cosine_schedule, linear_schedule, make_schedule
 
@@ -102,6 +104,28 @@ def test_levels_that_are_no_schedule_are_refused(levels: list[float]) -> None:
 def test_unknown_name_names_the_choices() -> None:
     with pytest.raises(ValueError, match="linear, cosine"):
         make_schedule("sigmoid")
+
+
+def test_signal_levels_are_those_of_the_table_bit_for_bit() -> None:
+    schedule = cosine_schedule()
+    timesteps = torch.tensor([999, 0, 500, 0])
+    expected = torch.from_numpy(schedule.alphas_cumprod[timesteps.numpy()].astype(np.float32))
+    for _ in range(2):
+        assert torch.equal(schedule.signal(timesteps), expected)
+
+
+def test_signal_levels_are_looked_up_where_the_timesteps_are() -> None:
+    found = cosine_schedule().signal(torch.zeros(2, dtype=torch.int64, device="meta"))
+    assert (found.device.type, found.dtype, found.shape) == ("meta", torch.float32, (2,))
+
+
+def test_tables_of_signal_levels_go_with_their_schedule() -> None:
+    gone = cosine_schedule(50)
+    gone.signal(torch.tensor([3]))
+    known = len(schedules._TABLES)
+    del gone
+    gc.collect()
+    assert len(schedules._TABLES) < known
 
 
 def test_noise_has_the_stated_variance_and_signal() -> None:

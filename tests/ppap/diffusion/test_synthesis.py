@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from ppap.diffusion import synthesis
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.diffusers_scheduler import DiffusersSampler
@@ -22,8 +25,9 @@ from ppap.experts.bank import ExpertBank
 from ppap.experts.training import Training
 from ppap.experts.transfer import transfer
 from ppap.files.checkpoints import CheckpointError
-from ppap.files.shards import ImageShards
+from ppap.files.shards import ImageShards, claimed_shard, write_shard
 from tests.ppap.networks import SHAPE, tiny_denoiser, tiny_predictor
+from tests.ppap.shared_synthesis import in_shards
 
 SHARDED: dict[str, Any] = {"sampler": DDIM(5), "first_seed": 10, "batch": 2, "shard": 4}
 
@@ -84,6 +88,38 @@ def test_a_larger_synthesis_takes_over_the_shards_of_a_smaller(tmp_path: Path) -
     in_folder(tmp_path / "grown", 6)
     assert torch.equal(in_folder(tmp_path / "grown")[:], in_folder(tmp_path / "at-once")[:])
     assert torch.equal(in_folder(tmp_path / "grown", 6)[:], in_folder(tmp_path / "at-once")[:6])
+
+
+def test_processes_that_share_a_folder_share_the_work(tmp_path: Path) -> None:
+    shared, drawn = tmp_path / "shared", tmp_path / "drawn"
+    drawn.mkdir()
+    command = [sys.executable, "-m", "tests.ppap.shared_synthesis", str(shared), str(drawn)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    places = [line for file in drawn.iterdir() for line in file.read_text().split()]
+    assert sorted(places) == sorted(set(places)) == ["0", "4", "8"]
+    assert torch.equal(in_shards(shared)[:], in_shards(tmp_path / "alone")[:])
+    assert not list(shared.glob("*.npy.lock"))
+
+
+def test_a_shard_that_another_process_makes_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = in_folder(tmp_path / "whole")
+    folder = tmp_path / "folder"
+    in_folder(folder, 4)
+    other = claimed_shard(folder, (4, 8))
+    assert other.__enter__()
+    waits = []
+
+    def finish(seconds: float) -> None:
+        waits.append(seconds)
+        write_shard(folder, (4, 8), whole[4:8])
+        other.__exit__(None, None, None)
+
+    monkeypatch.setattr(synthesis.time, "sleep", finish)
+    assert torch.equal(in_folder(folder)[:], whole[:])
+    assert len(waits) == 1
 
 
 def test_a_shard_of_which_a_crash_left_a_part_is_drawn_again(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from ppap.experts.adapters.adapter import Adapter, full_adapter, ppap_adapter
 from ppap.experts.adapters.coverage import Coverage, default_adapter
 from ppap.experts.adapters.layers import AUTO, PPAP_LORA_LAYERS, adaptable_weights, matching_weights
 from ppap.experts.adapters.lora import Lora
-from ppap.experts.adapters.parts import Biases
+from ppap.experts.adapters.parts import Biases, Head, Norms, Part
 from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
 from ppap.predictors.predictor import Predictor
-from tests.ppap.networks import images, tiny_predictor
+from ppap.predictors.wrappers import MixedPrecision
+from tests.ppap.networks import images, scrambled, tiny_predictor
 
 
 def transformers_model(kind: str) -> nn.Module:
@@ -133,3 +134,42 @@ def test_a_bank_without_a_named_adapter_takes_any_classifier() -> None:
     assert bank.adapter == ppap_adapter(layers=AUTO)
     with pytest.raises(ValueError, match="layers='auto' finds them"):
         matching_weights(network, PPAP_LORA_LAYERS)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Lora(2, 2.0, r"^conv1$|^layer1\."),
+        Lora(2, 2.0, "auto"),
+        Biases(r"^(fc|bn1)\."),
+        Norms(r"^bn1$"),
+        Head(r"^fc$"),
+        Peft("lora", 2, layers=r"^fc$"),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_names_are_those_of_the_network_within_mixed_precision(part: Part) -> None:
+    single, mixed = tiny_predictor(), tiny_predictor()
+    mixed.network = MixedPrecision(mixed.network, torch.bfloat16)
+    banks = [ExpertBank(predictor, 2, Adapter((part,))) for predictor in (single, mixed)]
+    names = [list(bank.expert(0).tensors()) for bank in banks]
+    assert names[1] == [f"network.{name}" for name in names[0]]
+    for bank in banks:
+        scrambled(bank)
+    found = [bank.predict(images(4), 0) for bank in banks]
+    torch.testing.assert_close(*found, atol=0.02, rtol=0.05)
+    unadapted = single(images(4))
+    assert (found[0] - unadapted).abs().max() > 0.05
+    for number in range(2):
+        x = torch.cat([images(2), images(2)])
+        experts = torch.tensor([0, 1, 0, 1])
+        torch.testing.assert_close(
+            banks[number].predict_mixed(x, experts)[::2], banks[number].predict(x[::2], 0),
+            atol=0.05 * number + 1e-5, rtol=1e-4,
+        )  # fmt: skip
+
+
+def test_two_parts_do_not_both_take_what_one_of_them_finds() -> None:
+    adapter = Adapter((Lora(2, 2.0, "auto"), Lora(4, 1.0, "^fc$")))
+    with pytest.raises(ValueError, match="two Lora parts adapt"):
+        ExpertBank(tiny_predictor(), 2, adapter)
