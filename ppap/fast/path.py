@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppap.compute.compiler import can_compile, just_in_time
 from ppap.compute.options import check_whole
 from ppap.compute.packages import cache_folder, package
+from ppap.compute.tracing import Traced
 from ppap.diffusion.denoiser import Denoiser, Prediction
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.schedule import Schedule
@@ -202,7 +203,7 @@ class FastPath:
         return Prediction(found.epsilon[:count], None if fraction is None else fraction[:count])
 
     def _compiled(
-        self, module: nn.Module, arguments: tuple[Any, ...], freezing: bool = False
+        self, module: Traced, arguments: tuple[Any, ...], freezing: bool = False
     ) -> Callable[..., Any]:
         if not self.compile:
             return module
