@@ -67,8 +67,7 @@ def build_all(folders: Sequence[Path], target: Path) -> list[Path]:
         The files written, the page last.
 
     Raises:
-        RecordError: if any records are missing or malformed, and nothing is written then; or if
-            the page would be too large, and all but the page is written then.
+        RecordError: if any records are missing or malformed; nothing is written then.
     """
     reports = [Report.read(folder) for folder in folders]
     written = [path for report in reports for path in _write(report)]
@@ -84,7 +83,7 @@ def build_page(folders: Sequence[Path], target: Path = PAGE) -> Path:
         target: the page.
 
     Raises:
-        RecordError: if records are malformed, or the page would be too large.
+        RecordError: if records are malformed.
     """
     ordered = sorted(folders, key=lambda path: (not path.name.endswith("-default"), path.name))
     kernels = ordered[0].parent / KERNELS
@@ -124,19 +123,15 @@ def _write(report: Report) -> list[Path]:
     outputs = _outputs(report)
     for name, content in outputs.items():
         (report.folder.path / name).write_bytes(content)
-    content = page([report]).encode()
-    if len(content) > MAX_BYTES:
-        content = page([report], samples=False).encode()
-    (report.folder.path / "index.html").write_bytes(content)
+    (report.folder.path / "index.html").write_bytes(_page([report]))
     return [report.folder.path / name for name in (*outputs, "index.html")]
 
 
 def _page(reports: Sequence[Report], tables: Sequence[Sheet] = ()) -> bytes:
+    """With the samples where they are not too much; however large, what was run is shown."""
     content = page(reports, tables).encode()
     if len(content) > MAX_BYTES:
         content = page(reports, tables, samples=False).encode()
-    if len(content) > MAX_BYTES:
-        raise RecordError(f"the page has {len(content):,} bytes", "build fewer folders at a time")
     return content
 
 

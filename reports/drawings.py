@@ -85,6 +85,14 @@ def _stamped(figure: Figure, rehearsed: bool) -> Figure:
     return figure
 
 
+def _figure_kind(records: Records) -> str:
+    """As the sweep says; one that says nothing of it has lines over its numeric axis."""
+    numeric = set(records.info.axes.values()) - {"category"}
+    if records.info.figure == "none" and numeric and not records.rows.empty:
+        return "lines" if sweep_figures.drawn_metrics(records) else "none"
+    return records.info.figure
+
+
 def drawings(records: Records) -> list[Drawing]:
     """The figures that the sweep's records allow."""
     sweep, found = records.sweep, []
@@ -112,7 +120,7 @@ def drawings(records: Records) -> list[Drawing]:
             lambda records: claim_figures.curves_figure(records.arms),
         )
 
-    kind = records.info.figure
+    kind = _figure_kind(records)
     if kind in SWEEP_FIGURES and not records.rows.empty:
         add(sweep, CAPTIONS[kind], SWEEP_FIGURES[kind])
     if not records.noise_accuracy.empty:

@@ -7,7 +7,8 @@ touches pyplot's global state, so no display and no backend is needed.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +46,8 @@ DPI = 130
 MAX_PNG_BYTES = 400_000
 MOST_DRAWN_COLOURS = 4096
 """A figure of more colours holds pictures."""
+TITLE_LINE, TITLE_CHARACTER, LABEL_CHARACTER = 18, 8.8, 8.4
+"""Pixels, at `DPI`, of text above and beside pictures; of a character, on average and with room."""
 EXPERT_BOUNDS = (0, 200, 400, 600, 800, 1000)
 
 
@@ -57,7 +60,7 @@ def noise_accuracy_figure(records: Records) -> Figure:
     data, looks = records.noise_accuracy, styles(records.methods)
     predictors = _predictors(data)
     with theme():
-        figure, facets = _facets(predictors, share_y=True)
+        figure, facets = _facets(len(predictors), share_y=True)
         for axes, predictor in zip(facets, predictors, strict=True):
             part = data[data["predictor"] == predictor]
             axes.grid(visible=False, axis="x")
@@ -85,22 +88,24 @@ def tradeoff_figure(records: Records) -> Figure:
     """Guided accuracy against FID over guidance scales: a facet per predictor.
 
     A point is a scale, averaged over seeds; the scale of the method's row in the table, where
-    there is one, is ringed. Unguided sampling is drawn in every facet. FID is on a logarithmic
-    axis if it spans more than a factor of five. ``records.tradeoff`` is not empty.
+    there is one, is ringed. Unguided sampling is drawn in every facet, and each sampler has facets
+    of its own. FID is on a logarithmic axis if it spans more than a factor of five.
+    ``records.tradeoff`` is not empty.
     """
     data, looks = records.tradeoff, styles(records.methods)
-    means = data.groupby(["predictor", "method", "scale"], as_index=False)[["accuracy", "fid"]]
-    points = means.mean().dropna()
-    predictors = _predictors(data)
+    which = ["predictor", "method", "sampler", "scale"]
+    points = data.groupby(which, as_index=False)[["accuracy", "fid"]].mean().dropna()
+    samplers = list(dict.fromkeys(data["sampler"]))
+    panels = [(predictor, sampler) for sampler in samplers for predictor in _predictors(data)]
     with theme():
-        figure, facets = _facets(predictors, share_y=True)
-        for axes, predictor in zip(facets, predictors, strict=True):
+        figure, facets = _facets(len(panels), share_y=True)
+        for axes, (predictor, sampler) in zip(facets, panels, strict=True):
             part = points[points["predictor"].isin([predictor, NO_PREDICTOR])]
-            for method, line in part.groupby("method"):
-                _draw_scales(
-                    axes, line, str(method), looks, _chosen(records, str(method), predictor)
-                )
-            axes.set(title=predictor, xlabel="guided accuracy (higher is better →)")
+            for method, line in part[part["sampler"] == sampler].groupby("method"):
+                chosen = _chosen(records, str(method), predictor, sampler)
+                _draw_scales(axes, line, str(method), looks, chosen)
+            title = f"{predictor}, {sampler}" if len(samplers) > 1 else predictor
+            axes.set(title=title, xlabel="guided accuracy (higher is better →)")
             axes.set(ylabel="FID (← lower is better)")
             axes.margins(0.1)
         if not points.empty and points["fid"].min() * 5 < points["fid"].max():
@@ -133,23 +138,25 @@ def samples_figure(records: Records) -> Figure:
     zoom = max(1, 1160 // (blocks * columns * (width + 1)))
     mosaics = [[mosaic(grid.images[:, :columns], zoom) for grid in band] for band in bands]
 
-    left, top, gap = 110, 54, 14
+    titles = [[_block_title(grid, columns * (width + 1) * zoom) for grid in band] for band in bands]
+    left, gap = _label_width([grid.labels for grid in records.grids]), 14
+    top = 18 + TITLE_LINE * max(title.count("\n") + 1 for band in titles for title in band)
     block_width = columns * (width + 1) * zoom
     heights = [mosaic[0].shape[0] for mosaic in mosaics]
     total = np.array([left + blocks * (block_width + gap), sum(heights) + top * len(bands) + gap])
     with theme():
         figure = Figure(figsize=tuple(total / DPI), dpi=DPI)
         down = 0
-        for predictor, band, images, tall in zip(predictors, bands, mosaics, heights, strict=True):
+        for number, (predictor, band) in enumerate(zip(predictors, bands, strict=True)):
+            images, tall = mosaics[number], heights[number]
             down += top
             for place, (grid, image) in enumerate(zip(band, images, strict=True)):
                 corner = (left + place * (block_width + gap), total[1] - down - tall)
                 box = np.array([*corner, image.shape[1], tall]) / np.tile(total, 2)
                 axes = figure.add_axes((box[0], box[1], box[2], box[3]))
                 axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-                axes.set_title(
-                    _block_title(grid), color=looks[grid.method].colour, pad=4, fontsize=8.5
-                )
+                look = looks[grid.method]
+                axes.set_title(titles[number][place], color=look.colour, pad=4, fontsize=8.5)
                 _label_classes(axes, grid.labels if not place else (), height, zoom)
             figure.text(
                 8 / total[0],
@@ -164,7 +171,8 @@ def samples_figure(records: Records) -> Figure:
 
 def strip_figure(records: Records) -> Figure:
     """Guided trajectories; the expert that guides each step is told above it and by a colour."""
-    left, top, between, wide = 124, 50, 10, 1160
+    left = _label_width([strip.labels for strip in records.strips])
+    top, between, wide = 50, 10, 1160
     pitch = max(strip.images.shape[1] * (strip.images.shape[3] + 1) for strip in records.strips)
     zoom = max(1, wide // pitch)
     mosaics = [mosaic(strip.images, zoom) for strip in records.strips]
@@ -264,8 +272,7 @@ def _mapping(part: pd.DataFrame, looks: dict[str, Style]) -> dict[str, Any]:
     }
 
 
-def _facets(predictors: list[str], share_y: bool) -> tuple[Figure, list[Axes]]:
-    count = len(predictors)
+def _facets(count: int, share_y: bool) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(1.2 + 4.3 * count + (1.3 if count == 1 else 0), 4.3), dpi=DPI)
     figure.set_layout_engine("constrained")
     facets = figure.subplots(1, count, squeeze=False, sharey=share_y)
@@ -288,11 +295,15 @@ def draw_legend(figure: Figure, methods: list[str], looks: dict[str, Style], mar
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _chosen(records: Records, method: str, predictor: str) -> set[float]:
+def _chosen(records: Records, method: str, predictor: str, sampler: str) -> set[float]:
+    """The scale of the method's row with this sampler, or if none is told, with its first one."""
     rows = records.rows
     if rows.empty:
         return set()
-    return set(rows.loc[(rows["method"] == method) & (rows["predictor"] == predictor), "scale"])
+    rows = rows[(rows["method"] == method) & (rows["predictor"] == predictor)]
+    samplers = rows["sampler"].fillna("")
+    told = sampler or next(iter(samplers), "")
+    return set(rows.loc[samplers == told, "scale"])
 
 
 def _draw_scales(
@@ -335,8 +346,21 @@ def mosaic(images: npt.NDArray[np.uint8], zoom: int) -> npt.NDArray[np.uint8]:
     return sheet.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
-def _block_title(grid: Grid) -> str:
-    return "\n".join(filter(None, (grid.method, grid.scale_text)))
+def _block_title(grid: Grid, width: int) -> str:
+    """Method and scale, in lines that are no wider than so many pixels."""
+    lines = [
+        textwrap.fill(part, max(1, int(width / TITLE_CHARACTER)))
+        for part in (grid.method, grid.scale_text)
+        if part
+    ]
+    return "\n".join(lines)
+
+
+def _label_width(labels: Sequence[tuple[str, ...]]) -> int:
+    """Pixels that the longest of some labels takes beside a picture."""
+    return max(
+        110, 18 + round(LABEL_CHARACTER * max(len(one) for names in labels for one in names))
+    )
 
 
 def _label_classes(axes: Axes, labels: tuple[str, ...], height: int, zoom: int) -> None:

@@ -6,7 +6,7 @@ Their keys do not matter: code that has changed gives a result a new key, and a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 __all__ = ["GRIDS_FILE", "RECORDS_FILE", "latest"]
@@ -15,10 +15,10 @@ RECORDS_FILE, GRIDS_FILE = "records.jsonl", "grids.npz"
 WHOSE = ("setting", "budget", "sweep", "predictor")
 IDENTITY = {
     "row": (*WHOSE, "method", "sampler", "axes"),
-    "tradeoff": (*WHOSE, "method", "scale", "seed"),
+    "tradeoff": (*WHOSE, "method", "sampler", "scale", "seed"),
     "noise_accuracy": (*WHOSE, "method", "seed"),
-    "grid": (*WHOSE, "array"),
-    "strip": (*WHOSE, "array"),
+    "grid": (*WHOSE, "sampler", "array"),
+    "strip": (*WHOSE, "sampler", "array"),
     "curve": (*WHOSE, "method", "sampler", "axes"),
     "claim": (*WHOSE, "method"),
     "sweep": WHOSE,
@@ -31,7 +31,8 @@ def latest(records: Iterable[Record]) -> list[Record]:
     """The records without those that a later one replaces, each in the place of the first.
 
     A comparison whose row or reference row has been replaced by another is left out: it compares
-    what is no longer there.
+    what is no longer there. Points and pictures of old did not tell their sampler; those that do
+    replace them.
     """
     records = list(records)
     rows = {r["key"]: _identity(r) for r in records if r.get("kind") == "row"}
@@ -41,9 +42,19 @@ def latest(records: Iterable[Record]) -> list[Record]:
             kept["comparison of " + rows.get(record["row"], record["row"])] = record
         else:
             kept[_identity(record)] = record
+    replaced = set(_of_old(kept.values()))
+    kept = {name: record for name, record in kept.items() if name not in replaced}
     standing = {r["key"] for r in kept.values() if r.get("kind") == "row"} | {None}
     gone = rows.keys() - standing
     return [r for r in kept.values() if not gone & {r.get("row"), r.get("reference")}]
+
+
+def _of_old(records: Iterable[Record]) -> Iterator[str]:
+    """What records that tell their sampler would have been about before they did."""
+    for record in records:
+        if record.get("kind") in ("tradeoff", "grid", "strip") and "sampler" in record:
+            array = str(record.get("array")).removesuffix(f"/{record['sampler']}")
+            yield _identity({**record, "sampler": None, "array": array})
 
 
 def _identity(record: Record) -> str:

@@ -20,6 +20,7 @@ class Metric:
         better: which way is better; None where it depends on what one wants.
         share: whether it lies between 0 and 1.
         meaning: a line for the legend.
+        once: whether it is measured a single time, so that the best may be so by chance.
     """
 
     header: str
@@ -27,6 +28,7 @@ class Metric:
     better: Better | None
     share: bool = False
     meaning: str = ""
+    once: bool = False
 
     @property
     def title(self) -> str:
@@ -91,7 +93,8 @@ METRICS = {
         "parameters trained per expert, as a share of the predictor's",
     ),
     "train_seconds": Metric(
-        "training s", ".1f", "lower", False, "wall time of training all experts on one core"
+        "training s", ".1f", "lower", False, "wall time of training all experts on one core",
+        once=True,
     ),
     "belief": Metric(
         "belief", ".3f", None, False,
@@ -102,7 +105,9 @@ METRICS = {
         "by how much the guide finds its samples better than an independent judge does: what "
         "tells an adversarial image from a likely one",
     ),
-    "seconds_per_image": Metric("s/image", ".3g", "lower", False, "guided sampling of one image"),
+    "seconds_per_image": Metric(
+        "s/image", ".3g", "lower", False, "guided sampling of one image", once=True
+    ),
     "denoiser_forward": Metric(
         "denoiser →", ".1f", "lower", False, "forward passes of the denoiser for one image"
     ),
@@ -115,15 +120,18 @@ METRICS = {
     "predictor_backward": Metric(
         "predictor ←", ".1f", "lower", False, "backward passes of predictors for one image"
     ),
-    "images_per_second": Metric("images/s", ",.2f", "higher", False, "guided sampling, DDIM-25"),
+    "images_per_second": Metric(
+        "images/s", ",.2f", "higher", False, "guided sampling, DDIM-25", once=True
+    ),
     "synthesis_per_second": Metric(
-        "synthesis/s", ",.2f", "higher", False, "images drawn without guidance per second"
+        "synthesis/s", ",.2f", "higher", False, "images drawn without guidance per second",
+        once=True,
     ),
     "transfer_per_second": Metric(
-        "training/s", ",.0f", "higher", False, "images trained on per second"
+        "training/s", ",.0f", "higher", False, "images trained on per second", once=True
     ),
     "peak_memory_mib": Metric(
-        "peak MiB", ",.0f", "lower", False, "peak resident memory of the process"
+        "peak MiB", ",.0f", "lower", False, "peak resident memory of the process", once=True
     ),
     "memory_mib": Metric("tensors MiB", ",.1f", "lower", False, "weights alive in memory"),
     "disk_mib": Metric("disk MiB", ",.1f", "lower", False, "weights as safetensors"),

@@ -13,7 +13,7 @@ from reports.claim_tables import arms_legend, arms_table, claims_legend, claims_
 from reports.drawings import Drawing, Report
 from reports.figures import mosaic
 from reports.findings import findings
-from reports.grids import Grid
+from reports.grids import Grid, Strip
 from reports.html import anchor, body_cell, figure, head_cell, table, uri
 from reports.kernels import Sheet
 from reports.provenance import provenance
@@ -23,8 +23,12 @@ from reports.tables import Cell, Table, headline, legend
 
 __all__ = ["MAX_BYTES", "page"]
 
-MAX_BYTES = 5_000_000
-GRID_PIXELS = 300
+MAX_BYTES = 10_000_000
+GRID_PIXELS = 560
+STRIP_PIXELS = 96
+"""Widths of a block of samples and of a step of a trajectory, at most."""
+LONG = 60
+"""Rows of a table of speed from which on it waits to be unfolded."""
 HERE = Path(__file__).parent
 PUBLISHED_LINK = '<a href="#published">published</a>'
 INTRODUCTION = (
@@ -125,8 +129,10 @@ def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing], sample
             _meanings(arms_legend(records.arms)),
         ]
     # Samples are shown larger, below, and contrasts among the findings.
-    elsewhere = ("-samples", "-contrasts")
+    elsewhere = ("-samples", "-trajectory", "-contrasts")
     parts += [figure(drawing) for drawing in drawings if not drawing.name.endswith(elsewhere)]
+    if samples:
+        parts += map(_strip, records.strips)
     if records.grids and samples:
         parts.append(_grids(records.grids))
     elif records.grids:
@@ -148,11 +154,7 @@ def _grids(grids: Iterable[Grid]) -> str:
     )
     blocks = []
     for grid in grids:
-        drawn = io.BytesIO()
         picture = Image.fromarray(mosaic(grid.images, 1))
-        if picture.mode == "RGB":  # a third of the bytes, for little to be seen
-            picture = picture.quantize(128, dither=Image.Dither.NONE)
-        picture.save(drawn, format="png", optimize=True)
         zoom = max(1, GRID_PIXELS // picture.width)
         size = f'width="{picture.width * zoom}" height="{picture.height * zoom}"'
         guided = (grid.predictor, grid.scale_text) if grid.method != "unguided" else ()
@@ -161,7 +163,7 @@ def _grids(grids: Iterable[Grid]) -> str:
         blocks.append(
             f"<div><span>{escape(title)}</span>"
             f'<div class="crop" data-rows="{len(labels)}">'
-            f'<img {size} src="{uri("image/png", drawn.getvalue())}" alt="{alternative}">'
+            f'<img {size} src="{_png(picture)}" alt="{alternative}">'
             "</div></div>"
         )
     return (
@@ -169,6 +171,34 @@ def _grids(grids: Iterable[Grid]) -> str:
         f'<label>Row <select class="classes"><option value="all">all</option>{options}'
         f'</select></label></p><div class="grids">{"".join(blocks)}</div>'
     )
+
+
+def _strip(strip: Strip) -> str:
+    """A trajectory, step by step, below what each step is and which expert led to it."""
+    steps = []
+    for place, (column, expert) in enumerate(zip(strip.columns, strip.experts, strict=True)):
+        picture = Image.fromarray(mosaic(strip.images[:, place : place + 1], 1))
+        zoom = max(1, STRIP_PIXELS // picture.width)
+        guide = "" if expert is None else f"expert {expert}"
+        steps.append(
+            f"<div><span>{escape(column)}</span><span>{guide}&nbsp;</span>"
+            f'<img width="{picture.width * zoom}" height="{picture.height * zoom}" '
+            f'src="{_png(picture)}" alt="{escape(f"{column} {guide}".strip(), quote=True)}"></div>'
+        )
+    title = escape(f"trajectory of {strip.method}, {strip.predictor}", quote=True)
+    return (
+        f'<p class="hint">One guided {title}: noise to image, and the expert that guides each '
+        f"step. From top to bottom: {escape(', '.join(strip.labels))}.</p>"
+        f'<div class="strip" tabindex="0" role="region" aria-label="{title}">{"".join(steps)}</div>'
+    )
+
+
+def _png(picture: Image.Image) -> str:
+    drawn = io.BytesIO()
+    if picture.mode == "RGB":  # a third of the bytes, for little to be seen
+        picture = picture.quantize(128, dither=Image.Dither.NONE)
+    picture.save(drawn, format="png", optimize=True)
+    return uri("image/png", drawn.getvalue())
 
 
 def _sheet(sheet: Sheet) -> str:
@@ -183,11 +213,13 @@ def _sheet(sheet: Sheet) -> str:
     ]
     head = "".join(map(head_cell, sheet.header, sheet.words))
     title, text = escape(sheet.title, quote=True), escape(sheet.text.replace("**", ""))
-    return (
-        f'<h2 id="{sheet.name}">{title}</h2><p>{text}</p>'
+    rows = (
         f'<div class="scroll tall" tabindex="0" role="region" aria-label="{title}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
+    if len(sheet.lines) > LONG:
+        rows = f"<details><summary>All {len(sheet.lines)} rows</summary>{rows}</details>"
+    return f'<h2 id="{sheet.name}">{title}</h2><p>{text}</p>{rows}'
 
 
 def _published() -> str:

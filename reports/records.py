@@ -99,7 +99,8 @@ class Records:
         comparisons: long: row, reference (keys), method, metric, value, low, high, p,
             p_corrected, comparisons.
         noise_accuracy: long: method, predictor, seed, timestep (0..999), accuracy (0..1).
-        tradeoff: long: method, predictor, scale, seed, samples, accuracy (0..1), fid.
+        tradeoff: long: method, predictor, sampler (empty in records of old), scale, seed, samples,
+            accuracy (0..1), fid.
         grids: sample grids, sorted as the rows are.
         strips: guided trajectories.
         arms: curves over guidance scales, in the order of the tables.
@@ -345,5 +346,6 @@ def _columns(record: Record) -> dict[str, Any]:
 
 def _point(record: Record) -> dict[str, Any]:
     named = {name: record[name] for name in ("method", "predictor", "scale", "seed", "samples")}
+    named["sampler"] = record.get("sampler", "")
     measured = {name: record[name] for name in ("accuracy", "fid")}
     return named | {k: math.nan if v is None else float(v) for k, v in measured.items()}

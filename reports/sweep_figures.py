@@ -9,16 +9,21 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from reports.figures import DPI, theme
 from reports.metrics import METRICS
 from reports.records import NO_PREDICTOR, Records
 
-__all__ = ["front", "lines_figure", "pareto_figure", "points_figure"]
+__all__ = ["drawn_metrics", "front", "lines_figure", "pareto_figure", "points_figure"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DRAWN = ("accuracy", "fid", "noisy_accuracy", "gradient_cosine")
+DRAWN = ("depth_rmse", "pixel_error", "accuracy", "fid", "noisy_accuracy", "gradient_cosine")
+DENSE = {"depth": "depth_rmse", "segmentation": "pixel_error"}
+"""What guidance towards a map is judged by; FID and, if no class is asked for, accuracy say
+nothing of it."""
 COSTS = (
     "trainable_share",
     "train_seconds",
@@ -38,13 +43,15 @@ def lines_figure(records: Records) -> Figure:
     rows, info = records.rows, records.info
     axis = next(name for name, scale in info.axes.items() if scale != "category")
     hue = next((name for name in info.axes if name != axis), None)
-    metrics = _present(rows, [name for name in DRAWN if name in info.metrics])
+    metrics = drawn_metrics(records)
     predictors = sorted(set(rows["predictor"]))
     data = rows.assign(
         x=[axes.get(axis, math.nan) for axes in rows["axes"]],
         hue=[str(axes.get(hue, "")) for axes in rows["axes"]],
     )
     names = list(dict.fromkeys(data["hue"]))
+    if (data["hue"] == data["predictor"]).all():  # a task each: lines of one facet
+        data, predictors = data.assign(predictor=""), [""]
     with theme():
         figure, grid = _grid(len(predictors), len(metrics))
         for line, predictor in zip(grid, predictors, strict=True):
@@ -61,9 +68,17 @@ def lines_figure(records: Records) -> Figure:
                 if len(predictors) > 1:
                     axes.set_title(predictor)
         if len(names) > 1:
-            handles, labels = grid[0][0].get_legend_handles_labels()
+            shown = {
+                label: handle
+                for axes in (axes for line in grid for axes in line)
+                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+            }
             figure.legend(
-                handles, labels, loc="outside lower center", ncols=min(4, len(names)), frameon=False
+                [shown[name] for name in names],
+                names,
+                loc="outside lower center",
+                ncols=min(4, len(names)),
+                frameon=False,
             )
     return figure
 
@@ -71,7 +86,7 @@ def lines_figure(records: Records) -> Figure:
 def points_figure(records: Records) -> Figure:
     """Each quality of every row as a point with its interval, rows from top to bottom."""
     rows = records.rows.reset_index(drop=True)
-    metrics = _present(rows, [name for name in DRAWN if name in records.info.metrics])
+    metrics = drawn_metrics(records)
     several = rows["predictor"].nunique() > 1 or rows["sampler"].nunique() > 1
     labels = [_label(row, rows) if several else str(row["method"]) for _, row in rows.iterrows()]
     with theme():
@@ -91,6 +106,14 @@ def points_figure(records: Records) -> Figure:
             axes.grid(visible=False, axis="y")
         facets[0].set_yticks(range(len(rows)), labels)
         facets[0].invert_yaxis()
+        if len(predictors) > 1:
+            handles = [
+                Line2D([], [], marker="o", color=COLOURS[k % len(COLOURS)], label=f"by {name}")
+                for k, name in enumerate(predictors)
+                if name != NO_PREDICTOR
+            ]
+            columns = min(len(handles), 4)
+            figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -115,11 +138,23 @@ def pareto_figure(records: Records) -> Figure:
                 if rows[cost].min() > 0 and rows[cost].max() > 8 * rows[cost].min():
                     axes.set_xscale("log")
                 axes.set(xlabel=METRICS[cost].title, ylabel=METRICS[metric].title)
+                axes.margins(x=0.12, y=0.14)  # the front's names stay within
         first = next(iter(records.info.axes), "")
         for kind, name in enumerate(names):
             grid[0][0].plot([], [], MARKERS[kind], color=COLOURS[kind], label=f"{first}: {name}")
         figure.legend(loc="outside lower center", ncols=len(names), frameon=False)
     return figure
+
+
+def drawn_metrics(records: Records) -> list[str]:
+    """The qualities that a sweep's figure shows: of guidance towards maps, their errors."""
+    rows = records.rows
+    metrics = _present(rows, [name for name in DRAWN if name in records.info.metrics])
+    if not set(metrics) & set(DENSE.values()):
+        return metrics
+    guided = set(rows["predictor"]) - {NO_PREDICTOR}
+    beside_the_point = {"fid"} | ({"accuracy"} if guided <= DENSE.keys() else set())
+    return [name for name in metrics if name not in beside_the_point]
 
 
 def front(costs: Sequence[float], qualities: Sequence[float], higher: bool) -> list[int]:
@@ -161,7 +196,8 @@ def _draw_front(axes: Axes, rows: pd.DataFrame, cost: str, metric: str) -> None:
             (row[cost], row[metric]),
             xytext=(4, -9 if place % 2 else 5),
             textcoords="offset points",
-            fontsize=6.5,
+            fontsize=7,
+            path_effects=[withStroke(linewidth=1.5, foreground="white")],
         )
 
 

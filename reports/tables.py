@@ -23,6 +23,8 @@ COMPARED = {
     "mean_iou": ("Δ mIoU", "+.3f"),
     "fid": ("Δ FID", "+.2f"),
 }
+FIRST = ("accuracy", "depth_rmse", "mean_iou", "pixel_error", "fid")
+"""Metrics that a page shows before it is asked for more."""
 NOT_MEASURED = "n/a"
 
 
@@ -66,7 +68,8 @@ class Table:
         """The sweep's table, with the columns in which its rows differ or are measured.
 
         Within each predictor the best guided row of every metric is marked, ties included, as
-        far as the digits shown tell them apart; where all guided rows tie, none is.
+        far as the digits shown tell them apart; where all guided rows tie, none is, nor of
+        what was measured a single time.
         """
         rows = records.rows.reset_index(drop=True)
         columns: dict[str, list[Cell]] = {"method": _words(rows["method"])}
@@ -92,8 +95,12 @@ class Table:
             else:
                 columns[name] = _fact_cells(rows, name, spec)
         lines = tuple(zip(*columns.values(), strict=True))
-        header = tuple(columns)
-        return cls(header, tuple(name in words for name in header), lines, tuple(rows["key"]))
+        header, keys = tuple(columns), tuple(rows["key"])
+        first = [METRICS[name].title for name in FIRST] + [title for title, _ in COMPARED.values()]
+        primary = frozenset({"method", "predictor", "sampler", *first})
+        if not set(first) & set(header):
+            primary = frozenset()
+        return cls(header, tuple(name in words for name in header), lines, keys, primary)
 
 
 def csv_table(records: Records) -> str:
@@ -161,9 +168,10 @@ def legend(records: Records) -> list[str]:
     lines = []
     if rows["accuracy_low"].notna().any():
         lines.append("Brackets: 95 % bootstrap interval over seeds and samples.")
-    lines.append(
-        "↑ higher is better, ↓ lower is better; bold: the best guided row of its predictor."
-    )
+    bold = "bold: the best guided row of its predictor"
+    if any(METRICS[name].once and rows[name].notna().any() for name in records.info.metrics):
+        bold += ", but not of times and peak memory, which were measured a single time"
+    lines.append(f"↑ higher is better, ↓ lower is better; {bold}.")
     if not records.comparisons.empty:
         lines.append(
             "Δ: difference to the reference row, paired on sampling seeds; p two-sided, from the "
@@ -213,7 +221,8 @@ def _fact_cells(rows: pd.DataFrame, name: str, spec: str) -> list[Cell]:
 def _metric_cells(rows: pd.DataFrame, name: str) -> list[Cell]:
     spec = METRICS[name].spec
     shown = [NOT_MEASURED if math.isnan(v) else format(v, spec) for v in rows[name]]
-    best = _best(rows, name, shown) if METRICS[name].better else set()
+    marked = METRICS[name].better and not METRICS[name].once
+    best = _best(rows, name, shown) if marked else set()
     cells = []
     for place, (text, value) in enumerate(zip(shown, rows[name], strict=True)):
         low, high = rows[f"{name}_low"][place], rows[f"{name}_high"][place]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ablations.cells.results import Result
-from ablations.cells.samples import Samples, record_scale
+from ablations.cells.samples import Samples, record_scale, sampler_name
 from ablations.cells.scores import judge
 from ablations.machine.cell import Load
 from ablations.machine.store import Artifact
@@ -43,10 +43,11 @@ class Grid(Result):
         # Image i shows class i mod K: one grid column holds K images in a row.
         places = rows[:, None] + len(classes) * np.arange(columns)
         grid = np.moveaxis(drawn.arrays["images"][places], 2, -1)
-        about = self.about
+        about, sampler = self.about, sampler_name(self.samples.sampler)
         record = self.head("grid") | {
             "scale": record_scale(drawn.meta["scales"]),
-            "array": f"{about.sweep}/{about.method}/{about.predictor}",
+            "sampler": sampler,
+            "array": f"{about.sweep}/{about.method}/{about.predictor}/{sampler}",
             "labels": [classes[row] for row in rows],
         }
         squeezed = grid[..., 0] if grid.shape[-1] == 1 else grid
@@ -81,9 +82,11 @@ class Panel(Result):
             *(paint(seen[name]) for name, (_, paint) in MAPS.items()),
         ]
         titles = [title for title, _ in MAPS.values()]
+        sampler = sampler_name(self.samples.sampler)
         record = self.head("grid") | {
             "scale": record_scale(drawn.meta["scales"]),
-            "array": f"{about.sweep}/{about.method}/{about.predictor}",
+            "sampler": sampler,
+            "array": f"{about.sweep}/{about.method}/{about.predictor}/{sampler}",
             "labels": [
                 "target",
                 *(f"its {title}" for title in titles),
@@ -128,8 +131,10 @@ class Trajectory(Result):
         ]
         experts = self.samples.guidance[0].model.experts
         assert experts is not None
+        sampler = sampler_name(self.samples.sampler)
         record = self.head("strip") | {
-            "array": f"{self.about.sweep}/trajectory/{self.about.predictor}",
+            "sampler": sampler,
+            "array": f"{self.about.sweep}/trajectory/{self.about.predictor}/{sampler}",
             "labels": [
                 "noisy image",
                 "predicted image",

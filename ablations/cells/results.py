@@ -15,7 +15,7 @@ import numpy as np
 from ablations.cells.experts import Experts
 from ablations.cells.intervals import PairedTest, RowFigures, interval_fields
 from ablations.cells.noise import GradientQuality, NoiseAccuracy
-from ablations.cells.samples import record_scale
+from ablations.cells.samples import record_scale, sampler_name
 from ablations.cells.scores import Score
 from ablations.cells.setup import Setup
 from ablations.cells.speed import TransferSpeed
@@ -247,6 +247,7 @@ class TradeoffPoint(Result):
     def compute(self, load: Load) -> Artifact:
         meta = load(self.score).meta
         record = self.head("tradeoff") | {
+            "sampler": sampler_name(self.score.samples.sampler),
             "scale": record_scale(meta["scales"]),
             "seed": 0,
             "samples": meta["count"],

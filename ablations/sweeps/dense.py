@@ -37,7 +37,7 @@ def dense(lab: Lab) -> Iterator[Result]:
     "dense-experts",
     axes={"experts": "log", "task": "category"},
     metrics=(*FIGURES, "fid", "diversity"),
-    figure="none",
+    figure="lines",
     needs=TASKS,
 )
 def dense_experts(lab: Lab) -> Iterator[Result]:

@@ -178,3 +178,47 @@ def test_figures_of_one_predictor_have_one_facet(tmp_path: Path) -> None:
     records = Records.read(write_folder(tmp_path, only))
     assert titles(noise_accuracy_figure(records)) == titles(tradeoff_figure(records)) == ["resnet"]
     assert len(samples_figure(records).axes) == 5
+
+
+def ringed(axes: Axes) -> int:
+    """How many points are ringed: drawn without a face."""
+    rings = [found for found in axes.collections if not np.asarray(found.get_facecolor()).size]
+    return sum(len(np.asarray(found.get_offsets())) for found in rings)
+
+
+@pytest.mark.parametrize("told", [{}, {"sampler": "ddim25"}])
+def test_the_scale_that_is_ringed_is_that_of_the_points_sampler(
+    tmp_path: Path, told: dict[str, str]
+) -> None:
+    points = [tradeoff("ppap", "vit", scale) | told for scale in (1.0, 3.0, 6.0)]
+    ancestral = row("ppap", "vit", scale=6.0, sampler="250") | {"key": "ancestral"}
+    lines = [ancestral, row("ppap", "vit", scale=3.0), *points]
+    (axes,) = tradeoff_figure(Records.read(write_folder(tmp_path, lines))).axes
+    assert ringed(axes) == 1
+
+
+def test_a_sampler_has_a_facet_of_its_own(tmp_path: Path) -> None:
+    points = [
+        tradeoff("ppap", "vit", scale) | {"sampler": sampler, "key": f"{sampler}-{scale}"}
+        for sampler in ("ddim25", "250")
+        for scale in (1.0, 3.0)
+    ]
+    records = Records.read(write_folder(tmp_path, points))
+    assert len(records.tradeoff) == 4
+    figure = tradeoff_figure(records)
+    assert titles(figure) == ["vit, ddim25", "vit, 250"]
+    assert [len(axes.texts) for axes in figure.axes] == [2, 2]
+
+
+def test_no_title_or_label_of_a_picture_is_cut(tmp_path: Path) -> None:
+    wordy = grid("ppap", "vit") | {"labels": [f"a label of many words {k}" for k in range(10)]}
+    longer = {"method": "a method with a name that is far too long for its block"}
+    others = [grid("ppap", "vit") | longer | {"key": str(k), "array": f"a{k}"} for k in range(3)]
+    figure = samples_figure(Records.read(write_folder(tmp_path, [wordy, *others])))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        box, block = axes.title.get_window_extent(), axes.get_window_extent()
+        assert box.width <= block.width + 14, "it stays above its own block"
+        assert box.y1 <= figure.canvas.get_width_height()[1]
+        for label in axes.get_yticklabels():
+            assert label.get_window_extent().x0 >= 0

@@ -8,10 +8,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from reports.__main__ import main
 from reports.build import build, build_page
+from reports.drawings import Report
+from reports.kernels import Sheet
+from reports.page import page as whole_page
 from reports.published import published
 from reports.records import read_folder
 from tests.reports.conftest import (
@@ -242,3 +246,49 @@ def test_folders_that_are_named_share_the_page_that_is_named(
         "fashion-test/row-ppap-vit",
         "fashion-full/row-single-vit",
     }
+
+
+def test_samples_are_large_enough_to_look_at(page: str) -> None:
+    found = elements(page)
+    pictures = [a for tag, a in found.found if tag == "img" and "class" not in a]
+    assert len(pictures) == 9
+    assert all(int(picture["width"] or 0) >= 390 for picture in pictures)
+
+
+def test_a_trajectory_is_shown_step_by_step(tmp_path: Path) -> None:
+    strip = {
+        name: grid("ppap", "vit")[name] for name in ("sweep", "setting", "budget", "predictor")
+    } | {
+        "kind": "strip", "key": "strip", "method": "ppap", "array": "path", "labels": ["noise"],
+        "columns": ["t = 900", "t = 100", "sample"], "experts": [4, 0, None],
+    }  # fmt: skip
+    write_folder(tmp_path, [strip])
+    steps = np.random.default_rng(0).integers(0, 256, (1, 3, 32, 32), dtype=np.uint8)
+    np.savez(tmp_path / "grids.npz", path=steps)
+    build(tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    shown = page[page.index('class="strip"') :]
+    assert [a["alt"] for tag, a in elements(shown).found if tag == "img"] == [
+        "t = 900 expert 4", "t = 100 expert 0", "sample",
+    ]  # fmt: skip
+    assert "<figure>" not in page, "a white plate on a dark page"
+    assert (tmp_path / "methods-trajectory.png").exists()
+
+
+def test_drawings_are_dark_on_a_dark_page(page: str) -> None:
+    style = page[: page.index("</style>")]
+    rule = "figure img.plot { filter: invert(.88) hue-rotate(180deg); }"
+    assert style.count(rule) == 2, "as the system asks, and as the reader does"
+    assert all(kind and "plot" in kind for kind in elements(page).attributes("img", "class"))
+
+
+def test_a_long_table_of_speed_waits_to_be_unfolded(tmp_path: Path) -> None:
+    line = (("x", "x"), ("1", 1))
+    sheets = [
+        Sheet("audit", "Audit", "", ("a", "b"), (True, False), (line,) * 61),
+        Sheet("bench", "Bench", "", ("a", "b"), (True, False), (line,) * 60),
+    ]
+    shown = whole_page([Report.read(write_folder(tmp_path, [row("ppap", "vit")]))], sheets)
+    audit, _, bench = shown[shown.index('id="audit"') :].partition('id="bench"')
+    assert "<summary>All 61 rows</summary>" in audit
+    assert "<details>" not in bench.split('id="published"')[0]

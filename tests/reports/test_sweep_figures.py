@@ -99,3 +99,65 @@ def test_vector_figures_are_the_same_twice(tmp_path: Path) -> None:
     assert drawing.svg == again.svg
     assert drawing.png == again.png
     assert b"<svg" in svg(drawing.draw())
+
+
+def dense_arm(experts: int, task: str, **changes: object) -> Record:
+    measured = {"depth_rmse": 0.1 / experts, "pixel_error": 0.2 / experts, "mean_iou": 0.5}
+    axes = {"experts": experts, "task": task}
+    return arm(f"{experts} experts", task, axes=axes, key=f"{experts}-{task}") | measured | changes
+
+
+DENSE = ("depth_rmse", "mean_iou", "pixel_error", "accuracy", "fid")
+
+
+def test_a_study_of_depth_and_segmentation_shows_their_errors(tmp_path: Path) -> None:
+    """And has a figure, though its record of old names none."""
+    about = info("experts", {"experts": "log", "task": "category"}, DENSE) | {"figure": "none"}
+    rows = [dense_arm(n, task) for task in ("depth", "segmentation") for n in (1, 5)]
+    records = Records.read(write_folder(tmp_path, [about, *rows]))
+    (drawing,) = drawings(records)
+    figure = drawing.draw()
+    assert [axes.get_ylabel() for axes in figure.axes] == ["depth error ↓", "pixel error ↓"]
+    for axes in figure.axes:
+        assert [line.get_label() for line in axes.lines] == ["depth", "segmentation"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["depth", "segmentation"]
+
+
+def test_where_a_class_is_asked_for_accuracy_is_shown_beside_the_errors(tmp_path: Path) -> None:
+    rows = [dense_arm(1, task) for task in ("class", "depth")]
+    about = info("experts", {"kind": "category"}, DENSE)
+    figure = points_figure(Records.read(write_folder(tmp_path, [about, *rows])))
+    assert [axes.get_xlabel() for axes in figure.axes] == [
+        "depth error ↓", "pixel error ↓", "accuracy ↑",
+    ]  # fmt: skip
+
+
+def test_a_sweep_of_what_is_not_quality_needs_no_figure(tmp_path: Path) -> None:
+    about = info("experts", {"experts": "log"}, ("parameters", "disk_mib"))
+    rows = [arm(f"{n}", axes={"experts": n}, disk_mib=float(n)) for n in (1, 5)]
+    assert drawings(Records.read(write_folder(tmp_path, [about, *rows]))) == []
+
+
+def test_colours_of_points_are_explained(tmp_path: Path) -> None:
+    rows = [arm("unguided", "none"), arm("a", "resnet"), arm("a", "vit")]
+    figure = points_figure(read(tmp_path, {"arm": "category"}, *rows))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["by resnet", "by vit"]
+    drawn = [line.get_color() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [handle.get_color() for handle in legend.legend_handles] == drawn[1:]  # type: ignore[union-attr]
+    alone = points_figure(read(tmp_path, {"arm": "category"}, arm("a"), arm("b")))
+    assert not alone.legends
+
+
+def test_names_on_a_front_stay_within_their_frame(tmp_path: Path) -> None:
+    rows = [
+        arm(name, axes={"norm": "with"}, trainable_share=share, accuracy=0.5 + share / 3)
+        for name, share in (("last layer", 0.01), ("LoRA", 0.2), ("everything", 1.0))
+    ]
+    figure = pareto_figure(read(tmp_path, {"norm": "category"}, *rows))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        frame = axes.get_window_extent()
+        for text in axes.texts:
+            box = text.get_window_extent()
+            assert frame.y0 <= box.y0 <= box.y1 <= frame.y1

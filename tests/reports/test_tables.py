@@ -241,3 +241,28 @@ def test_latex_needs_no_more_than_booktabs(tmp_path: Path) -> None:
         assert command in text
     assert text.count("{") == text.count("}")
     assert escaped("Fréchet & 50%") == r"Fr\'echet \& 50\%"
+
+
+def test_what_was_measured_a_single_time_is_not_marked_best(tmp_path: Path) -> None:
+    about = info("throughput", {}, ("images_per_second", "peak_memory_mib", "accuracy"))
+    rows = [
+        row(method, "resnet", images_per_second=speed, peak_memory_mib=speed + 500)
+        | {"sweep": "throughput"}
+        for method, speed in (("single", 27.5), ("ppap", 28.9))
+    ]
+    records = read(tmp_path, about, *rows)
+    single, ppap = cells(records)
+    assert [line["images/s"] for line in (single, ppap)] == ["27.50", "28.90"]
+    assert [line["peak MiB"] for line in (single, ppap)] == ["528", "529"]
+    assert ppap["accuracy"].startswith("**"), "what has an interval is marked"
+    assert any("measured a single time" in line for line in legend(records))
+    assert not any("a single time" in line for line in legend(read(tmp_path, *ranks())))
+
+
+def test_quality_and_difference_come_first_on_a_page(tmp_path: Path) -> None:
+    table = Table.of(read(tmp_path, *ranks()))
+    shown = [name for name in table.header if name in table.primary]
+    assert shown == ["method", "predictor", "accuracy ↑", "FID ↓", "Δ accuracy", "Δ FID"]
+    weighed = row("ppap", "resnet") | {"sweep": "memory"}
+    about = info("memory", {}, ("parameters", "disk_mib"))
+    assert not Table.of(read(tmp_path, about, weighed)).primary, "all of them"

@@ -75,6 +75,28 @@ def test_curves_points_and_pictures_are_replaced_by_their_own(tmp_path: Path) ->
     assert set(records.read(tmp_path)) == {record["key"] for record in of_each("new")}
 
 
+def test_points_and_pictures_of_old_are_replaced_by_those_that_tell_their_sampler(
+    tmp_path: Path,
+) -> None:
+    def of_each(version: str, sampler: str = "") -> list[Record]:
+        told = {"sampler": sampler} if sampler else {}
+        return [
+            {k: v for k, v in row(f"{version}-{kind}", kind=kind).items() if k != "sampler"}
+            | {"scale": 1.0, "seed": 0, "array": "a/ppap" + f"/{sampler}" * bool(sampler)}
+            | told
+            for kind in ("tradeoff", "grid", "strip")
+        ]
+
+    records.update(tmp_path, of_each("old"))
+    records.update(tmp_path, [*of_each("ddim", "ddim25"), *of_each("ddpm", "250")])
+    kept = {
+        f"{version}-{kind}"
+        for version in ("ddim", "ddpm")
+        for kind in ("tradeoff", "grid", "strip")
+    }
+    assert set(records.read(tmp_path)) == kept
+
+
 def test_a_comparison_goes_with_its_rows(tmp_path: Path) -> None:
     reference, other = row("r", method="single"), row("s", method="naive")
     before = [row("p"), reference, other, comparison("pr", "p", "r"), comparison("sr", "s", "r")]
