@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ablations.settings.setting import GuidedTask, device
 from ppap.evaluation.features import Features, extract
+from ppap.evaluation.intervals import fid_corrected
 from ppap.evaluation.metrics import density_coverage, image_quality
 from ppap.evaluation.pixels import saturation
 from ppap.files.images import from_uint8
@@ -48,6 +49,8 @@ class CurveScore(Cell):
     samples: Samples
     task: str
     reference: PixelReference
+
+    VERSION: ClassVar[int] = 2
 
     def inputs(self) -> Iterator[Cell]:
         yield from super().inputs()
@@ -86,14 +89,22 @@ class CurveScore(Cell):
         arrays = {"scores": scores} | ({} if belief is None else {"belief": belief.numpy()})
         return Artifact({"figures": figures, "extractor": seen.extractor}, arrays)
 
-    def pixel_figures(self, load: Load, images: Tensor) -> dict[str, float]:
-        """What the pixels alone say of (N, C, H, W) images in [-1, 1]."""
+    def pixel_figures(self, load: Load, images: Tensor) -> dict[str, float | None]:
+        """What the pixels alone say of (N, C, H, W) images in [-1, 1].
+
+        The distance is that of so many images, and corrected for their number, where there are
+        enough of them.
+        """
         extractor, reference = self.reference.read(load)
         seen: Features = extract(extractor, images)
         quality = image_quality(seen, reference)
         _, coverage = density_coverage(seen.features, reference)
-        found = {f"pixel_{name}": float(getattr(quality, name)) for name in QUALITY}
-        return found | {"pixel_coverage": coverage}
+        enough = len(seen) >= 2 * reference.mean.size
+        return {
+            **{f"pixel_{name}": float(getattr(quality, name)) for name in QUALITY},
+            "pixel_fid_corrected": fid_corrected(seen, reference) if enough else None,
+            "pixel_coverage": coverage,
+        }
 
     def belief(
         self, load: Load, task: GuidedTask, images: Tensor, targets: Tensor

@@ -17,6 +17,7 @@ __all__ = [
     "Interval",
     "bootstrap_fid",
     "bootstrap_mean",
+    "fid_corrected",
     "fid_infinity",
     "holm",
     "paired_fid",
@@ -141,6 +142,41 @@ def fid_infinity(
             np.mean([matrix_fid(matrix[part], reference) for part in order.reshape(-1, size)])
         )
     return float(np.polynomial.Polynomial.fit(1 / sizes, values, 1)(0.0))
+
+
+def fid_corrected(features: Features, reference: ReferenceStatistics) -> float:
+    """FID without the bias of having N generated images, to first order in 1/N.
+
+    On average, sampling adds tr(S) / N to the squared distance of the means. It also lowers the
+    trace of the root of C^1/2 S C^1/2, which is concave: expanded to second order around the true
+    covariance, with the variances of a Wishart matrix's entries, by
+
+        1 / (4 (N - 1)) * (sum over i != j of s_i s_j / (s_i + s_j) + sum over i of s_i),
+
+    where s_i are the roots of the eigenvalues of C^1/2 S C^1/2. C is the reference's covariance, S
+    that of the images. Twice this, and tr(S) / N, are taken off. The noise stays that of FID;
+    unlike :func:`fid_infinity` it takes no shuffles, and half as many images. It is derived for
+    Gaussian features; the reference keeps its own bias. The result can be slightly negative.
+
+    Args:
+        features: of N generated images, N at least 2 D, below which the expansion does not hold.
+        reference: of the same extractor, with or without features.
+
+    Raises:
+        ValueError: for too few images, or another extractor.
+    """
+    check_extractor(features, reference)
+    matrix = reference.check(features.features, 2 * reference.mean.size)
+    count, covariance = len(matrix), np.atleast_2d(np.cov(matrix, rowvar=False))
+    # S C has the eigenvalues of C^1/2 S C^1/2, which is L^T S L for any root C = L L^T.
+    values, vectors = np.linalg.eigh(reference.covariance)
+    root = vectors * np.sqrt(values.clip(min=0))
+    spread = np.sqrt(np.linalg.eigvalsh(root.T @ covariance @ root).clip(min=0))
+    spread = spread[spread > 0]
+    pairs = spread[:, None] * spread / (spread[:, None] + spread)
+    lowered = (pairs.sum() - np.trace(pairs) + spread.sum()) / (4 * (count - 1))
+    bias = np.trace(covariance) / count + 2 * lowered
+    return matrix_fid(matrix, reference) - float(bias)
 
 
 def _replicate_means(groups: Sequence[Samples], resamples: int, seed: int) -> tuple[float, Floats]:

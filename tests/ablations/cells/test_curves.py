@@ -80,11 +80,12 @@ def test_a_point_tells_what_judge_pixels_and_guide_make_of_the_samples(pixels: A
     white = scored((garments() > 60).byte() * 255, pixels).meta["figures"]
     assert white["pixel_fid"] > 2 * figures["pixel_fid"]
     assert white["saturation_bright"] > 0.2 > figures["saturation_bright"]
+    assert figures["pixel_fid_corrected"] < figures["pixel_fid"]
     assert white["pixel_coverage"] < figures["pixel_coverage"]
     assert set(figures) == {
         "scale", "samples", "score", "fid", "kid", "precision", "recall", "pixel_fid", "pixel_kid",
-        "pixel_precision", "pixel_recall", "pixel_coverage", "saturation", "saturation_bright",
-        "belief",
+        "pixel_fid_corrected", "pixel_precision", "pixel_recall", "pixel_coverage", "saturation",
+        "saturation_bright", "belief",
     }  # fmt: skip
 
 

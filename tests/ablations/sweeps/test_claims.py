@@ -105,6 +105,15 @@ def test_a_claim_of_being_better_is_one_of_less_where_the_score_is_an_error() ->
     assert found["depth", "no labels are needed"] == "equivalent"
 
 
+def test_margins_of_errors_are_as_large_a_share_of_what_guidance_brings() -> None:
+    found = {
+        claim.about.predictor: claim.margin
+        for claim in SWEEPS["claims"].build(lab("scenes"))
+        if isinstance(claim, Claim) and claim.about.method == "no labels are needed"
+    }
+    assert found == {"class": 0.03, "depth": 0.003, "segmentation": 0.006}
+
+
 def test_the_control_is_trained_on_the_same_images_with_labels_of_others() -> None:
     made = curves(lab())
     control, single = made["resnet", "single, shuffled labels"], made["resnet", "single"]

@@ -12,6 +12,7 @@ from ppap.evaluation.features import Features
 from ppap.evaluation.intervals import (
     bootstrap_fid,
     bootstrap_mean,
+    fid_corrected,
     fid_infinity,
     holm,
     paired_fid,
@@ -81,6 +82,40 @@ def test_bootstrap_fid_covers_the_average_fid_of_as_many_images() -> None:
     found = [bootstrap_fid([g.features], true, resamples=80) for g in groups]
     covered = np.mean([i.low <= average <= i.high for i in found])
     assert 0.85 <= covered <= 1.0
+
+
+@pytest.mark.parametrize(("stretch", "shift"), [(1.0, 0.0), (1.5, 0.5)])
+def test_fid_corrected_is_right_on_average_with_the_noise_of_fid(
+    stretch: float, shift: float
+) -> None:
+    true, truth = standard(8), 8 * (shift**2 + (stretch - 1) ** 2)
+    raw, corrected = [], []
+    for seed in range(60):
+        drawn = normal(60, seed=seed)
+        moved = replace(drawn, features=drawn.features * stretch + shift)
+        raw.append(fid(moved, true))
+        corrected.append(fid_corrected(moved, true))
+    error = np.std(corrected) / np.sqrt(len(corrected))
+    assert abs(np.mean(corrected) - truth) < 4 * error
+    assert np.mean(raw) - truth > 6 * error
+    assert np.std(corrected) < 1.1 * np.std(raw)
+
+
+def test_fid_corrected_does_not_depend_on_the_basis_of_the_features() -> None:
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    seen, real = normal(100, shift=0.3), normal(300, seed=9)
+    scales = torch.arange(1.0, 9.0)
+    apart = [replace(f, features=f.features * scales) for f in (seen, real)]
+    turned = [replace(f, features=f.features.double() @ torch.from_numpy(turn)) for f in apart]
+    values = [fid_corrected(a, ReferenceStatistics.from_features(b)) for a, b in (apart, turned)]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+def test_fid_corrected_needs_twice_as_many_images_as_dimensions() -> None:
+    with pytest.raises(ValueError, match="16 or more"):
+        fid_corrected(normal(15), reference())
+    with pytest.raises(ValueError, match="other"):
+        fid_corrected(replace(normal(100), extractor="other"), reference())
 
 
 def test_fid_infinity_takes_the_bias_away() -> None:
