@@ -16,6 +16,7 @@ from ppap.compute.precision import Precision, autocast, check_precision
 from ppap.compute.progress import Progress, reporting
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser, module_device
+from ppap.diffusion.dependence import Dependence
 from ppap.diffusion.finite import FiniteSteps
 from ppap.diffusion.guide import State
 from ppap.diffusion.noise_levels import check_schedule
@@ -93,6 +94,7 @@ def trajectory(
     finite = FiniteSteps(seeds)
     networks = Networks(denoiser, guide)
     check_schedule(networks, denoiser.schedule)
+    dependence = Dependence(networks, device)
     guides_keep: dict[object, Any] = {}
     memory = None
     for number, index in enumerate(reversed(range(len(schedule)))):
@@ -100,9 +102,11 @@ def trajectory(
         timesteps = torch.full((len(x_t),), timestep, device=device)
         state = State(x_t, timesteps, denoiser, seeds=seeds, number=number, memory=guides_keep)
         noise = streams.draw() if sampler.stochastic else None
+        dependence.begin_step(number)
         with networks.evaluating(), autocast(precision, device):
             written = x_t._version
             update = stepper(sampler, schedule, index, state, guide, noise, memory)
+        dependence.end_step()
         if x_t._version != written:
             raise ValueError(
                 f"{type(guide).__name__} or {type(sampler).__name__} overwrote x_t; let it compute "

@@ -25,7 +25,7 @@ from ppap.experts.bank_files import (
     write_bank,
 )
 from ppap.experts.expert import Expert
-from ppap.experts.fresh import fresh_experts
+from ppap.experts.fresh import check_adaptable, fresh_experts
 from ppap.experts.identity import PredictorIdentity, former_fingerprints
 from ppap.experts.merging import NetworkWeights
 from ppap.experts.mixed import MixedPass
@@ -70,7 +70,7 @@ class ExpertBank(nn.Module):
 
     Raises:
         TypeError: for experts that are neither a whole number nor ranges.
-        ValueError: for no experts, or a predictor in which there is nothing to adapt.
+        ValueError: for no experts, or a predictor that cannot be adapted, or has nothing to adapt.
     """
 
     predictor: Predictor
@@ -86,11 +86,7 @@ class ExpertBank(nn.Module):
         normalised: bool = True,
     ) -> None:
         super().__init__()
-        if next(predictor.network.parameters(), None) is None:
-            raise ValueError(
-                f"{predictor.name} has no weights that experts could adapt; guide with it as it "
-                "is (ppap.guidance.guides.naive_guide), or make its network a torch.nn.Module"
-            )
+        check_adaptable(predictor)
         self.predictor = predictor
         self.normalised = normalised
         self.absorbed = False

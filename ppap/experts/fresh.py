@@ -6,12 +6,40 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from ppap.experts.absorb import absorbed
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.expert import Expert
+from ppap.predictors.predictor import Predictor
 
-__all__ = ["fresh_experts"]
+__all__ = ["check_adaptable", "fresh_experts"]
+
+WHOLE = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
+"""Modules that run with no other weights than their own."""
+
+
+def check_adaptable(predictor: Predictor) -> None:
+    """Refuse a predictor whose network cannot run under experts, or has nothing to adapt.
+
+    Raises:
+        ValueError: with the mend.
+    """
+    network, kind = predictor.network, type(predictor.network).__name__
+    if next(network.parameters(), None) is None:
+        raise ValueError(
+            f"{predictor.name} has no weights that experts could adapt; guide with it as it "
+            "is (ppap.guidance.guides.naive_guide), or make its network a torch.nn.Module"
+        )
+    if any(isinstance(part, WHOLE) for part in network.modules()):
+        raise ValueError(
+            f"{kind} runs with no other weights than its own; give the bank the module within "
+            "(network.module), or that which was scripted"
+        )
+    if any(isinstance(weight, UninitializedParameter) for weight in network.parameters()):
+        raise ValueError(
+            f"{kind} has lazy layers that were never called; call it once with an image"
+        )
 
 
 def fresh_experts(

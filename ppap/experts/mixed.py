@@ -22,6 +22,7 @@ from ppap.experts.adapters.student import Student
 from ppap.experts.expert import Expert
 from ppap.experts.grouped import GroupedNetwork
 from ppap.experts.grouped_layers import UngroupableError
+from ppap.files.checkpoints import one_line
 
 __all__ = ["MixedPass"]
 
@@ -58,7 +59,7 @@ class MixedPass:
         except UngroupableError:
             pass
         except Exception as error:  # noqa: BLE001 whatever a network does when it is copied
-            self.check.drop(f"{type(error).__name__}: {error}")
+            self.check.drop(f"{type(error).__name__}: {one_line(error)}")
 
     def fits(self, network: nn.Module, thorough: bool = False) -> bool:
         """Whether a network is still the one that this was made for, layer by layer.
@@ -100,7 +101,7 @@ class MixedPass:
         try:
             return grouped.run(buffers | base, own, kept, inputs, chosen, training)
         except Exception as error:  # noqa: BLE001 of other inputs than the first
-            self.check.drop(f"{type(error).__name__}: {error}")
+            self.check.drop(f"{type(error).__name__}: {one_line(error)}")
             return None
 
     def _agrees(

@@ -23,6 +23,7 @@ from ppap.compute.agreement import agree
 from ppap.compute.compiler import can_compile, just_in_time
 from ppap.compute.precision import Precision, autocast
 from ppap.experts.bank import ExpertBank
+from ppap.files.checkpoints import one_line
 
 __all__ = ["JointStep"]
 
@@ -113,7 +114,7 @@ class JointStep:
         try:
             found = self._tried(compiled, arguments, kept)
         except Exception as error:  # noqa: BLE001 whatever a compiler says of a correct graph
-            logger.warning("the joint step is traced, not compiled: %s", error)
+            logger.warning("the joint step is traced, not compiled: %s", one_line(error))
             self._restore(kept)
             return graph
         half = self.precision != "fp32"

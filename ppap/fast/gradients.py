@@ -15,6 +15,7 @@ from ppap.compute.recent import Recent
 from ppap.compute.tracing import Traced
 from ppap.diffusion.guide import Guide
 from ppap.fast.views import View, view_of
+from ppap.files.checkpoints import one_line
 from ppap.guidance.guides import LikelihoodGuide, NoiseAwareModel, SumOfGuides
 from ppap.tasks.protocol import GuidanceTask
 
@@ -103,7 +104,7 @@ class Gradient:
             compiled = self._compiler(traced, arguments)
             (found,) = compiled(*arguments)
         except Exception as error:  # noqa: BLE001 whatever a model does that no graph can hold
-            logger.warning(RUN_AS_IT_IS, _name(self.model), error)
+            logger.warning(RUN_AS_IT_IS, _name(self.model), one_line(error))
             return None
         self.view.attributes.settle()  # what the first call sets once and for all
         expected = likelihood_gradient(self._seen, self.task, x_t, timesteps, targets)
@@ -166,13 +167,13 @@ class Gradients:
         try:
             view = view_of(guide.model, guide.task)
         except Exception as error:  # noqa: BLE001 whatever a model does when it is copied
-            logger.warning(RUN_AS_IT_IS, _name(guide.model), error)
+            logger.warning(RUN_AS_IT_IS, _name(guide.model), one_line(error))
             return None
         return None if view is None else Gradient(view, guide.model, guide.task, self._compiler)
 
     def _drop(self, guide: LikelihoodGuide, error: Exception) -> None:
         """Run a guide's model as it is from now on."""
-        logger.warning(RUN_AS_IT_IS, _name(guide.model), error)
+        logger.warning(RUN_AS_IT_IS, _name(guide.model), one_line(error))
         self._known.put(cast(tuple[Hashable, Hashable], (guide.model, guide.task)), None)
 
 

@@ -16,6 +16,7 @@ from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler, Update
 from ppap.fast.gradients import Term
 from ppap.fast.update import fused_update, image_ahead, step_coefficients
+from ppap.files.checkpoints import one_line
 from ppap.guidance.scale import Scale
 
 __all__ = ["CapturedFunction", "StepGraphs", "can_capture"]
@@ -44,7 +45,9 @@ class CapturedFunction:
             with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(self.graph):
                 self.output = function(*self.inputs)
         except RuntimeError as error:
-            logger.warning("a step is run kernel by kernel, for no graph can hold it: %s", error)
+            logger.warning(
+                "a step is run kernel by kernel, for no graph can hold it: %s", one_line(error)
+            )
             self.graph = None
 
     def __call__(self, inputs: list[Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from ppap.compute.stateless import run_with
 from ppap.compute.tracing import Traced, laid_out, state_of
 from ppap.diffusion.denoiser import Denoiser, Prediction
 from ppap.fast.views import TOO_OFTEN
+from ppap.files.checkpoints import one_line
 
 __all__ = ["CompiledDenoiser"]
 
@@ -86,7 +87,7 @@ class CompiledDenoiser:
             compiled = self._compiler(traced, (x_t, timesteps), freezing=True)
             found = compiled(x_t, timesteps)
         except Exception as error:  # noqa: BLE001 whatever a network does that no graph can hold
-            logger.warning("the denoiser is run as it is: %s", error)
+            logger.warning("the denoiser is run as it is: %s", one_line(error))
             return self._plain
         self._attributes.settle()  # what the first call sets once and for all
         with torch.no_grad():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppap.diffusion.guide import State
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
@@ -100,3 +102,18 @@ def test_a_bank_has_its_predictors_task_unless_it_is_given_another() -> None:
     adapter = ppap_adapter(2)
     assert ExpertBank(predictor, 1, adapter).task == SegmentationTask(2.0)
     assert ExpertBank(predictor, 1, adapter, DepthTask()).task == DepthTask()
+
+
+@pytest.mark.parametrize(
+    ("make", "mend"),
+    [
+        (lambda: nn.DataParallel(nn.Sequential(nn.Flatten(), nn.Linear(192, 5))), "module within"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(5)), "call it once"),
+        (nn.Flatten, "no weights"),
+    ],
+)
+def test_networks_that_cannot_run_under_experts_are_refused_with_the_mend(
+    make: Callable[[], nn.Module], mend: str
+) -> None:
+    with pytest.raises(ValueError, match=mend):
+        ExpertBank(Predictor(make()), 2)

@@ -1,0 +1,164 @@
+"""What the documents name is there, and the figures they state are those of the records."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import ppap
+from ablations.sweeps import HEADLINE, SWEEPS
+from ppap.denoisers.catalogue import CLASSIFIERS, DENOISERS
+from ppap.experts.adapters.peft import Peft
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    path
+    for path in (ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("*/*/README.md"))
+    if not path.relative_to(ROOT).parts[0].startswith(".")
+)
+RESULTS = ROOT / "reports" / "results"
+WORDS = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+
+
+def section(path: str, first: str) -> list[list[str]]:
+    """The cells of a table whose first line begins so, header and rule left out."""
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(first))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
+    for link in links:
+        if "://" in link:
+            continue
+        place, _, anchor = link.partition("#")
+        target = (document.parent / place).resolve() if place else document
+        assert target.exists(), f"{document}: {link}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), f"{document}: {link}"
+
+
+def test_every_session_and_module_that_is_to_be_run_is_there() -> None:
+    noxfile = (ROOT / "noxfile.py").read_text()
+    named = set(re.findall(r"nox -s ([a-z-]+)", WORDS))
+    defined = set(re.findall(r"^def (\w+)\(session", noxfile, re.MULTILINE))
+    defined |= set(re.findall(r'name="([a-z-]+)"', noxfile))
+    assert named <= defined
+    modules = set(re.findall(r"python -m ([\w.]+)", WORDS)) - {"venv", "pip"}
+    assert len(modules) > 5
+    for name in modules:
+        assert importlib.util.find_spec(name), name
+
+
+def test_every_name_of_the_library_is_one() -> None:
+    names = set(re.findall(r"\bppap(?:\.\w+)+", WORDS))
+    assert len(names) > 20
+    for name in names:
+        if name.endswith(".py"):
+            continue
+        found: object = ppap
+        for part in name.split(".")[1:]:
+            try:
+                found = getattr(found, part)
+            except AttributeError:
+                found = importlib.import_module(f"{found.__name__}.{part}")  # type: ignore[attr-defined]
+
+
+def test_the_ways_to_guide_are_those_of_the_table() -> None:
+    rows = section("ppap/guidance/README.md", "| method | per step")
+    names = {name for row in rows for name in re.findall(r"`([\w-]+)`", row[0])}
+    assert names == set(ppap.guidance.METHODS)
+
+
+def test_the_sweeps_are_those_of_the_table_and_the_headline_has_its_star() -> None:
+    rows = section("ablations/README.md", "| sweep | varies")
+    found = {
+        name: bool(star) for row in rows for name, star in re.findall(r"`([\w-]+)`( \*)?", row[0])
+    }
+    assert set(found) == set(SWEEPS)
+    assert {name for name, star in found.items() if star} == set(HEADLINE)
+
+
+def test_the_denoisers_are_those_of_the_table() -> None:
+    rows = section("ppap/denoisers/README.md", "| name | file")
+    text = " ".join(row[0] for row in rows)
+    named = set(re.findall(r"`((?:adm|improved|glide)[\w-]*)`", text))
+    assert named <= set(DENOISERS) | set(CLASSIFIERS)
+    sizes = re.compile(r"\d+")
+    families = {sizes.sub("N", name) for name in named}
+    left = {sizes.sub("N", name.removesuffix("-vlb")) for name in (*DENOISERS, *CLASSIFIERS)}
+    assert left <= families
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "ia3", "loha", "lokr", "oft", "boft"])
+def test_the_methods_of_peft_are_taken(method: str) -> None:
+    part = Peft(method, 2, layers="^0$")  # type: ignore[arg-type]
+    assert part.create(torch.nn.Sequential(torch.nn.Linear(8, 8)), torch.Generator())
+
+
+def record(folder: str, table: str, method: str, predictor: str) -> dict[str, str]:
+    with (RESULTS / folder / f"{table}.csv").open() as file:
+        (found,) = (
+            row
+            for row in csv.DictReader(file)
+            if row["method"] == method
+            if row["predictor"] in (predictor, "none") and row["sampler"] == "ddim25"
+        )
+    return found
+
+
+def stated(cell: str) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+\.\d+", cell)]
+
+
+GARMENTS = {
+    "unguided": "unguided", "naive": "naive", "one noise-aware network": "single",
+    "five noise-aware networks": "multi-experts", "**PPAP-5": "ppap",
+}  # fmt: skip
+SCENES = {"unguided": "unguided", "naive": "naive", "**PPAP-5": "ppap"}
+
+
+def agrees(cell: str, row: dict[str, str], name: str) -> None:
+    numbers = stated(cell)
+    columns = [name, f"{name}_low", f"{name}_high"][: len(numbers)]
+    for number, column in zip(numbers, columns, strict=True):
+        assert abs(number - float(row[column])) <= 0.006, (cell, column)
+
+
+def test_the_table_of_garments_is_that_of_the_records() -> None:
+    rows = section("README.md", "| garments, ResNet")
+    assert len(rows) == len(GARMENTS)
+    for label, _, accuracy, fid in rows:
+        (method,) = (GARMENTS[start] for start in GARMENTS if label.startswith(start))
+        row = record("fashion-default", "methods", method, "resnet")
+        agrees(accuracy, row, "accuracy")
+        agrees(fid, row, "fid")
+
+
+def test_the_table_of_scenes_is_that_of_the_records() -> None:
+    rows = section("README.md", "| scenes, all three")
+    assert len(rows) == len(SCENES)
+    for label, depth, pixels, accuracy in rows:
+        (method,) = (SCENES[start] for start in SCENES if label.startswith(start))
+        row = record("scenes-default", "dense", method, "all three")
+        agrees(depth, row, "depth_rmse")
+        agrees(pixels, row, "pixel_error")
+        agrees(accuracy, row, "accuracy")
