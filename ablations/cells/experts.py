@@ -117,8 +117,7 @@ class Experts(Cell):
         yield from super().inputs()
 
     def label(self) -> str:
-        kind = "data-free" if self.data.shards else "labelled"
-        name, count = predictor_name(self.predictor), self.count
+        kind, name, count = self.data.supervision, predictor_name(self.predictor), self.count
         return f"{count} {kind} {name} expert{'s' * (count > 1)}, seed {self.training.seed}"
 
     def seconds(self) -> float:

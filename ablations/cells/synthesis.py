@@ -73,6 +73,11 @@ class TrainingData:
     shards: tuple[Synthesis, ...] = ()
     limit: int | None = None
 
+    @property
+    def supervision(self) -> str:
+        """In a word, as in the tables."""
+        return "data-free" if self.shards else "labelled"
+
     def load(self, setting: Setting, task: str, load: Load) -> tuple[Images, Tensor | None]:
         """(N, C, H, W) uint8 images and, if labelled, the task's targets (N, ...)."""
         images: Images
@@ -94,6 +99,10 @@ class ShuffledLabels(TrainingData):
     """
 
     seed: int = 0
+
+    @property
+    def supervision(self) -> str:
+        return "shuffled"
 
     def load(self, setting: Setting, task: str, load: Load) -> tuple[Images, Tensor]:
         """(N, C, H, W) uint8 images, and the targets (N, ...) of others."""

@@ -121,6 +121,8 @@ def test_the_control_is_trained_on_the_same_images_with_labels_of_others() -> No
     data = [bank.data for bank in control.banks]
     assert data == [ShuffledLabels(seed=unit) for unit in range(8)]
     assert {bank.data for bank in single.banks} == {TrainingData()}
+    assert control.banks[3].label() == "1 shuffled resnet expert, seed 3"
+    assert single.banks[3].label() == "1 labelled resnet expert, seed 3"
     assert describe(TrainingData()) == {"kind": "TrainingData", "shards": [], "limit": None}
     setting = load_setting("fashion")
     images, labels = setting.labelled("train")
