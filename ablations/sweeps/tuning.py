@@ -19,7 +19,7 @@ __all__ = ["RATES", "tuned_rate"]
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 SEEDS = (2_000, 2_001)
-"""Of the trainings: no row and no unit has them."""
+"""Of the trainings, no more than the budget has: no row and no unit has them."""
 HELD_OUT_SEED = 15 * 10**8
 """Of the synthetic images that nothing is trained on."""
 
@@ -28,7 +28,7 @@ HELD_OUT_SEED = 15 * 10**8
 def tuning(lab: Lab) -> Iterator[Result]:
     """The learning rate of every arm.
 
-    Of five rates, that of the least validation loss, mean over noise levels and two trainings
+    Of five rates, that of the least validation loss, mean over noise levels and up to two trainings
     that no table shows: against the teacher on synthetic images that nothing is trained on, and
     against labels on the test split. The score is that of the chosen rate on the same images. An
     arm whose rate in use is the one chosen here is at no disadvantage.
@@ -64,6 +64,6 @@ def tuned_rate(
     validations = []
     for rate in RATES:
         faster = replace(recipe, tuning=replace(recipe.tuning, learning_rate=rate))
-        banks = (lab.experts(faster, predictor, seed, task) for seed in SEEDS)
+        banks = (lab.experts(faster, predictor, seed, task) for seed in SEEDS[: lab.budget.seeds])
         validations.append(tuple(Validation(bank, held_out, count) for bank in banks))
     return TunedRate(lab.setup, lab.about(name, recipe, shown), RATES, tuple(validations))

@@ -44,6 +44,14 @@ def test_every_trained_arm_of_the_claims_is_tuned_by_other_seeds(setting: str) -
                 assert (validation.held_out is None) == (cell.about.supervision == "labelled")
 
 
+def test_trainings_are_two_or_as_few_as_the_budget_has_seeds() -> None:
+    smoke = replace(lab(), budget=BUDGETS["smoke"])
+    for made, count in ((lab(), 2), (smoke, 1)):
+        (first, *_) = SWEEPS["tuning"].build(made)
+        assert isinstance(first, TunedRate)
+        assert [len(row) for row in first.validations] == [count] * len(RATES)
+
+
 def test_a_rate_that_is_given_leaves_nothing_to_tune() -> None:
     with pytest.raises(UserError, match="varies learning_rate"):
         list(SWEEPS["tuning"].build(replace(lab(), changes=(("learning_rate", 0.1),))))
