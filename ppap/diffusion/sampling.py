@@ -14,6 +14,7 @@ from ppap.compute.modules import Networks, evaluating
 from ppap.compute.options import check_whole
 from ppap.compute.precision import Precision, autocast, check_precision
 from ppap.compute.progress import Progress, reporting
+from ppap.diffusion.arguments import check_arguments
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser, module_device
 from ppap.diffusion.dependence import Dependence
@@ -162,10 +163,12 @@ def sample(
         NoiseLevelsError: if the guide's model is made for another noise schedule.
         NonFiniteError: if a sample is not finite, naming the step from which it is not.
         PrecisionError: for bfloat16 on a device without instructions for it.
-        TypeError: if ``seeds`` is neither a number nor a sequence of numbers.
+        TypeError: if ``seeds`` is neither a number nor a sequence of numbers, or anything is none
+            of what it is to be.
         ValueError: if the guide's targets, the denoiser's conditions or ``x_T`` are for
             another number of images than there are seeds, or a batch is below 1.
     """
+    check_arguments(denoiser, guide, sampler)
     seeds = seed_list(seeds)
     check_whole("batch", batch)
     _check_counts(denoiser, seeds, guide, x_T)
@@ -232,6 +235,8 @@ def _check_counts(
             f"{count} seeds need as many targets, or one for all; the guide has "
             f"{guide.target_count}"
         )
+    if x_T is not None and not isinstance(x_T, Tensor):
+        raise TypeError(f"x_T is a tensor (N, C, H, W), got {type(x_T).__name__}")
     if x_T is not None and x_T.shape != (count, *denoiser.shape):
         raise ValueError(
             f"x_T must be {(count, *denoiser.shape)} for {count} seeds, got {tuple(x_T.shape)}"

@@ -155,13 +155,13 @@ class BankDescription:
             identity, noise = found.get("identity"), found.get("noise")
             return cls(
                 found["predictor"],
-                NoiseRanges(tuple(found["boundaries"]), found.get("inclusive", False)),
+                NoiseRanges(tuple(found["boundaries"]), _flag(found, "inclusive", False)),
                 _read_adapter(found["adapter"], adapter),
                 task,
                 None if identity is None else PredictorIdentity.read(identity),
                 "" if found["format"] > 2 else found["fingerprint"],
-                found.get("normalised", True),
-                found.get("absorbed", False),
+                _flag(found, "normalised", True),
+                _flag(found, "absorbed", False),
                 name,
                 tuple(found["experts"]) if found["format"] > 2 else (),
                 None if noise is None else NoiseLevels.read(noise),
@@ -290,7 +290,16 @@ def _part_fields(part: Part) -> dict[str, Any]:
     return dict(json.loads(json.dumps(written, default=repr)))
 
 
+def _flag(written: Mapping[str, Any], name: str, default: bool) -> bool:
+    found = written.get(name, default)
+    if not isinstance(found, bool):
+        raise TypeError(f"{name} is true or false, got {found!r}")
+    return found
+
+
 def _read_adapter(written: Sequence[dict[str, Any]], given: Adapter | None) -> Adapter:
+    if not written:
+        raise ValueError("an adapter without parts")
     own = [str(part.get("name")) for part in written if part["part"] not in PART_KINDS]
     if given is None:
         if unknown := [str(p["part"]) for p in written if p["part"] not in (*PART_KINDS, CUSTOM)]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ppap.compute.allocator import keep_freed_memory
@@ -87,6 +88,7 @@ def transfer(
         NoiseLevelsError: if the bank was trained on another noise schedule, and is not to begin
             anew (``start="base"``).
         NonFiniteError: if the teacher's predictions or a loss are not finite.
+        TypeError: for a list of images, or an array of NumPy's.
         ValueError: if there are no images, none of uint8, or of another shape than the denoiser's,
             the bank's ranges and the schedule differ in length, the training would write one expert
             over others that are trained already, processes cannot share the batch
@@ -173,6 +175,12 @@ def _check(
     training: Training,
     accelerator: Accelerator | None,
 ) -> None:
+    given: object = images
+    if isinstance(given, list | tuple | np.ndarray):
+        raise TypeError(
+            f"transfer needs (N, C, H, W) uint8 images as one tensor, got {type(given).__name__}; "
+            "torch.from_numpy or torch.stack makes one"
+        )
     if len(images) == 0:
         raise ValueError("transfer needs at least one image")
     if len(images.shape) != 4 or images[:1].dtype != torch.uint8:

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ppap.compute.options import check_whole
 from ppap.compute.precision import Precision
 from ppap.compute.progress import Progress
 from ppap.diffusion import sampling, synthesis
+from ppap.diffusion.arguments import check_arguments
 from ppap.diffusion.denoiser import Denoiser, module_device
 from ppap.diffusion.sampling import Step
 from ppap.diffusion.solver import Sampler
@@ -71,11 +73,14 @@ def sample(
 
     Raises:
         PrecisionError: for bfloat16 on a device without instructions for it.
-        TypeError: if ``seeds`` is neither a number nor a sequence of numbers.
+        TypeError: if ``seeds`` is neither a number nor a sequence of numbers, or anything is none
+            of what it is to be.
         ValueError: if the guide's targets, the denoiser's conditions or ``x_T`` are for
             another number of images than there are seeds, or the fast path meets conditions
             that differ between images, or bfloat16.
     """
+    check_arguments(denoiser, guide, sampler)
+    check_whole("batch", batch)
     if device is not None:
         denoiser.to(device)
     seeds = sampling.seed_list(seeds)

@@ -116,10 +116,11 @@ def check_and_load(module: nn.Module, state: Mapping[str, Tensor], source: str) 
 def check_state(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str, whose: str = "the network"
 ) -> None:
-    """Compare names and shapes of two state dicts.
+    """Compare names and shapes of two state dicts, and see that there are weights in the second.
 
     Raises:
-        CheckpointError: with all that is missing, unexpected or of another shape in one line.
+        CheckpointError: with all that is missing, unexpected or of another shape in one line; for
+            integers in place of weights, as of a quantised network, and for NaN.
     """
     problems = misfit(
         [key for key in own if key not in state],
@@ -135,6 +136,22 @@ def check_state(
             f"{source} does not fit {whose}: {problems}; "
             "check that the file and the architecture's settings belong together"
         )
+    weights = [key for key, tensor in own.items() if tensor.is_floating_point()]
+    if whole := [key for key in weights if not state[key].is_floating_point()]:
+        raise CheckpointError(
+            f"{source} holds integers for {_some(whole)}; weights that were quantised are of use "
+            "to what quantised them alone: fetch those of before"
+        )
+    if unknown := [key for key in weights if _has_nan(state[key])]:
+        raise CheckpointError(
+            f"{source} holds NaN in {_some(unknown)}: a training went astray, or the file is "
+            "damaged; take an earlier one"
+        )
+
+
+def _has_nan(weight: Tensor) -> bool:
+    wide = weight.float() if weight.dtype.itemsize == 1 else weight  # few operations know 8 bits
+    return bool(wide.isnan().any())
 
 
 def misfit(missing: Sequence[str], unexpected: Sequence[str], wrong: Sequence[str]) -> str:

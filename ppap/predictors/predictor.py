@@ -56,7 +56,8 @@ class Predictor(nn.Module):
         if not callable(network):
             raise TypeError(f"a network is called with normalised images, got {network!r}")
         if size is not None:
-            if len(size) != 2:
+            given: Any = size
+            if not isinstance(given, Sequence) or len(given) != 2:
                 raise ValueError(f"a size is (H, W), got {size}")
             for side in size:
                 check_whole("a side of the size", side)

@@ -6,13 +6,18 @@ tensor operation has to say of it.
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 __all__ = ["check_alike", "checked_labels", "checked_scores", "checked_values"]
+
+logger = logging.getLogger(__name__)
 
 MENDS = {
     1: "give one class index per image",
@@ -41,6 +46,8 @@ def checked_scores(prediction: Any, dimensions: int, task: str) -> Tensor:
             f"{task} predictions are {wanted} scores of at least two classes, got "
             f"{tuple(found.shape)}; name the task that the network was made for"
         )
+    if _values_known(found) and _are_probabilities(found):
+        _tell_of_probabilities(task)
     return found
 
 
@@ -124,6 +131,22 @@ def _tensor(prediction: Any, task: str) -> Tensor:
     return prediction
 
 
+def _are_probabilities(scores: Tensor) -> bool:
+    """Whether scores are none below 0, and their sums over the classes are 1."""
+    values = scores.detach()
+    return bool((values >= 0).all() & ((values.sum(1) - 1).abs() < 1e-3).all()) and len(values) > 0
+
+
+@functools.cache
+def _tell_of_probabilities(task: str) -> None:
+    """Once a process: it is almost certainly a mistake, but scores may be anything."""
+    logger.warning(
+        "%s predictions are probabilities, which are taken for logits and guide next to nothing; "
+        "take the network's output before its softmax",
+        task,
+    )
+
+
 def _values_known(targets: Tensor) -> bool:
     traced = get_proxy_mode() is not None or torch.compiler.is_compiling()
-    return not traced and not targets.is_meta
+    return not traced and not targets.is_meta and not is_functorch_wrapped_tensor(targets)

@@ -280,3 +280,17 @@ def test_a_folder_that_is_no_bank_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bank.json").write_text(json.dumps(description))
     with pytest.raises(CheckpointError, match=r"bank\.json"):
         ExpertBank.load(tmp_path, tiny_predictor())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"normalised": "no"}, {"absorbed": 1}, {"inclusive": None}, {"adapter": []}, {"format": "3"}],
+)
+def test_words_in_place_of_true_and_false_and_other_damage_are_refused(
+    tmp_path: Path, damage: dict[str, object]
+) -> None:
+    ExpertBank(tiny_predictor(), 2, ppap_adapter(2)).save(tmp_path)
+    description = json.loads((tmp_path / "bank.json").read_text())
+    (tmp_path / "bank.json").write_text(json.dumps(description | damage))
+    with pytest.raises(CheckpointError, match=r"bank\.json"):
+        ExpertBank.load(tmp_path, tiny_predictor())

@@ -212,3 +212,31 @@ def test_a_missing_file_and_one_without_tensors_are_refused(tmp_path: Path) -> N
         torch.save(content, tmp_path / "other.pt")
         with pytest.raises(CheckpointError, match="state dict"):
             load_state(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: (10 * w).to(torch.int8), "holds integers for 0.weight"),
+        (lambda w: w > 0, "holds integers for 0.weight"),
+        (lambda w: w.index_fill(0, torch.tensor([1]), float("nan")), "holds NaN in 0.weight"),
+    ],
+)
+def test_what_is_no_weight_is_refused(
+    tmp_path: Path, change: Callable[[Tensor], Tensor], said: str
+) -> None:
+    state = network().state_dict()
+    save_weights(state | {"0.weight": change(state["0.weight"])}, tmp_path / "a.safetensors")
+    target = network()
+    before = target.state_dict()["0.weight"].clone()
+    with pytest.raises(CheckpointError, match=said):
+        load_weights(target, tmp_path / "a.safetensors")
+    assert torch.equal(before, target.state_dict()["0.weight"])
+
+
+def test_an_infinite_mask_and_weights_of_eight_bits_are_loaded(tmp_path: Path) -> None:
+    state = network().state_dict()
+    state["0.bias"] = torch.full((3,), -torch.inf)
+    state["1.weight"] = state["1.weight"].to(torch.float8_e4m3fn)
+    save_weights(state, tmp_path / "a.safetensors")
+    load_weights(network(), tmp_path / "a.safetensors")

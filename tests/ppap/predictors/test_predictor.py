@@ -47,6 +47,8 @@ def test_mistakes_are_named() -> None:
         Predictor(nn.Identity(), (0.5,), (0.0,))
     with pytest.raises(ValueError, match="takes"):
         Predictor(nn.Identity(), (0.5,), (0.5,))(torch.zeros(1, 3, 4, 4))
+    with pytest.raises(ValueError, match="a size is"):
+        Predictor(nn.Identity(), size=224)  # type: ignore[arg-type]
 
 
 def test_one_of_several_outputs_is_taken() -> None:

@@ -19,6 +19,7 @@ from ppap.experts.bank import ExpertBank
 from ppap.guidance.guides import LikelihoodGuide, naive_guide
 from ppap.guidance.likelihoods import ImageLikelihood
 from ppap.guidance.methods.x0_gradient import X0Gradient
+from ppap.tasks import checks
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from ppap.tasks.protocol import Task
@@ -162,3 +163,22 @@ def test_a_scale_for_each_sample_reaches_its_own_sample_alone() -> None:
     plain, guided = (sample(tiny_denoiser(), 8, g, DDIM(2)) for g in (None, guide))
     changed = (guided - plain).flatten(1).abs().amax(1) > 1e-3
     assert changed.tolist() == [False, False, False, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("task", "scores"),
+    [(ClassTask(), torch.randn(3, 5)), (SegmentationTask(), torch.randn(3, 5, 4, 4))],
+)
+def test_probabilities_in_place_of_logits_are_told_once(
+    task: Task, scores: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    checks._tell_of_probabilities.cache_clear()
+    targets = task.target(scores)
+    task.log_likelihood(scores, targets)
+    task.log_likelihood(scores.log_softmax(1), targets)
+    task.log_likelihood(torch.zeros_like(scores), targets)
+    assert not caplog.records
+    for _ in range(2):
+        task.log_likelihood(scores.softmax(1), targets)
+    (message,) = caplog.messages
+    assert "are probabilities" in message

@@ -1,0 +1,36 @@
+"""What is drawn from, what guides and what steps, looked at before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ppap.diffusion.denoiser import Denoiser
+
+__all__ = ["check_arguments"]
+
+
+def check_arguments(denoiser: Any, guide: Any = None, sampler: Any = None) -> None:
+    """Refuse what is no denoiser, no guide or no sampler.
+
+    Args:
+        denoiser: what is to be drawn from.
+        guide: None for none.
+        sampler: None for the default.
+
+    Raises:
+        TypeError: saying what was expected, and what came.
+    """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            "samples are drawn from a ppap.Denoiser(network, schedule, shape), "
+            f"got {type(denoiser).__name__}"
+        )
+    if guide is not None and not _has(guide, "target_count", "rows"):
+        mend = "take its guide(target, scale)" if hasattr(guide, "guide") else "see ppap.guidance"
+        raise TypeError(f"a guide has targets of its own, got {type(guide).__name__}; {mend}")
+    if sampler is not None and not _has(sampler, "respace", "step"):
+        raise TypeError(f"a sampler is such as ppap.DDIM(25), got {sampler!r}")
+
+
+def _has(thing: object, *names: str) -> bool:
+    return not isinstance(thing, type) and all(hasattr(thing, name) for name in names)
