@@ -101,7 +101,7 @@ def _draw_contrasts(axes: Axes, unit: str, findings: Sequence[Finding]) -> None:
         look = {"transform": across, "va": "top", "color": colour, "fontsize": 8.2}
         axes.text(1.0, down, finding.verdict, ha="right", weight="bold", **look)
         place = down + name.count("\n") + 1.7
-        if margin := finding.claim.margin:
+        if finding.test and (margin := finding.claim.margin):
             axes.plot([-margin, margin], [place] * 2, color="0.86", linewidth=9, zorder=0.6,
                       solid_capstyle="butt")  # fmt: skip
         if (test := finding.test) is None:

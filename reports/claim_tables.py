@@ -233,7 +233,7 @@ def compared(finding: Finding) -> str:
     unit = METRICS[finding.unit].header if finding.unit in METRICS else finding.unit
     names = {"area": f"{unit},", "best_score": f"best {unit}", "collapse": f"{unit} lost"}
     name = names.get(finding.claim.quantity, unit)
-    return f"{name} {finding.reading.where}".strip()
+    return f"{name} {finding.reading.where}".rstrip(" ,")
 
 
 def metric_name(arm: Arm) -> str:

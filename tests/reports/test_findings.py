@@ -86,6 +86,7 @@ def test_the_table_of_claims_says_what_was_tested(records: Records) -> None:
     assert found["difference"][3] == "n/a"
     assert found["why"][3] == "no curve of naive has been measured"
     assert found["compared"][4].startswith("distance at accuracy ")
+    assert found["compared"][3] == "accuracy", "no comma before what is missing"
     assert found["margin"] == ["0.01", "0.03", "0.01", "0.01", ""]
 
 
@@ -154,6 +155,8 @@ def test_the_forest_draws_every_difference_in_its_verdicts_colour(records: Recor
     assert written.count("supported") == 2
     assert written.count("refuted") == written.count("open") == 1
     assert "no curve of naive has been measured" in written
+    bars = [line for line in accuracy.lines if line.get_linewidth() == 9]
+    assert len(bars) == len(tested), "no margin behind the words of a claim without a test"
     ends = [tuple(np.ravel(line.get_xdata())) for line in accuracy.lines]
     assert all((f.test.low, f.test.high) in ends for f in tested if f.test)
 
