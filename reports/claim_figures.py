@@ -76,16 +76,19 @@ def curves_figure(arms: Sequence[Arm]) -> Figure:
             1 + gaps, len(predictors), squeeze=False, sharex="col", height_ratios=ratios
         )
         for column, predictor in zip(grid.T, predictors, strict=True):
-            own = [arm for arm in arms if arm.predictor in (predictor, NO_PREDICTOR)]
+            guided = [arm for arm in arms if arm.predictor == predictor]
+            beside = [arm for arm in arms if arm.predictor == NO_PREDICTOR != predictor]
+            own = guided + [arm for arm in beside if arm.metric == guided[0].metric]
             for arm in own:
                 _draw_curve(column[0], arm, looks[arm.method])
-                if gaps:
-                    _draw_path(column[1], arm, "gap", looks[arm.method])
             column[0].set(title=predictor, ylabel=_score_label(own[0]))
-            if gaps:
-                column[1].axhline(0, color="0.6", linewidth=0.9, zorder=0.5)
-                column[1].set_ylabel("gap of guide and judge")
-            _label_distances(column[-1])
+            believed = any(arm.points["gap"].notna().any() for arm in own)
+            if believed:
+                _draw_gaps(column[1], own, looks)
+            elif gaps:
+                column[1].set_visible(False)
+                column[0].tick_params(labelbottom=True)
+            _label_distances(column[int(believed)])
         draw_legend(figure, list(looks), looks, markers=True)
     return figure
 
@@ -164,6 +167,13 @@ def _draw_curve(axes: Axes, arm: Arm, look: Style) -> None:
     found = [mean(scores) for scores in read]
     low, high = [one.low for one in found], [one.high for one in found]
     axes.fill_between(distances, low, high, color=look.colour, alpha=0.16, linewidth=0)
+
+
+def _draw_gaps(axes: Axes, arms: Sequence[Arm], looks: dict[str, Style]) -> None:
+    for arm in arms:
+        _draw_path(axes, arm, "gap", looks[arm.method])
+    axes.axhline(0, color="0.6", linewidth=0.9, zorder=0.5)
+    axes.set_ylabel("gap of guide and judge")
 
 
 def _draw_path(axes: Axes, arm: Arm, name: str, look: Style) -> None:

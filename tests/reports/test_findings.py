@@ -215,6 +215,26 @@ def test_curves_are_means_over_units_with_bands_where_all_units_reach(records: R
     )
 
 
+def test_an_arm_that_guides_nothing_is_drawn_beside_those_of_its_metric(tmp_path: Path) -> None:
+    error = {"metric": "depth_rmse", "higher_is_better": False}
+    arms = [curve("unguided", "none"), curve("ppap", "resnet"), curve("ppap", "depth") | error]
+    figure = curves_figure(Records.read(write_folder(tmp_path, arms)).arms)
+    depth, resnet = figure.axes[:2]
+    assert [axes.get_ylabel() for axes in (depth, resnet)] == ["depth error ↓", "accuracy ↑"]
+    assert [len(axes.lines) for axes in (depth, resnet)] == [1, 2]
+
+
+def test_where_no_guide_tells_its_belief_there_is_no_panel_for_it(tmp_path: Path) -> None:
+    silent = curve("ppap", "depth")
+    for point in silent["points"]:
+        point["belief"] = None
+    arms = Records.read(write_folder(tmp_path, [silent, curve("ppap", "resnet")])).arms
+    score, _, below, gap = curves_figure(arms).axes
+    assert (below.get_visible(), gap.get_visible()) == (False, True)
+    assert score.get_xlabel() == gap.get_xlabel() != ""
+    assert len(curves_figure(arms[:1]).axes) == 1
+
+
 def test_no_name_in_the_legend_is_cut(tmp_path: Path) -> None:
     arms = [curve("ppap") | {"method": f"an arm with quite a long name, {k}", "key": str(k)}
             for k in range(9)]  # fmt: skip
