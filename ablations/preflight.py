@@ -32,7 +32,7 @@ __all__ = [
 
 GROUP = "harness"
 """The dependency group of pyproject.toml that holds :data:`PACKAGES`."""
-PACKAGES = ("filelock", "fsspec", "matplotlib", "pandas", "seaborn", "tabulate")
+PACKAGES = ("fsspec", "matplotlib", "pandas", "scipy", "seaborn", "tabulate")
 REPORTS = ("reports.build", "reports.compare")
 RESULTS_BYTES = 2**25
 """Records, pictures, tables, figures and the page of a results folder."""

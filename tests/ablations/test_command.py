@@ -78,7 +78,7 @@ def test_the_sweep_runs_whole_and_a_second_time_computes_nothing(
         assert 0 <= low <= value <= high <= 1
         assert float(row["fid_low"]) <= float(row["fid"]) <= float(row["fid_high"])
     grids = np.load(results / "grids.npz")
-    assert grids["methods/ppap/resnet"].shape == (10, 1, 32, 32)
+    assert grids["methods/ppap/resnet/ddim25"].shape == (10, 1, 32, 32)
     before = (results / "records.jsonl").read_text()
     capsys.readouterr()
     assert main(arguments) == 0
