@@ -1,0 +1,197 @@
+"""Every figure in the prose of the documents is that of a committed record."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "reports" / "results"
+
+
+def text(document: str) -> str:
+    """A document on one line."""
+    return re.sub(r"\s+", " ", (ROOT / document).read_text())
+
+
+@cache
+def value(place: str) -> float:
+    """Of ``folder/table/method/predictor/column``, sampled by DDIM-25 or measured otherwise."""
+    folder, table, method, predictor, column = place.split("/")
+    with (RESULTS / folder / f"{table}.csv").open() as file:
+        (found,) = (
+            float(row[column])
+            for row in csv.DictReader(file)
+            if row["method"] == method and row["predictor"] == predictor
+            if row.get("sampler", "ddim25") == "ddim25"
+        )
+    return found
+
+
+def share(place: str) -> float:
+    return 100 * value(place)
+
+
+def microseconds(group: str, way: str) -> float:
+    record = json.loads((RESULTS / "kernels" / "bench-kernels-nvidia-h200.json").read_text())
+    (found,) = (
+        row["ms"] for row in record["rows"] if row["way"] == way if row["group"].startswith(group)
+    )
+    return 1000 * float(found)
+
+
+def images_per_second(network: str) -> float:
+    record = json.loads((RESULTS / "kernels" / "bench-nvidia-h200.json").read_text())
+    (found,) = (
+        row["images_per_second"]
+        for row in record["rows"]
+        if row["way"] == "plain"
+        and row["group"].startswith(f"guided sample, DDIM-25, 256, {network}")
+    )
+    return float(found)
+
+
+DEFAULT, DENSE = "fashion-default/methods", "scenes-default/dense-experts"
+PEFT, MEMORY = "fashion-default/peft", "fashion-default/memory"
+
+README = {
+    "to train (18.7 % of the ResNet)": lambda: [share(f"{DEFAULT}/ppap/resnet/trainable_share")],
+    "On the ViT (5.8 %)": lambda: [share(f"{DEFAULT}/ppap/vit/trainable_share")],
+    "fall behind: 0.557 against 0.760": lambda: [
+        value(f"{DEFAULT}/ppap/vit/accuracy"),
+        value(f"{DEFAULT}/single/vit/accuracy"),
+    ],
+    "without data they reach 0.784": lambda: [
+        value("fashion-full/methods/multi-experts, data-free/vit/accuracy")
+    ],
+    "(wrong pixels 0.060 against 0.085)": lambda: [
+        value(f"{DENSE}/8 experts/segmentation/pixel_error"),
+        value(f"{DENSE}/1 expert/segmentation/pixel_error"),
+    ],
+    "by 1.5 to 14 times": lambda: sorted(
+        min(
+            microseconds(group, f"{rival}, in a CUDA graph")
+            for rival in ("torch eager", *(["torch.compile"] if "lora_linear" in group else []))
+        )
+        / microseconds(group, "ours, in a CUDA graph")
+        for group in GAINS
+    )[:: len(GAINS) - 1],
+}
+REPORTS = {
+    "wrong pixels fall from 0.085 to 0.060": lambda: [
+        value(f"{DENSE}/1 expert/segmentation/pixel_error"),
+        value(f"{DENSE}/8 experts/segmentation/pixel_error"),
+    ],
+    "the depth error from 0.072 to 0.063": lambda: [
+        value(f"{DENSE}/1 expert/depth/depth_rmse"),
+        value(f"{DENSE}/8 experts/depth/depth_rmse"),
+    ],
+    "Norms alone, 0.6 % of the parameters, give 0.76": lambda: [
+        share(f"{PEFT}/norm/resnet/trainable_share"),
+        value(f"{PEFT}/norm/resnet/accuracy"),
+    ],
+    "LoKr (3.5 %)": lambda: [share(f"{PEFT}/LoKr + norm, bias/resnet/trainable_share")],
+    "as adapters take 1.6 times the bytes": lambda: [
+        value(f"{MEMORY}/resnet50, 10 adapters/none/disk_mib")
+        / value(f"{MEMORY}/resnet50, 1 copies/none/disk_mib")
+    ],
+}
+GAINS = [
+    f"{operation}, forward, bfloat16"
+    for operation in (
+        "guided_ddim_step 8x3x256x256", "guided_ddpm_step 8x3x256x256", "transfer_loss 256x1000",
+        "merge_lora 1024x1024, 1x1, r=16", "lora_linear 12608x384->1152, r=16",
+    )
+]  # fmt: skip
+
+
+def graphs(operation: str, *rivals: str, direction: str = "forward") -> list[float]:
+    group = f"{operation}, {direction}, bfloat16"
+    ways = ("ours", *rivals)
+    return [microseconds(group, f"{way}, in a CUDA graph") for way in ways]
+
+
+BENCH = {
+    "the guided DDIM step takes 10 us against 131": lambda: graphs(
+        "guided_ddim_step 8x3x256x256", "torch eager"
+    ),
+    "the DDPM step 11 against 86": lambda: graphs("guided_ddpm_step 8x3x256x256", "torch eager"),
+    "the distillation loss 9 against 33": lambda: graphs("transfer_loss 256x1000", "torch eager"),
+    "merging 7 against 12": lambda: graphs("merge_lora 1024x1024, 1x1, r=16", "torch eager"),
+    "LoRA of a linear layer 43 against 65": lambda: graphs(
+        "lora_linear 12608x384->1152, r=16", "torch.compile"
+    ),
+    "LoRA of a convolution (75 against 70)": lambda: graphs(
+        "lora_conv 32x64x56x56, 3x3, r=16", "torch.compile"
+    ),
+    "mixed experts (112 against 72)": lambda: graphs(
+        "grouped_lora_linear 40x197x384->1152, r=16, 5 experts", "ours, torch"
+    ),
+    "the DDIM step's 459 us against 214": lambda: graphs(
+        "guided_ddim_step 8x3x256x256", "torch eager", direction="input gradient"
+    ),
+    "the guided DDIM step wins (204 us against 384)": lambda: [
+        microseconds("guided_ddim_step 8x3x256x256, forward, bfloat16", way)
+        for way in ("ours", "torch eager")
+    ],
+    "814 images a second of guided DDIM-25": lambda: [images_per_second("resnet")],
+    "514 with the ViT": lambda: [images_per_second("vit")],
+}
+STATED = [
+    pytest.param(document, phrase, figures, id=f"{document}: {phrase}")
+    for document, found in (
+        ("README.md", README), ("reports/README.md", REPORTS), ("bench/README.md", BENCH),
+    )
+    for phrase, figures in found.items()
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("document", "phrase", "figures"), STATED)
+def test_what_is_stated_is_what_was_measured(document: str, phrase: str, figures: object) -> None:
+    assert phrase in text(document)
+    assert callable(figures)
+    numbers = re.findall(r"(?<![-\w])\d+(?:\.\d+)?(?![-\w])", phrase)
+    measured = figures()
+    assert len(numbers) == len(measured)
+    for number, found in zip(numbers, measured, strict=True):
+        places = len(number.partition(".")[2])
+        assert abs(float(number) - found) <= 0.5001 * 10**-places, (number, found)
+
+
+def test_what_the_reports_call_within_or_no_more_than_is() -> None:
+    whole = value(f"{PEFT}/full + norm, bias/resnet/accuracy")
+    for method in ("LoKr", "LoHa", "BOFT", "LoRA (loralib conv)"):
+        assert abs(value(f"{PEFT}/{method} + norm, bias/resnet/accuracy") - whole) < 0.025, method
+        assert value(f"{PEFT}/{method}/resnet/accuracy") < whole - 0.1, method
+    dense = "scenes-default/dense"
+    for guide, column in (("depth", "depth_rmse"), ("segmentation", "pixel_error")):
+        ppap, labelled = (
+            value(f"{dense}/{method}/{guide}/{column}") for method in ("ppap", "multi-experts")
+        )
+        assert ppap - labelled < 0.0045
+        unguided = value(f"{dense}/unguided/none/{column}")
+        assert ppap < {"depth": 0.55, "segmentation": 0.28}[guide] * unguided
+
+
+def test_the_checks_of_the_gpu_are_counted_as_recorded() -> None:
+    record = json.loads((RESULTS / "kernels" / "bench-kernels-nvidia-h200.json").read_text())
+    checks, misses = record["machine"]["checks"], record["machine"]["misses"]
+    assert f"{checks - len(misses)} of {checks} results" in text("bench/README.md")
+
+
+def test_runs_on_another_cpu_differ_as_told() -> None:
+    for name in ("fashion-default-avx2", "scenes-dense-avx2"):
+        page = (RESULTS / "other-cpus" / f"{name}.md").read_text()
+        last = page.strip().splitlines()[-1]
+        compared, outside, apart = re.findall(
+            r"(\d+) figures with intervals compared, (\d+) outside .* \((\d+) with", last
+        )[0]
+        assert f"[{outside} of {compared}](reports/results/other-cpus/{name}.md)" in text(
+            "README.md"
+        )
+        assert apart == "0"
