@@ -116,7 +116,29 @@ def graphs(operation: str, *rivals: str, direction: str = "forward") -> list[flo
     return [microseconds(group, f"{way}, in a CUDA graph") for way in ways]
 
 
+def memory(model: str, way: str) -> float:
+    """Of ten experts, in times that of one model."""
+    record = json.loads((RESULTS / "kernels" / "bench-cpu.json").read_text())
+    (found,) = (
+        row["times_one_model"]
+        for row in record["rows"]
+        if row["way"] == way
+        if row["group"].startswith(f"memory of 10 experts, {model}")
+    )
+    return float(found)
+
+
 BENCH = {
+    "DeiT-S at rank 16 take 1.22 times the memory": lambda: [16, memory("deit_small", "bank")],
+    "ResNet50 at rank 8 take 1.32 times, and 1.30 after": lambda: [
+        8,
+        memory("resnet50", "bank"),
+        memory("resnet50", "bank, statistics absorbed"),
+    ],
+    "ten copies take 10.2 and 10.3 times": lambda: [
+        memory("deit_small", "reference"),
+        memory("resnet50", "reference"),
+    ],
     "the guided DDIM step takes 10 us against 131": lambda: graphs(
         "guided_ddim_step 8x3x256x256", "torch eager"
     ),
