@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from ppap.diffusion.schedule import Schedule
@@ -154,10 +154,7 @@ class TrainingFile:
         for number, state in enumerate(position.optimiser or ()):
             tensors |= _named(f"optimiser/{number}", state)
         if self.accelerator is None or self.accelerator.is_main_process:
-            try:
-                save_weights(tensors, self.path, metadata={KEY: json.dumps(self.identity)})
-            except SafetensorError as error:
-                raise OSError(f"{self.path} cannot be written: {one_line(error)}") from error
+            save_weights(tensors, self.path, metadata={KEY: json.dumps(self.identity)})
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ppap.files.wrapped import fitted, state_dicts
@@ -191,7 +191,8 @@ def save_weights(
         for key, value in state.items()
     }
     scratch = path.with_name(path.name + PART)
-    save_file(tensors, scratch, metadata=dict(metadata or {}))
+    # safetensors' own writing to a file leaves one of an unknown name behind if it is killed.
+    scratch.write_bytes(save(tensors, metadata=dict(metadata or {})))
     scratch.replace(path)
 
 

@@ -18,13 +18,14 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ppap.diffusion.schedule import linear_schedule
 from ppap.experts.adapters.adapter import full_adapter
 from ppap.experts.bank import ExpertBank
 from ppap.experts.training import Training
 from ppap.experts.transfer import transfer
+from ppap.files.checkpoints import PART, save_weights
 from ppap.files.images import to_uint8
 from tests.ppap.networks import images, tiny_predictor
 
@@ -70,7 +71,7 @@ def start(folder: Path) -> int:
             bank, linear_schedule(), data, training=TRAINING, progress=progress,
             file=folder / "training.safetensors", every=3,
         )  # fmt: skip
-        save_file(bank.experts.state_dict(), folder / "result.safetensors")
+        save_weights(bank.experts.state_dict(), folder / "result.safetensors")
     finally:
         os._exit(int(not (folder / "result.safetensors").exists()))
 
@@ -96,7 +97,8 @@ def survive(folder: Path, kills: int, seed: int = 0) -> Survey:
         survey.different += (home / "result.safetensors").read_bytes() != expected
         names = {path.name.partition("-")[0] for path in home.iterdir()}
         survey.resumed += len(list(home.glob("resumed-*")))
-        survey.left += len(names - {"training.safetensors", "result.safetensors", "resumed"})
+        ours = {"training.safetensors", "result.safetensors", "result.safetensors" + PART}
+        survey.left += len(names - ours - {"resumed"})
         assert load_file(home / "training.safetensors")["done"] == TRAINING.steps
     return survey
 

@@ -261,11 +261,12 @@ def test_a_disk_that_fills_up_leaves_the_older_bank(
     filled(1.0, 3).save(tmp_path)
     with monkeypatch.context() as patched:
 
-        def full(tensors: object, path: Path, **options: object) -> None:
-            Path(path).write_bytes(b"half a file")
+        def full(path: Path, data: bytes) -> int:
+            with path.open("wb") as file:
+                file.write(data[: len(data) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        patched.setattr("ppap.files.checkpoints.save_file", full)
+        patched.setattr(Path, "write_bytes", full)
         with pytest.raises(OSError, match="No space"):
             filled(2.0, 3).save(tmp_path)
     assert held(tmp_path) == {1.0}
