@@ -8,11 +8,11 @@ arms; and as long as the test, corrected within the claim's family, cannot decid
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from reports.arms import Arm, Claim
-from reports.curves import common_distances, common_scores
+from reports.curves import Curve, common_distances, common_scores
 from reports.schema import RecordError
 from reports.statistics import Paired, holm, mean, paired
 
@@ -132,42 +132,52 @@ def read_contrast(claim: Claim, ours: Arm, theirs: Arm) -> Reading:
 def _score_at_matched_distance(
     units: Sequence[int], ours: Arm, theirs: Arm, at: float | None
 ) -> Reading:
-    reach = common_distances(arm.curves[unit] for arm in (ours, theirs) for unit in units)
-    if reach is None:
-        return Reading(missing="not reached: there is no distance that all units of both reach")
-    level = math.sqrt(reach[0] * reach[1]) if at is None else at
-    if not reach[0] <= level <= reach[1]:
-        return Reading(
-            missing=f"not reached: all units of both reach distances from {_range(reach)}, "
-            f"not {level:.4g}"
-        )
-    values = [[arm.curves[unit].score_at(level) for unit in units] for arm in (ours, theirs)]
-    return Reading((), tuple(values[0]), tuple(values[1]), f"at distance {level:.3g}")
+    curves = _curves(units, ours, theirs)
+    reach = common_distances(curve for side in curves for curve in side)
+    middle = reach and math.sqrt(reach[0] * reach[1])
+    return _matched(curves, reach, middle if at is None else at, Curve.score_at, "distance", "s")
 
 
 def _distance_at_matched_score(
     units: Sequence[int], ours: Arm, theirs: Arm, at: float | None
 ) -> Reading:
-    reach = common_scores(arm.curves[unit] for arm in (ours, theirs) for unit in units)
-    if reach is None:
-        return Reading(
-            missing=f"not reached: there is no {ours.metric} that all units of both reach"
-        )
-    level = (reach[0] + reach[1]) / 2 if at is None else at
+    curves = _curves(units, ours, theirs)
+    reach = common_scores(curve for side in curves for curve in side)
+    middle = reach and (reach[0] + reach[1]) / 2
+    return _matched(curves, reach, middle if at is None else at, Curve.distance_at, ours.metric)
+
+
+def _curves(units: Sequence[int], ours: Arm, theirs: Arm) -> list[list[Curve]]:
+    """Of either arm those of the units."""
+    return [[arm.curves[unit] for unit in units] for arm in (ours, theirs)]
+
+
+def _matched(
+    curves: Sequence[Sequence[Curve]],
+    reach: tuple[float, float] | None,
+    level: float | None,
+    read: Callable[[Curve, float], float],
+    what: str,
+    plural: str = "",
+) -> Reading:
+    """What curves of two arms read where they are at one level, if all of them reach it."""
+    if reach is None or level is None:
+        return Reading(missing=f"not reached: there is no {what} that all units of both reach")
     if not reach[0] <= level <= reach[1]:
         return Reading(
-            missing=f"not reached: all units of both reach {ours.metric} from {_range(reach)}, "
+            missing=f"not reached: all units of both reach {what}{plural} from {_range(reach)}, "
             f"not {level:.4g}"
         )
-    values = [[arm.curves[unit].distance_at(level) for unit in units] for arm in (ours, theirs)]
-    return Reading((), tuple(values[0]), tuple(values[1]), f"at {ours.metric} {level:.3g}")
+    ours, theirs = (tuple(read(curve, level) for curve in side) for side in curves)
+    return Reading((), ours, theirs, f"at {what} {level:.3g}")
 
 
 def _area(units: Sequence[int], ours: Arm, theirs: Arm, at: float | None) -> Reading:
-    reach = common_distances(arm.curves[unit] for arm in (ours, theirs) for unit in units)
+    curves = _curves(units, ours, theirs)
+    reach = common_distances(curve for side in curves for curve in side)
     if reach is None or reach[0] == reach[1]:
         return Reading(missing="not reached: there are no distances that all units of both reach")
-    values = [[arm.curves[unit].area(*reach) for unit in units] for arm in (ours, theirs)]
+    values = [[curve.area(*reach) for curve in side] for side in curves]
     where = f"mean over distances from {_range(reach)}"
     return Reading((), tuple(values[0]), tuple(values[1]), where)
 

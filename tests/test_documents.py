@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ import ppap
 from ablations.sweeps import HEADLINE, SWEEPS
 from ppap.denoisers.catalogue import CLASSIFIERS, DENOISERS
 from ppap.experts.adapters.peft import Peft
+from tests.records import row_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -21,7 +21,6 @@ DOCUMENTS = sorted(
     for path in (ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("*/*/README.md"))
     if not path.relative_to(ROOT).parts[0].startswith(".")
 )
-RESULTS = ROOT / "reports" / "results"
 WORDS = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
 
 
@@ -114,17 +113,6 @@ def test_the_methods_of_peft_are_taken(method: str) -> None:
     assert part.create(torch.nn.Sequential(torch.nn.Linear(8, 8)), torch.Generator())
 
 
-def record(folder: str, table: str, method: str, predictor: str) -> dict[str, str]:
-    with (RESULTS / folder / f"{table}.csv").open() as file:
-        (found,) = (
-            row
-            for row in csv.DictReader(file)
-            if row["method"] == method
-            if row["predictor"] in (predictor, "none") and row["sampler"] == "ddim25"
-        )
-    return found
-
-
 def stated(cell: str) -> list[float]:
     return [float(number) for number in re.findall(r"\d+\.\d+", cell)]
 
@@ -143,22 +131,26 @@ def agrees(cell: str, row: dict[str, str], name: str) -> None:
         assert abs(number - float(row[column])) <= 0.006, (cell, column)
 
 
-def test_the_table_of_garments_is_that_of_the_records() -> None:
-    rows = section("README.md", "| garments, ResNet")
-    assert len(rows) == len(GARMENTS)
-    for label, _, accuracy, fid in rows:
-        (method,) = (GARMENTS[start] for start in GARMENTS if label.startswith(start))
-        row = record("fashion-default", "methods", method, "resnet")
-        agrees(accuracy, row, "accuracy")
-        agrees(fid, row, "fid")
-
-
-def test_the_table_of_scenes_is_that_of_the_records() -> None:
-    rows = section("README.md", "| scenes, all three")
-    assert len(rows) == len(SCENES)
-    for label, depth, pixels, accuracy in rows:
-        (method,) = (SCENES[start] for start in SCENES if label.startswith(start))
-        row = record("scenes-default", "dense", method, "all three")
-        agrees(depth, row, "depth_rmse")
-        agrees(pixels, row, "pixel_error")
-        agrees(accuracy, row, "accuracy")
+@pytest.mark.parametrize(
+    ("first", "methods", "records", "columns"),
+    [
+        ("| garments, ResNet", GARMENTS, "fashion-default/methods/resnet", ["", "accuracy", "fid"]),
+        (
+            "| scenes, all three", SCENES, "scenes-default/dense/all three",
+            ["depth_rmse", "pixel_error", "accuracy"],
+        ),
+    ],
+    ids=["garments", "scenes"],
+)  # fmt: skip
+def test_a_table_of_results_is_that_of_the_records(
+    first: str, methods: dict[str, str], records: str, columns: list[str]
+) -> None:
+    rows = section("README.md", first)
+    folder, table, predictor = records.split("/")
+    assert len(rows) == len(methods)
+    for label, *cells in rows:
+        (method,) = (methods[start] for start in methods if label.startswith(start))
+        row = row_of(folder, table, method, predictor)
+        for cell, column in zip(cells, columns, strict=True):
+            if column:
+                agrees(cell, row, column)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests.records import RESULTS, benchmark, benchmark_row, row_of
+
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "reports" / "results"
 
 
 def text(document: str) -> str:
@@ -19,18 +17,10 @@ def text(document: str) -> str:
     return re.sub(r"\s+", " ", (ROOT / document).read_text())
 
 
-@cache
 def value(place: str) -> float:
-    """Of ``folder/table/method/predictor/column``, sampled by DDIM-25 or measured otherwise."""
-    folder, table, method, predictor, column = place.split("/")
-    with (RESULTS / folder / f"{table}.csv").open() as file:
-        (found,) = (
-            float(row[column])
-            for row in csv.DictReader(file)
-            if row["method"] == method and row["predictor"] == predictor
-            if row.get("sampler", "ddim25") == "ddim25"
-        )
-    return found
+    """Of ``folder/table/method/predictor/column``."""
+    *row, column = place.split("/")
+    return float(row_of(*row)[column])
 
 
 def share(place: str) -> float:
@@ -38,22 +28,12 @@ def share(place: str) -> float:
 
 
 def microseconds(group: str, way: str) -> float:
-    record = json.loads((RESULTS / "kernels" / "bench-kernels-nvidia-h200.json").read_text())
-    (found,) = (
-        row["ms"] for row in record["rows"] if row["way"] == way if row["group"].startswith(group)
-    )
-    return 1000 * float(found)
+    return 1000 * float(benchmark_row("bench-kernels-nvidia-h200", group, way)["ms"])
 
 
 def images_per_second(network: str) -> float:
-    record = json.loads((RESULTS / "kernels" / "bench-nvidia-h200.json").read_text())
-    (found,) = (
-        row["images_per_second"]
-        for row in record["rows"]
-        if row["way"] == "plain"
-        and row["group"].startswith(f"guided sample, DDIM-25, 256, {network}")
-    )
-    return float(found)
+    group = f"guided sample, DDIM-25, 256, {network}"
+    return float(benchmark_row("bench-nvidia-h200", group, "plain")["images_per_second"])
 
 
 DEFAULT, DENSE = "fashion-default/methods", "scenes-default/dense-experts"
@@ -118,14 +98,8 @@ def graphs(operation: str, *rivals: str, direction: str = "forward") -> list[flo
 
 def memory(model: str, way: str) -> float:
     """Of ten experts, in times that of one model."""
-    record = json.loads((RESULTS / "kernels" / "bench-cpu.json").read_text())
-    (found,) = (
-        row["times_one_model"]
-        for row in record["rows"]
-        if row["way"] == way
-        if row["group"].startswith(f"memory of 10 experts, {model}")
-    )
-    return float(found)
+    group = f"memory of 10 experts, {model}"
+    return float(benchmark_row("bench-cpu", group, way)["times_one_model"])
 
 
 BENCH = {
@@ -201,8 +175,8 @@ def test_what_the_reports_call_within_or_no_more_than_is() -> None:
 
 
 def test_the_checks_of_the_gpu_are_counted_as_recorded() -> None:
-    record = json.loads((RESULTS / "kernels" / "bench-kernels-nvidia-h200.json").read_text())
-    checks, misses = record["machine"]["checks"], record["machine"]["misses"]
+    machine = benchmark("bench-kernels-nvidia-h200")["machine"]
+    checks, misses = machine["checks"], machine["misses"]
     assert f"{checks - len(misses)} of {checks} results" in text("bench/README.md")
 
 

@@ -29,6 +29,8 @@ INTERNAL = frozenset(vars(nn.Module())) - HOOKS
 mode, which is that of evaluation in every twin's use."""
 DEPTH = 4
 """How many objects deep an attribute is looked into."""
+TOO_OFTEN = 5
+"""Looks at which attributes may be others: a compilation takes longer than many plain steps."""
 MANY = 4096
 """Parts of a container, or bytes of an array, beyond which only another one is noticed."""
 PLAIN = (bool, int, float, complex, str, bytes, np.generic, torch.dtype, torch.device)
@@ -47,9 +49,13 @@ class Attributes:
 
     Args:
         things: modules, with all their layers, and other objects, such as a task.
+
+    Attributes:
+        changes: how many looks found them other than before.
     """
 
     def __init__(self, *things: object) -> None:
+        self.changes = 0
         self._things = things
         self._known: Snapshot | None = None
         self._modules: list[nn.Module] = []
@@ -66,8 +72,14 @@ class Attributes:
             return False
         modules, found = self._look()
         changed = found != self._known or modules != self._modules
+        self.changes += changed
         self._keep(modules, found)
         return changed
+
+    @property
+    def too_often(self) -> bool:
+        """Whether they change so often that nothing should be made for them anew."""
+        return self.changes > TOO_OFTEN
 
     def settle(self) -> list[str]:
         """Look again after a call that came after the last look, to see what calls change.

@@ -11,15 +11,16 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 from ppap.compute.allocator import keep_freed_memory
 from ppap.compute.cpu import instruction_set
 from ppap.compute.tracing import Traced
+from ppap.files.checkpoints import fingerprint
 
 __all__ = ["cache_folder", "package"]
 
@@ -99,14 +100,8 @@ def _digest(traced: Traced, arguments: tuple[Any, ...], freezing: bool) -> str:
         for value in (*tree_leaves(arguments), *traced.buffers())
         if isinstance(value, Tensor)
     ]
-    graphs = [(name, part.code) for name, part in traced.named_modules() if _is_graph(part)]
+    parts = traced.named_modules()
+    graphs = [(name, part.code) for name, part in parts if isinstance(part, fx.GraphModule)]
     digest.update(repr((machine, inputs, graphs)).encode())
-    for name, value in traced.named_buffers():
-        digest.update(name.encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)  # NumPy has no bfloat16
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    digest.update(fingerprint(dict(traced.named_buffers())).encode())
     return digest.hexdigest()[:32]
-
-
-def _is_graph(module: nn.Module) -> TypeGuard[fx.GraphModule]:
-    return isinstance(module, fx.GraphModule)

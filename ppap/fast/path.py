@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,23 @@ from ppap.guidance.scale import scaled
 __all__ = ["FastPath"]
 
 Ready = list[tuple[Term, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A batch, and as many images as graphs are made for.
+
+    Attributes:
+        x_t: (B, C, H, W).
+        timestep: of all of them.
+        filled: (batch, C, H, W), the last image repeated.
+        timesteps: (batch,).
+    """
+
+    x_t: Tensor
+    timestep: int
+    filled: Tensor
+    timesteps: Tensor
 
 
 class FastPath:
@@ -131,50 +149,53 @@ class FastPath:
             raise ValueError("this fast path is of another denoiser; make one of this denoiser")
         if isinstance(guide, StepGuide):
             return plain_step(sampler, schedule, index, state, guide, noise, memory)
-        timestep = int(schedule.timesteps[index])
-        timesteps = torch.full((self.batch,), timestep, device=x_t.device)
+        images = self._images(x_t, int(schedule.timesteps[index]))
         begins = state.number == 0  # weights are looked at thoroughly once a trajectory
         if self._predict.refresh(thorough=begins):
             self._graphs.clear()
-        filled = _fill(x_t, self.batch)
-        ready: Ready | None = [] if guide is None else self._ready(guide, state, timestep, begins)
+        ready: Ready | None = [] if guide is None else self._ready(guide, images, begins)
         if ready is None:
             assert guide is not None
-            state.share(self._prediction(filled, timesteps, count))
+            state.share(self._prediction(images))
             total = self._around(guide, state)(state)
             prediction = state.prediction()
             return fused_step(sampler, schedule, index, x_t, prediction, total, noise, memory)
         terms, targets = [term for term, _ in ready], [aim for _, aim in ready]
         if x_t.is_cuda and can_capture(sampler, terms):
             fill = None if noise is None else _fill(noise, self.batch)
-            whole = self._graphs(sampler, schedule, index, filled, timesteps, terms, targets, fill)
+            whole = self._graphs(
+                sampler, schedule, index, images.filled, images.timesteps, terms, targets, fill
+            )
             total = None if whole.gradient is None else whole.gradient[:count]
             return Update(whole.x[:count], whole.x_0[:count], total)
-        total = self._gradient(ready, state, timesteps)
-        prediction = self._prediction(filled, timesteps, count)
+        total = self._gradient(ready, state, images)
+        prediction = self._prediction(images)
         state.share(prediction)
         return fused_step(sampler, schedule, index, x_t, prediction, total, noise, memory)
 
-    def _ready(self, guide: Guide, state: State, timestep: int, begins: bool) -> Ready | None:
+    def _images(self, x_t: Tensor, timestep: int) -> Images:
+        timesteps = torch.full((self.batch,), timestep, device=x_t.device)
+        return Images(x_t, timestep, _fill(x_t, self.batch), timesteps)
+
+    def _ready(self, guide: Guide, images: Images, begins: bool) -> Ready | None:
         """What a guide sums, and the batch's targets of each; None if it must be run as it is."""
-        terms = self._gradients.terms(guide, timestep, thorough=begins)
+        terms = self._gradients.terms(guide, images.timestep, thorough=begins)
         if terms is None:
             return None
-        filled = _fill(state.x_t, self.batch)
-        timesteps = torch.full((self.batch,), timestep, device=filled.device)
         ready = []
         for gradient, part in terms:
-            aim = _fill(targets_for(part.targets, state.x_t), self.batch)
-            if not gradient.prepare(filled, timesteps, aim, begins):
+            aim = _fill(targets_for(part.targets, images.x_t), self.batch)
+            if not gradient.prepare(images.filled, images.timesteps, aim, begins):
                 return None
             ready.append(((gradient, part), aim))
         return ready
 
-    def _gradient(self, ready: Ready, state: State, timesteps: Tensor) -> Tensor | None:
+    def _gradient(self, ready: Ready, state: State, images: Images) -> Tensor | None:
         """The sum of scaled gradients of the batch's own images; None of nothing."""
-        filled, count, total = _fill(state.x_t, self.batch), len(state.x_t), None
+        count, total = len(images.x_t), None
         for (gradient, part), aim in ready:
-            found = scaled(part.scale, gradient(filled, timesteps, aim)[:count], state)
+            of_all = gradient(images.filled, images.timesteps, aim)
+            found = scaled(part.scale, of_all[:count], state)
             total = found if total is None else total + found
         return total
 
@@ -189,16 +210,13 @@ class FastPath:
         return found
 
     def _of_inner(self, guide: Guide, state: State, begins: bool) -> Tensor | None:
-        timestep = int(state.timesteps[0])
-        ready = self._ready(guide, state, timestep, begins)
-        if ready is None:
-            return guide(state)
-        timesteps = torch.full((self.batch,), timestep, device=state.x_t.device)
-        return self._gradient(ready, state, timesteps)
+        images = self._images(state.x_t, int(state.timesteps[0]))
+        ready = self._ready(guide, images, begins)
+        return guide(state) if ready is None else self._gradient(ready, state, images)
 
-    def _prediction(self, filled: Tensor, timesteps: Tensor, count: int) -> Prediction:
-        """Of the batch's own images, the first ``count``."""
-        found = self._predict(filled, timesteps)
+    def _prediction(self, images: Images) -> Prediction:
+        """Of the batch's own images alone."""
+        count, found = len(images.x_t), self._predict(images.filled, images.timesteps)
         fraction = found.variance_fraction
         return Prediction(found.epsilon[:count], None if fraction is None else fraction[:count])
 

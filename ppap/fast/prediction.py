@@ -15,7 +15,6 @@ from ppap.compute.changes import Watch
 from ppap.compute.stateless import run_with
 from ppap.compute.tracing import Traced, laid_out, state_of
 from ppap.diffusion.denoiser import Denoiser, Prediction
-from ppap.fast.views import TOO_OFTEN
 from ppap.files.checkpoints import one_line
 
 __all__ = ["CompiledDenoiser"]
@@ -39,7 +38,6 @@ class CompiledDenoiser:
         self._compiler = compiler
         self._watch = Watch()
         self._attributes = Attributes(denoiser)
-        self._changes = 0
         self._restless = False
         self._graphs: dict[tuple[object, ...], Callable[..., Any]] = {}
 
@@ -51,8 +49,8 @@ class CompiledDenoiser:
         """
         changed = self._watch.changed(lambda: state_of(self.denoiser).values(), thorough)
         if self._attributes.changed(thorough):
-            changed, self._changes = True, self._changes + 1
-            if self._changes > TOO_OFTEN and not self._restless:
+            changed = True
+            if self._attributes.too_often and not self._restless:
                 self._restless = True
                 logger.warning(
                     "the denoiser is run as it is: its attributes change again and again"

@@ -20,10 +20,6 @@ from ppap.predictors.predictor import Function, Predictor
 __all__ = ["BankView", "PredictorView", "View", "view_of"]
 
 
-TOO_OFTEN = 5
-"""Looks at which attributes may be others: a compilation takes longer than many plain steps."""
-
-
 class View:
     """A noise-aware model as a function of static weights.
 
@@ -43,7 +39,6 @@ class View:
         self._static: dict[str, Tensor] = {}
         self._watch = Watch()
         self._stale = True
-        self._changes = 0
 
     def watched(self) -> Iterable[Tensor]:
         """Whatever the static weights are computed from."""
@@ -65,8 +60,7 @@ class View:
         """
         del timestep
         if self.attributes.changed(thorough):
-            self._changes += 1
-            if self._changes > TOO_OFTEN:
+            if self.attributes.too_often:
                 raise RuntimeError("its attributes are changed too often")
             self.begin_anew()
         if self._watch.changed(self.watched, thorough) or self._stale:

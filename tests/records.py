@@ -1,0 +1,40 @@
+"""The committed records, as tests of what the documents state look them up."""
+
+from __future__ import annotations
+
+import csv
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RESULTS", "benchmark", "benchmark_row", "row_of"]
+
+RESULTS = Path(__file__).parents[1] / "reports" / "results"
+
+
+@cache
+def row_of(folder: str, table: str, method: str, predictor: str) -> dict[str, str]:
+    """The row of a method, of its own predictor or of none, sampled by DDIM-25 if at all."""
+    with (RESULTS / folder / f"{table}.csv").open() as file:
+        (found,) = (
+            row
+            for row in csv.DictReader(file)
+            if row["method"] == method
+            if row["predictor"] in (predictor, "none")
+            if row.get("sampler", "ddim25") == "ddim25"
+        )
+    return found
+
+
+@cache
+def benchmark(name: str) -> Any:
+    """A record of ``results/kernels``."""
+    return json.loads((RESULTS / "kernels" / f"{name}.json").read_text())
+
+
+def benchmark_row(name: str, group: str, way: str) -> dict[str, Any]:
+    """Its row of a way, in the one group that begins so."""
+    rows = benchmark(name)["rows"]
+    (found,) = (row for row in rows if row["way"] == way and row["group"].startswith(group))
+    return dict(found)
