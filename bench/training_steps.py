@@ -76,7 +76,7 @@ def stepper(
 
         return bank, grouped
     joint = JointStep(bank, task.transfer_loss, compile=way == "joint, compiled")
-    lines = adamw(joint.parameters)
+    lines = adamw(*joint.parameters)
 
     def together() -> float:
         x_t = schedule.add_noise(x_0, timesteps, noise)

@@ -8,7 +8,6 @@ runs at every step is a flat list of tensor operations, forward and backward, wi
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,15 +18,12 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ppap.compute.agreement import agree
-from ppap.compute.compiler import can_compile, just_in_time
-from ppap.compute.precision import Precision, autocast
+from ppap.compute.compiler import can_compile
+from ppap.compute.precision import Precision
 from ppap.experts.bank import ExpertBank
-from ppap.files.checkpoints import one_line
+from ppap.experts.compiled_step import Inputs, Run, Step, as_function, compiled
 
 __all__ = ["JointStep"]
-
-logger = logging.getLogger(__name__)
 
 
 class JointStep:
@@ -39,13 +35,14 @@ class JointStep:
     Args:
         bank: in training mode.
         loss: (predictions (B, ...), targets (B, ...)) -> scalar mean over the batch.
-        compile: whether the traced step goes through inductor, which takes up to a minute and
-            pays from hundreds of steps on; without a compiler it is traced only, and so it is if
-            the compiled step gives another result on its first batch, which is logged.
+        compile: whether the step goes through inductor, which takes up to a minute for the first
+            process and pays from hundreds of steps on; without a compiler it is traced only, and so
+            it is if the compiled step gives another result on its first batch, which is logged.
         precision: in which predictions are computed.
 
     Attributes:
-        parameters: (E, P) all experts' trainable tensors, a line each; ``grad`` is set by a call.
+        parameters: (E, ...) each, the experts' trainable tensors; ``grad`` is set by a call, and
+            stays None for what no prediction depends on.
     """
 
     def __init__(
@@ -56,27 +53,21 @@ class JointStep:
         precision: Precision = "fp32",
     ) -> None:
         self.bank = bank
-        self.loss = loss
-        self.precision: Precision = precision
         self.compile = compile and can_compile()
+        # The loss is a mean over all experts; each follows the gradient of its own.
+        self._step = Step(bank, self._predict, loss, precision, weight=len(bank))
         every = [bank.expert(number) for number in range(len(bank))]
-        self._shapes = {name: tensor.shape for name, tensor in every[0].tensors().items()}
-        lines = [
-            torch.cat([tensor.detach().flatten() for tensor in expert.tensors().values()])
-            for expert in every
+        self.parameters = [
+            nn.Parameter(torch.stack([expert.tensors()[name].detach() for expert in every]))
+            for name in self._step.names
         ]
-        self.parameters = nn.Parameter(torch.stack(lines))
-        names = every[0].statistics()
-        self._statistics = {
-            name: torch.stack([expert.statistics()[name] for expert in every]) for name in names
-        }
-        network = bank.predictor.network
-        self._base = {
-            name: value.detach()
-            for name, value in (*network.named_parameters(), *bank.overwritten.items())
-        }
-        self._run: Callable[..., tuple[Tensor, Tensor]] | None = None
+        self._statistics = [
+            torch.stack([expert.statistics()[name] for expert in every])
+            for name in self._step.statistics
+        ]
+        self._run: Run | None = None
 
+    @torch.no_grad()
     def __call__(self, x_t: Tensor, targets: Any) -> float:
         """Set the gradient of the sum of the experts' mean losses.
 
@@ -88,101 +79,58 @@ class JointStep:
         Returns:
             The mean loss.
         """
-        self.bank.predictor.network.train(bool(self._statistics))
-        state = self.parameters.detach(), self._statistics, self._base
+        inputs = self._step.inputs(self.parameters, self._statistics, x_t, targets)
         if self._run is None:
-            self._run = self._prepared(*state, x_t, targets)
-        with torch.no_grad():
-            loss, self.parameters.grad = self._run(*state, x_t, targets)
+            self._run = self._prepared(inputs)
+        loss, *found = self._run(*inputs)
+        for value, moved in zip(self._statistics, found, strict=False):
+            value.copy_(moved)
+        gradients = found[len(self._statistics) :]
+        for place, gradient in zip(self._step.used, gradients, strict=True):
+            self.parameters[place].grad = gradient
         return float(loss)
 
-    def _prepared(self, *arguments: Any) -> Callable[..., tuple[Tensor, Tensor]]:
-        """The step as a graph for such arguments, compiled if it is to be."""
-        kept = {name: value.clone() for name, value in self._statistics.items()}
-        first, prepare = self.bank.expert(0), self.bank.predictor.prepare
-        inputs = prepare(arguments[3][0], self.bank.normalised)
-        self.bank.student.prepare(self._base, first.tensors(), first.statistics(), inputs)
+    def _prepared(self, inputs: Inputs) -> Run:
+        """The step as a graph for such inputs, compiled if it is to be."""
+        self._step.show(inputs[3][0])
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of operators without a batching rule
-            graph = make_fx(_plain(self._step))(*arguments)
-        self._restore(kept)  # tracing ran the step, too
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
-        if not self.compile:
-            return graph
-        compiled = just_in_time(graph)
-        try:
-            found = self._tried(compiled, arguments, kept)
-        except Exception as error:  # noqa: BLE001 whatever a compiler says of a correct graph
-            logger.warning("the joint step is traced, not compiled: %s", one_line(error))
-            self._restore(kept)
-            return graph
-        half = self.precision != "fp32"
-        expected = self._tried(graph, arguments, kept)
-        if not all(agree(a[None], b[None], half) for a, b in zip(found, expected, strict=True)):
-            logger.warning("the joint step is traced, not compiled: it would give another result")
-            return graph
-        return compiled
+            graph = make_fx(as_function(self._step))(*inputs)
+            graph.graph.eliminate_dead_code()
+            graph.recompile()
 
-    def _tried(
-        self, run: Callable[..., Any], arguments: tuple[Any, ...], kept: dict[str, Tensor]
-    ) -> list[Tensor]:
-        """What a step gives and makes of the statistics, by expert; nothing is changed for good."""
-        cards = [self.parameters.device] if self.parameters.is_cuda else []
-        with torch.no_grad(), torch.random.fork_rng(cards):
-            loss, gradient = run(*arguments)
-        found = [loss[None], *gradient, *(v for s in self._statistics.values() for v in s.clone())]
-        self._restore(kept)
-        return [value.reshape(-1) for value in found]
+            def traced(*arguments: Any) -> list[Tensor]:
+                found: list[Tensor] = graph(*arguments)
+                return found
 
-    def _restore(self, kept: dict[str, Tensor]) -> None:
-        for name, value in kept.items():
-            self._statistics[name].copy_(value)
+            if self.compile:
+                return compiled(self._step, inputs, traced, "the joint step") or traced
+        return traced
 
-    def _step(
+    def _predict(
         self,
-        lines: Tensor,
+        tensors: dict[str, Tensor],
         statistics: dict[str, Tensor],
         base: dict[str, Tensor],
         x_t: Tensor,
-        targets: Any,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
+        """(E b, ...) of (E, b, C, H, W)."""
         bank = self.bank
 
-        def of_one(line: Tensor, own_statistics: dict[str, Tensor], share: Tensor) -> Tensor:
+        def of_one(own: dict[str, Tensor], kept: dict[str, Tensor], share: Tensor) -> Tensor:
             prepared = bank.predictor.prepare(share, bank.normalised)
-            output = bank.student.run(base, self._named(line), own_statistics, prepared)
+            output = bank.student.run(base, own, kept, prepared)
             assert isinstance(output, Tensor)
             return output
 
-        with torch.enable_grad():
-            lines = lines.detach().requires_grad_()
-            with autocast(self.precision, x_t.device):
-                predictions = vmap(of_one, randomness="different")(lines, statistics, x_t)
-                loss = self.loss(predictions.flatten(0, 1), targets)
-            (gradient,) = torch.autograd.grad(loss * len(lines), lines)
-        return loss.detach(), gradient
-
-    def _named(self, line: Tensor) -> dict[str, Tensor]:
-        parts = torch.split(line, [shape.numel() for shape in self._shapes.values()])
-        named = zip(self._shapes.items(), parts, strict=True)
-        return {name: part.view(shape) for (name, shape), part in named}
+        return vmap(of_one, randomness="different")(tensors, statistics, x_t).flatten(0, 1)
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Give every expert its line and its statistics."""
+        """Give every expert its tensors and its statistics."""
         for number in range(len(self.bank)):
             expert = self.bank.expert(number)
-            for name, value in self._named(self.parameters[number]).items():
-                expert.tensors()[name].copy_(value)
-            for name, values in self._statistics.items():
+            for name, stacked in zip(self._step.names, self.parameters, strict=True):
+                expert.tensors()[name].copy_(stacked[number])
+            for name, values in zip(self._step.statistics, self._statistics, strict=True):
                 expert.statistics()[name].copy_(values[number])
-
-
-def _plain(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A function, for the tracer counts a method's object among its arguments."""
-
-    def function(a: Any, b: Any, c: Any, d: Any, e: Any) -> Any:
-        return method(a, b, c, d, e)
-
-    return function

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from ppap.diffusion.schedule import Schedule
 from ppap.experts.bank import ExpertBank
 from ppap.experts.draws import Draws
 from ppap.experts.expert import Expert
+from ppap.experts.in_turn import ExpertStep
 from ppap.experts.objectives import Loss
 from ppap.experts.together import JointStep
 from ppap.experts.training import Training
@@ -38,7 +40,7 @@ class Trainer:
         loss: what predictions are compared with, and how.
         training: batch and optimiser.
         accelerator: averages over processes and scales mixed precision.
-        compile: whether joint steps are compiled.
+        compile: whether steps are compiled; those under an accelerator are not.
         precision: in which students compute, unless the accelerator has its own.
         report: called after each step as ``report(1, loss=...)``.
         file: keeps the training's state.
@@ -76,7 +78,7 @@ class Trainer:
     def fit_together(self, steps: int) -> None:
         """A stage of the training: all experts at once, each on its own range."""
         joint = JointStep(self.bank, self.loss.compare, self.compile, self.precision)
-        optimiser = self._optimiser([joint.parameters])
+        optimiser = self._optimiser(joint.parameters)
         bounds = [self.bank.ranges.bounds(number) for number in range(len(self.bank))]
         share = self.training.batch // len(self.bank)
         for step in self._steps(steps, optimiser, joint.write_back):
@@ -152,6 +154,10 @@ class Trainer:
     ) -> float:
         """One step of the optimiser; the loss, averaged over processes."""
         chosen, x_t = self._draw([bounds])
+        if self.compile and self.accelerator is None:
+            loss = self._compiled_step(expert, x_t, self.loss.targets(chosen))
+            optimiser.step()
+            return float(loss)
         optimiser.zero_grad()
         parts = 1 if self.accelerator is None else self.accelerator.gradient_accumulation_steps
         losses = []
@@ -173,6 +179,11 @@ class Trainer:
             value = self._average(value.detach())
         optimiser.step()
         return float(value.detach())
+
+    @cached_property
+    def _compiled_step(self) -> ExpertStep:
+        """One for all experts, so that it is traced once."""
+        return ExpertStep(self.bank, self.loss.compare, self.precision)
 
     def _average(self, tensor: Any) -> Any:
         """Over processes."""

@@ -73,8 +73,11 @@ def transfer(
             as ``progress(done, total, loss=...)``.
         accelerator: Hugging Face accelerate's, for mixed precision and several processes;
             move the bank to its device first.
-        compile: whether the step of experts trained together is compiled, which takes up to a
-            minute and makes it about 1.7 times as fast on a CPU; other orders ignore it.
+        compile: whether the step is compiled, once for all experts: it is traced at the first step,
+            kept on disk for other processes on a CPU (:func:`ppap.compute.packages.cache_folder`),
+            and compared there with the step itself, which is taken if it cannot be compiled or
+            gives another result; a logged line then says why. Under an accelerator nothing is
+            compiled.
         file: keeps the state of the training, ends in ``.safetensors``. Where it is there, the
             training goes on from it, to the same experts as without interruption, bit for bit, on
             one machine and with equal versions; of a finished training they are read. An

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ppap.compute.tracing import Traced
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases, Full
 from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
+from ppap.experts.compiled_step import Inputs, Run
 from ppap.experts.objectives import Distillation
 from ppap.experts.together import JointStep
 from ppap.experts.transfer import transfer
@@ -46,7 +49,7 @@ def test_two_joint_steps_are_the_experts_own(case: str, compile: bool) -> None:
     make, adapter = CASES[case]
     together, apart = (bank_of(make(), adapter, EXPERTS).train() for _ in range(2))
     joint = JointStep(together, loss, compile)
-    ours = torch.optim.SGD([joint.parameters], 0.1)
+    ours = torch.optim.SGD(joint.parameters, 0.1)
     theirs = torch.optim.SGD(apart.experts.parameters(), 0.1)
     for step in range(2):
         x_t = images(EXPERTS * SHARE, step)
@@ -76,23 +79,24 @@ def test_a_compiled_step_that_gives_another_result_is_dropped(
 ) -> None:
     """And its trial leaves no trace: neither in the statistics nor in what is drawn next."""
 
-    def wrong(graph: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-        def run(*arguments: Any) -> tuple[Tensor, Tensor]:
-            value, gradient = graph(*arguments)
+    def wrong(graph: Traced, inputs: Inputs, folder: Path) -> tuple[Run, bool]:
+        def run(*arguments: Any) -> list[Tensor]:
+            value, *found = graph(*arguments)
+            statistics = len(arguments[1])
             torch.rand(1)
             if fault == "error":
                 raise RuntimeError("C++ compile error")
             if fault == "another loss":
-                return value * torch.nan, gradient
-            if fault == "another gradient":
-                gradient[-1, -1] += 1.0  # the tail of one expert's
+                value = value * torch.nan
+            elif fault == "another gradient":
+                found[-1][-1] += 1.0  # of one expert's last tensor
             else:
-                next(iter(arguments[1].values()))[-1] += 1.0
-            return value, gradient
+                found[statistics - 1][-1] += 1
+            return [value, *found]
 
-        return run
+        return run, True
 
-    monkeypatch.setattr("ppap.experts.together.just_in_time", wrong)
+    monkeypatch.setattr("ppap.experts.compiled_step.package", wrong)
     x_t = images(EXPERTS * SHARE, 0).view(EXPERTS, SHARE, 3, 8, 8)
     results = []
     for compile in (False, True):
@@ -102,9 +106,10 @@ def test_a_compiled_step_that_gives_another_result_is_dropped(
         value = joint(x_t, LABELS)
         assert bool(caplog.records) == compile
         joint.write_back()
-        results.append((value, joint.parameters.grad, bank.state_dict(), torch.rand(3)))
+        gradients = [parameter.grad for parameter in joint.parameters]
+        results.append((value, gradients, bank.state_dict(), torch.rand(3)))
     torch.testing.assert_close(*results, atol=0, rtol=0)
-    assert "the joint step is traced, not compiled" in caplog.text
+    assert "the joint step is not compiled" in caplog.text
 
 
 def test_training_together_brings_every_student_to_the_teacher() -> None:

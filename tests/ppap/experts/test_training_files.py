@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
+from ppap.experts import compiled_step, in_turn
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.parts import Full
 from ppap.experts.bank import ExpertBank
@@ -84,20 +85,25 @@ def same(one: ExpertBank, other: ExpertBank) -> bool:
         ("fewer steps than experts", 1, (1, 2)),
         ("previous", 1, (2, 4, 7)),
         ("together", 3, (5,)),  # it is traced anew each time
+        ("base, statistics, compiled", 2, (3, 6)),
     ],
 )
 def test_interrupted_at_any_step_it_ends_as_if_undisturbed(
-    arm: str, every: int, steps: tuple[int, ...], tmp_path: Path
+    arm: str, every: int, steps: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training, adapter = ARMS[arm]
+    monkeypatch.setattr(compiled_step, "package", lambda traced, *_: (traced, True))
+    monkeypatch.setattr(in_turn, "can_compile", lambda: True)
+    compile = arm.endswith("compiled")
+    training, adapter = ARMS[arm.removesuffix(", compiled")]
+    options: dict[str, Any] = {"every": every, "compile": compile}
     whole = bank_of(adapter)
-    losses = train(whole, training, None)
+    losses = train(whole, training, None, compile=compile)
     for step in steps:
         file, again = tmp_path / f"{step}.safetensors", bank_of(adapter)
         seen: list[int] = []
         with pytest.raises(Interrupted):
-            train(again, training, file, every=every, progress=interrupt_at(step))
-        resumed = train(again, training, file, every=every, progress=listener(seen))
+            train(again, training, file, progress=interrupt_at(step), **options)
+        resumed = train(again, training, file, progress=listener(seen), **options)
         assert same(again, whole)
         assert [repr(loss) for loss in resumed] == [repr(loss) for loss in losses]
         assert seen == list(range(seen[0], training.steps + 1))
