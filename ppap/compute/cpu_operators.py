@@ -21,6 +21,9 @@ TALL = 512
 FEW_TAPS = 32
 """Input channels times kernel size up to which a convolution's input gradient is a product."""
 
+VECTORISED = {torch.float32, torch.bfloat16}
+"""What oneDNN's products and PyTorch's pooling for channels-last have vectors for."""
+
 _aten = torch.ops.aten
 
 
@@ -100,7 +103,9 @@ def _convolution_backward(
         patches = torch.mm(rows, weight.reshape(outputs, -1))
         patches = patches.view(count, *across, channels, *kernel)
         return patches.permute(0, 3, 1, 4, 2, 5).reshape(x.shape), None, None
-    if {*stride, *dilation} != {1} or weight[0].numel() > FEW_TAPS:
+    # In bfloat16 oneDNN's own takes 550 us.
+    few = weight[0].numel() <= FEW_TAPS and x.dtype == torch.float32
+    if {*stride, *dilation} != {1} or not few:
         return NotImplemented
     margins = [size - 1 - pad for size, pad in zip(kernel, padding, strict=True)]
     if min(margins) < 0:
@@ -202,7 +207,7 @@ def _pooled(
 
     Theirs: 440 us and 180 us backward; inductor's 700 us and 1300 us.
     """
-    if x.ndim != 4 or x.dtype != torch.float32:
+    if x.ndim != 4 or x.dtype not in VECTORISED:
         return NotImplemented
     about = _pairs(kernel_size), _pairs(stride or kernel_size), _pairs(padding), _pairs(dilation)
     return torch.ops.ppap.max_pool2d(_channels_last(x), *about, ceil_mode)
@@ -212,7 +217,7 @@ def _pooled_backward(
     gradient: Tensor, x: Tensor, kernel_size: list[int], stride: list[int], padding: list[int],
     dilation: list[int], ceil_mode: bool, indices: Tensor,
 ) -> Any:  # fmt: skip
-    if x.ndim != 4 or x.dtype != torch.float32:
+    if x.ndim != 4 or x.dtype not in VECTORISED:
         return NotImplemented
     about = _pairs(kernel_size), _pairs(stride or kernel_size), _pairs(padding), _pairs(dilation)
     return torch.ops.ppap.max_pool2d_backward(
@@ -257,10 +262,11 @@ Each takes an operator's arguments and gives its result, or NotImplemented for w
 
 
 def use_onednn(graph: fx.GraphModule) -> None:
-    """Have products of tall float32 matrices done by oneDNN, which inductor keeps for constants.
+    """Have products of tall matrices done by oneDNN, which inductor keeps for constants.
 
     On an AMD CPU it took half of the time of MKL, by which matrix products run otherwise, for 4160
-    rows and widths of 48 to 192.
+    rows and widths of 48 to 192. In bfloat16 all products are oneDNN's, and this form of them
+    writes no copy of the bias first.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
@@ -272,7 +278,8 @@ def use_onednn(graph: fx.GraphModule) -> None:
         about = [part.meta["val"] for part in (*bias, left, right)]
         rows, outputs = about[-2].shape[0], about[-1].shape[1]
         flat = not bias or about[0].shape == (outputs,)
-        if rows < TALL or not flat or any(part.dtype != torch.float32 for part in about):
+        kinds = {part.dtype for part in about}
+        if rows < TALL or not flat or len(kinds) > 1 or not kinds <= VECTORISED:
             continue
         with graph.graph.inserting_before(node):
             if right.target in transposes:

@@ -10,7 +10,14 @@ import torch
 
 from ppap.compute.cpu import cpu_model, instruction_set, native_bfloat16
 
-__all__ = ["Precision", "PrecisionError", "autocast", "check_precision", "choose_precision"]
+__all__ = [
+    "Precision",
+    "PrecisionError",
+    "autocast",
+    "check_precision",
+    "choose_precision",
+    "without_autocast",
+]
 
 Precision = Literal["fp32", "bf16"]
 """``"bf16"`` computes products and convolutions in bfloat16 and keeps float32 weights."""
@@ -72,6 +79,18 @@ def autocast(precision: Precision, device: torch.device | str) -> AbstractContex
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+def without_autocast(
+    precision: Precision, device: torch.device | str
+) -> AbstractContextManager[None]:
+    """Within it, what is cast in :func:`autocast` keeps its types; ``"fp32"`` changes nothing.
+
+    For graphs, which hold their casts themselves, and for likelihoods.
+    """
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, enabled=False)
 
 
 def _native(device: torch.device) -> bool:

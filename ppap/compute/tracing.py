@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ppap.compute.constants import settle_constants
 from ppap.compute.cpu_operators import REPLACEMENTS, use_onednn
@@ -102,9 +102,26 @@ class _WriteOutShortAttention(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             keys: Tensor = args[1] if len(args) > 1 else kwargs["key"]
             if keys.shape[-2] <= SHORT_ATTENTION:
-                with sdpa_kernel(SDPBackend.MATH):
-                    return func(*args, **kwargs)
+                return _written_out(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def _written_out(*arguments: Any, **options: Any) -> Tensor:
+    """Attention as products and a softmax, in float32 at least.
+
+    Products this small take as long in bfloat16, and a softmax takes longer.
+    """
+    kind = tree_leaves((arguments, options))[0].dtype
+    half = kind in (torch.float16, torch.bfloat16)
+    if half:
+        arguments, options = tree_map_only(Tensor, _widened, (arguments, options))
+    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", enabled=False):
+        found = F.scaled_dot_product_attention(*arguments, **options)
+    return found.to(kind) if half else found
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _attention_written_out(function: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:

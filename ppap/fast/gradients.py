@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from ppap.compute.agreement import agree
+from ppap.compute.agreement import HALF, agree, as_near
+from ppap.compute.precision import Precision, autocast, without_autocast
 from ppap.compute.recent import Recent
 from ppap.compute.tracing import Traced
 from ppap.diffusion.guide import Guide
@@ -39,14 +40,21 @@ class Gradient:
         model: the model itself, which the graph is compared with.
         task: what its predictions mean.
         compiler: of graphs.
+        precision: in which the model computes; the likelihood is computed in float32.
 
     Attributes:
         restless: whether the model changes with every call, so that no graph stands for it.
     """
 
     def __init__(
-        self, view: View, model: NoiseAwareModel, task: GuidanceTask, compiler: Compiler
+        self,
+        view: View,
+        model: NoiseAwareModel,
+        task: GuidanceTask,
+        compiler: Compiler,
+        precision: Precision = "fp32",
     ) -> None:
+        self.precision: Precision = precision
         self.view = view
         self.model = model
         self.task = task
@@ -83,7 +91,8 @@ class Gradient:
         """(B, C, H, W) for inputs that were prepared for."""
         graph = self._compiled[self._key(x_t, targets)]
         assert graph is not None
-        (gradient,) = graph(self.view.weights(), x_t, timesteps, targets)
+        with without_autocast(self.precision, x_t.device):
+            (gradient,) = graph(self.view.weights(), x_t, timesteps, targets)
         assert isinstance(gradient, Tensor)
         return gradient
 
@@ -96,19 +105,25 @@ class Gradient:
             def model(x: Tensor, t: Tensor) -> Any:
                 return self.view.run(weights, x, t)
 
-            return [likelihood_gradient(model, self.task, x, t, targets)]
+            return [likelihood_gradient(model, self.task, x, t, targets, self.precision)]
 
         arguments = (self.view.weights(), x_t, timesteps, targets)
         try:
             traced = Traced(run, arguments, frozen=False)
-            compiled = self._compiler(traced, arguments)
-            (found,) = compiled(*arguments)
+            with without_autocast(self.precision, x_t.device):
+                compiled = self._compiler(traced, arguments)
+                (found,) = compiled(*arguments)
         except Exception as error:  # noqa: BLE001 whatever a model does that no graph can hold
             logger.warning(RUN_AS_IT_IS, _name(self.model), one_line(error))
             return None
         self.view.attributes.settle()  # what the first call sets once and for all
-        expected = likelihood_gradient(self._seen, self.task, x_t, timesteps, targets)
-        if not agree(found, expected, traced.half_precision):
+        with without_autocast(self.precision, x_t.device):
+            expected = likelihood_gradient(self._seen, self.task, x_t, timesteps, targets)
+        good = agree(found, expected, traced.half_precision)
+        if not good and self.precision != "fp32":
+            others = x_t, timesteps, targets, self.precision
+            good = as_near(found, likelihood_gradient(self.model, self.task, *others), expected)
+        if not good:
             logger.warning(RUN_AS_IT_IS, _name(self.model), "its graph gives another gradient")
             return None
         if counted := self.view.attributes.settle():
@@ -131,8 +146,9 @@ Term = tuple[Gradient, LikelihoodGuide]
 class Gradients:
     """The compiled gradients that guides have asked for so far, by model and task."""
 
-    def __init__(self, compiler: Compiler) -> None:
+    def __init__(self, compiler: Compiler, precision: Precision = "fp32") -> None:
         self._compiler = compiler
+        self._precision: Precision = precision
         self._known: Recent[tuple[Hashable, Hashable], Gradient | None] = Recent(MOST)
 
     def terms(self, guide: Guide, timestep: int, thorough: bool = True) -> list[Term] | None:
@@ -169,7 +185,9 @@ class Gradients:
         except Exception as error:  # noqa: BLE001 whatever a model does when it is copied
             logger.warning(RUN_AS_IT_IS, _name(guide.model), one_line(error))
             return None
-        return None if view is None else Gradient(view, guide.model, guide.task, self._compiler)
+        if view is None:
+            return None
+        return Gradient(view, guide.model, guide.task, self._compiler, self._precision)
 
     def _drop(self, guide: LikelihoodGuide, error: Exception) -> None:
         """Run a guide's model as it is from now on."""
@@ -178,14 +196,31 @@ class Gradients:
 
 
 def likelihood_gradient(
-    model: NoiseAwareModel, task: GuidanceTask, x_t: Tensor, timesteps: Tensor, targets: Tensor
+    model: NoiseAwareModel,
+    task: GuidanceTask,
+    x_t: Tensor,
+    timesteps: Tensor,
+    targets: Tensor,
+    precision: Precision = "fp32",
 ) -> Tensor:
-    """Gradient in x_t: (B, C, H, W) of log p(target | model(x_t, t)), not scaled."""
+    """Gradient in x_t: (B, C, H, W) of log p(target | model(x_t, t)), not scaled.
+
+    In ``"bf16"`` the model alone computes in bfloat16; from its prediction on it is float32.
+    """
     with torch.enable_grad():
         x = x_t.detach().requires_grad_()
-        likelihood = task.log_likelihood(model(x.clone(), timesteps.clone()), targets)
-        (gradient,) = torch.autograd.grad(likelihood.sum(), x)
+        with autocast(precision, x.device):
+            prediction = model(x.clone(), timesteps.clone())
+        if precision != "fp32":
+            prediction = tree_map_only(Tensor, _widened, prediction)
+        with without_autocast(precision, x.device):
+            likelihood = task.log_likelihood(prediction, targets)
+            (gradient,) = torch.autograd.grad(likelihood.sum(), x)
     return gradient
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def _zeros_like(tensor: Tensor) -> Tensor:

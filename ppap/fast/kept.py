@@ -7,6 +7,7 @@ from collections.abc import Hashable
 import torch
 
 from ppap.compute.packages import cache_folder
+from ppap.compute.precision import Precision
 from ppap.compute.recent import Recent
 from ppap.diffusion.denoiser import Denoiser
 from ppap.fast.path import FastPath
@@ -21,7 +22,7 @@ MOST = 4
 _paths: Recent[tuple[Hashable, ...], FastPath] = Recent(MOST)
 
 
-def kept_path(denoiser: Denoiser, batch: int) -> FastPath:
+def kept_path(denoiser: Denoiser, batch: int, precision: Precision = "fp32") -> FastPath:
     """The fast path of a denoiser in this process, made at its first use.
 
     It holds the denoiser, so that no other can take its place under the same key, and notices by
@@ -30,9 +31,13 @@ def kept_path(denoiser: Denoiser, batch: int) -> FastPath:
     Args:
         denoiser: what is sampled from.
         batch: images per call.
+        precision: in which networks compute.
+
+    Raises:
+        PrecisionError: for bfloat16 on a device without instructions for it.
     """
-    key = (id(denoiser), batch, *_circumstances())
-    return _paths.get(key, lambda: FastPath(denoiser, batch))
+    key = (id(denoiser), batch, precision, *_circumstances())
+    return _paths.get(key, lambda: FastPath(denoiser, batch, precision=precision))
 
 
 def forget_paths() -> None:

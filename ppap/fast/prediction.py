@@ -12,6 +12,7 @@ from torch import Tensor
 from ppap.compute.agreement import agree
 from ppap.compute.attributes import Attributes
 from ppap.compute.changes import Watch
+from ppap.compute.precision import Precision, autocast, without_autocast
 from ppap.compute.stateless import run_with
 from ppap.compute.tracing import Traced, laid_out, state_of
 from ppap.diffusion.denoiser import Denoiser, Prediction
@@ -31,10 +32,14 @@ class CompiledDenoiser:
         denoiser: what is compiled; run as it is if it cannot be, or if its graph gives another
             result.
         compiler: of graphs, called with ``freezing=True``.
+        precision: in which the network computes; its prediction is in the images' type.
     """
 
-    def __init__(self, denoiser: Denoiser, compiler: Compiler) -> None:
+    def __init__(
+        self, denoiser: Denoiser, compiler: Compiler, precision: Precision = "fp32"
+    ) -> None:
         self.denoiser = denoiser
+        self.precision: Precision = precision
         self._compiler = compiler
         self._watch = Watch()
         self._attributes = Attributes(denoiser)
@@ -66,10 +71,12 @@ class CompiledDenoiser:
         key = x_t.shape, x_t.dtype, x_t.device
         if key not in self._graphs:
             self._graphs[key] = self._graph(x_t, timesteps)
-        return Prediction(*self._graphs[key](x_t, timesteps))
+        with without_autocast(self.precision, x_t.device):
+            return Prediction(*self._graphs[key](x_t, timesteps))
 
     def _plain(self, x_t: Tensor, timesteps: Tensor) -> list[Tensor]:
-        return _parts(self.denoiser(x_t, timesteps))
+        with autocast(self.precision, x_t.device):
+            return _parts(self.denoiser(x_t, timesteps))
 
     def _graph(self, x_t: Tensor, timesteps: Tensor) -> Callable[..., Any]:
         state = state_of(self.denoiser)
@@ -78,18 +85,20 @@ class CompiledDenoiser:
 
         def run(weights: list[Tensor], x: Tensor, t: Tensor) -> list[Tensor]:
             state = dict(zip(names, weights, strict=True))
-            return _parts(run_with(self.denoiser, state, x, t))
+            with autocast(self.precision, x.device):
+                return _parts(run_with(self.denoiser, state, x, t))
 
         try:
             traced = Traced(run, (weights, x_t, timesteps), frozen=True)
-            compiled = self._compiler(traced, (x_t, timesteps), freezing=True)
-            found = compiled(x_t, timesteps)
+            with without_autocast(self.precision, x_t.device):
+                compiled = self._compiler(traced, (x_t, timesteps), freezing=True)
+                found = compiled(x_t, timesteps)
         except Exception as error:  # noqa: BLE001 whatever a network does that no graph can hold
             logger.warning("the denoiser is run as it is: %s", one_line(error))
             return self._plain
         self._attributes.settle()  # what the first call sets once and for all
-        with torch.no_grad():
-            expected = self._plain(x_t, timesteps)
+        with torch.no_grad(), without_autocast(self.precision, x_t.device):
+            expected = _parts(self.denoiser(x_t, timesteps))
         if not all(
             agree(a, b, traced.half_precision) for a, b in zip(found, expected, strict=True)
         ):

@@ -35,7 +35,7 @@ def sample(
     progress: bool | Progress = False,
     on_step: Callable[[Step], None] | None = None,
     device: torch.device | str | None = None,
-    precision: Precision = "fp32",
+    precision: Precision | None = None,
     fast: FastPath | bool | None = None,
 ) -> Tensor:
     """Generate one image per seed.
@@ -63,7 +63,8 @@ def sample(
         device: where to compute; the denoiser and the guide's model are moved there and stay.
             By default it is where the denoiser is.
         precision: in which networks compute, ``"fp32"`` or, where the device has it,
-            ``"bf16"``, on the plain path; the steps themselves are float32.
+            ``"bf16"``; the steps themselves are float32. By default float32, or that of a fast
+            path of your own.
         fast: whether steps are merged, folded and compiled (see :mod:`ppap.fast.path`). What is
             compiled is kept for later calls of the process (:mod:`ppap.fast.kept`), or by a path
             of your own. By default they are on a GPU; on a CPU compilation takes a minute the
@@ -78,20 +79,16 @@ def sample(
             of what it is to be.
         ValueError: if the guide's targets, the denoiser's conditions or ``x_T`` are for
             another number of images than there are seeds, or the fast path meets conditions
-            that differ between images, or bfloat16.
+            that differ between images, or is one of your own in another precision.
     """
     check_arguments(denoiser, guide, sampler)
     check_whole("batch", batch)
     if device is not None:
         denoiser.to(device)
     seeds = sampling.seed_list(seeds)
-    if precision != "fp32":
-        if fast:
-            raise ValueError(
-                f"the fast path computes in float32; precision {precision!r} needs fast=False"
-            )
-        fast = False
-    path = fast_path(denoiser, batch_for(len(seeds), batch), fast)
+    if precision is None:
+        precision = fast.precision if isinstance(fast, FastPath) else "fp32"
+    path = fast_path(denoiser, batch_for(len(seeds), batch), fast, precision)
     return sampling.sample(
         denoiser,
         seeds,
@@ -119,14 +116,20 @@ def synthesize(
     shard: int = 1024,
 ) -> Tensor | ImageShards:
     """:func:`ppap.diffusion.synthesis.synthesize`, with ``fast`` as for :func:`sample`."""
-    path = fast_path(denoiser, batch_for(count, batch), fast)
+    precision = fast.precision if isinstance(fast, FastPath) else "fp32"
+    path = fast_path(denoiser, batch_for(count, batch), fast, precision)
     stepper = plain_step if path is None else path.step
     return synthesis.synthesize(
         denoiser, count, sampler, first_seed, batch, progress, stepper, folder, shard
     )
 
 
-def fast_path(denoiser: Denoiser, batch: int, fast: FastPath | bool | None) -> FastPath | None:
+def fast_path(
+    denoiser: Denoiser,
+    batch: int,
+    fast: FastPath | bool | None,
+    precision: Precision = "fp32",
+) -> FastPath | None:
     """The fast path that ``fast`` asks for; None where the plain path runs.
 
     Args:
@@ -135,14 +138,22 @@ def fast_path(denoiser: Denoiser, batch: int, fast: FastPath | bool | None) -> F
         fast: True for that which this process keeps, or one of the caller's; False for none;
             None chooses the kept one on a GPU, unless the denoiser's conditions differ between
             images.
+        precision: in which networks are to compute.
 
     Raises:
-        ValueError: for the fast path and conditions that differ between images.
+        PrecisionError: for bfloat16 on a device without instructions for it.
+        ValueError: for the fast path and conditions that differ between images, or one of the
+            caller's in another precision.
     """
     if fast is None:
         fast = module_device(denoiser).type == "cuda" and denoiser.condition_count is None
     if fast and denoiser.condition_count is not None:
         raise ValueError("conditions that differ between images need fast=False")
     if isinstance(fast, bool):
-        return kept_path(denoiser, batch) if fast else None
+        return kept_path(denoiser, batch, precision) if fast else None
+    if fast.precision != precision:
+        raise ValueError(
+            f"this fast path computes in {fast.precision!r}, not {precision!r}; make one with "
+            f"FastPath(denoiser, {fast.batch}, precision={precision!r})"
+        )
     return fast

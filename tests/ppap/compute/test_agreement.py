@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppap.compute.agreement import FirstUse, agree, values_and_gradient
+from ppap.compute.agreement import FirstUse, agree, as_near, values_and_gradient
 
 X = torch.linspace(-1, 1, 12).view(4, 3)
 
@@ -103,3 +103,18 @@ def test_a_gradient_may_turn_at_a_kink_of_one_sample_in_four() -> None:
     assert not agree(turned, X, differing=0)
     turned[1] *= -1
     assert not agree(turned, X)
+
+
+def test_a_gradient_in_half_precision_may_err_as_much_as_another() -> None:
+    usual, larger = X * 1.2, X * 1.3
+    assert as_near(larger, usual, X)
+    assert not as_near(X * 1.5, usual, X)
+    assert as_near(X * 1.05, X, X)  # by luck the other one errs by nothing
+    assert not as_near(X * 1.15, X, X)
+    turned = usual.clone()
+    turned[0] *= -1
+    assert as_near(turned, usual, X)
+    assert as_near(usual, turned, X)  # one sample at a kink lends the others no leeway
+    assert not as_near(X * 1.5, turned, X)
+    assert not as_near(X * float("nan"), usual, X)
+    assert not as_near(X[:2], usual, X)

@@ -159,14 +159,30 @@ def test_windows_of_an_average_that_reach_beyond_the_image(pool: nn.Module) -> N
     assert aten.avg_pool2d_backward.default in targets
 
 
-def test_half_precision_is_left_alone() -> None:
+def test_group_norms_in_half_precision_are_left_alone_and_pooling_is_not() -> None:
     norm = frozen(nn.GroupNorm(2, 4)).to(torch.bfloat16)
     x = draw(2, 4, 6, 6).to(torch.bfloat16)
-    traced = make_fx(
-        lambda x: nn.functional.max_pool2d(norm(x), 2), decomposition_table=REPLACEMENTS
-    )
-    targets = {node.target for node in traced(x).graph.nodes}
-    assert {aten.native_group_norm.default, aten.max_pool2d_with_indices.default} <= targets
+
+    def run(x: Tensor) -> Tensor:
+        return nn.functional.max_pool2d(norm(x), 2)
+
+    def gradient(x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            (found,) = torch.autograd.grad(run(leaf).square().sum(), leaf)
+        return found
+
+    for function, pooled in (
+        (run, torch.ops.ppap.max_pool2d.default),
+        (gradient, torch.ops.ppap.max_pool2d_backward.default),
+    ):
+        traced = make_fx(function, decomposition_table=REPLACEMENTS)(x)
+        targets = {node.target for node in traced.graph.nodes}
+        assert {aten.native_group_norm.default, pooled} <= targets
+        torch.testing.assert_close(traced(x), function(x))
+    half = x.to(torch.float16)
+    traced = make_fx(lambda x: nn.functional.max_pool2d(x, 2), REPLACEMENTS)(half)
+    assert aten.max_pool2d_with_indices.default in {node.target for node in traced.graph.nodes}
 
 
 def test_the_operators_keep_the_rules() -> None:
@@ -180,11 +196,14 @@ def test_the_operators_keep_the_rules() -> None:
     torch.library.opcheck(torch.ops.ppap.avg_pool2d_backward.default, arguments)
 
 
-@pytest.mark.parametrize(("rows", "count"), [(600, 3), (100, 0)])
-def test_products_of_tall_matrices_go_to_onednn(rows: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "kind", "count"),
+    [(600, torch.float32, 3), (100, torch.float32, 0), (600, torch.bfloat16, 3)],
+)
+def test_products_of_tall_matrices_go_to_onednn(rows: int, kind: torch.dtype, count: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (
-        torch.randn(*shape, generator=generator) for shape in ((rows, 12), (20, 12), (20,))
+        torch.randn(*shape, generator=generator).to(kind) for shape in ((rows, 12), (20, 12), (20,))
     )
 
     def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:

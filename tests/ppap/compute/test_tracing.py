@@ -58,3 +58,22 @@ def test_a_function_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 1
     monkeypatch.setattr(tracing, "SHORT_ATTENTION", 0)
     assert fused(Traced(counted, ([x], x), frozen=True)) == 2
+
+
+def test_short_attention_in_half_precision_is_computed_in_float32() -> None:
+    """Whether the values are in half precision or autocast would make them so."""
+
+    def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return [F.scaled_dot_product_attention(x, x, weights[0])]
+
+    x = torch.randn(1, 2, 8, 4)
+    for given in (x, x.bfloat16()):
+        traced = Traced(run, ([given], given), frozen=False)
+        products = [n for n in traced.graph.graph.nodes if n.target is torch.ops.aten.bmm.default]
+        assert {node.meta["val"].dtype for node in products} == {torch.float32}
+        (found,) = traced([given], given)
+        assert found.dtype == given.dtype
+        wide = given.float()
+        exact = F.scaled_dot_product_attention(wide, wide, wide)
+        torch.testing.assert_close(found, exact.to(given.dtype), rtol=1e-2, atol=1e-5)

@@ -23,7 +23,9 @@ from tests.ppap.networks import tiny_denoiser
 @pytest.fixture(autouse=True)
 def _traced_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Graphs are not compiled here: what is kept is the same."""
-    monkeypatch.setattr(kept, "FastPath", lambda d, batch: FastPath(d, batch, compile=False))
+    monkeypatch.setattr(
+        kept, "FastPath", lambda d, batch, **options: FastPath(d, batch, compile=False, **options)
+    )
     forget_paths()
     yield
     forget_paths()
