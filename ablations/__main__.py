@@ -205,6 +205,7 @@ def _parser(defaults: Mapping[str, Any] | None = None) -> argparse.ArgumentParse
     running.set_defaults(command=_run)
     _add_sweeps(running)
     _add_options(running, SHARED | RUN)
+    _add_path(running)
     running.add_argument("--dry-run", action="store_true", help="print the cells and stop")
     running.add_argument(
         "--rehearse",
@@ -261,6 +262,7 @@ def _parser(defaults: Mapping[str, Any] | None = None) -> argparse.ArgumentParse
     telling.set_defaults(command=_status)
     _add_sweeps(telling)
     _add_options(telling, SHARED | {"output": RUN["output"]})
+    _add_path(telling)
     telling.set_defaults(**(defaults or {}))
 
     cleaning = commands.add_parser("gc", help="what no record needs; says so before it removes")
@@ -273,6 +275,22 @@ def _parser(defaults: Mapping[str, Any] | None = None) -> argparse.ArgumentParse
     )  # fmt: skip
     cleaning.add_argument("--delete", action="store_true", help="remove what is listed")
     return parser
+
+
+def _add_path(parser: argparse.ArgumentParser) -> None:
+    ways = parser.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--plain",
+        action="store_const",
+        dest="path",
+        const="plain",
+        help="run networks module by module (default at the budget smoke, in rehearsals, and "
+        "where there is no compiler)",
+    )
+    ways.add_argument(
+        "--fast", action="store_const", dest="path", const="fast",
+        help="merge, fold and compile networks (default otherwise)",
+    )  # fmt: skip
 
 
 def _add_results(parser: argparse.ArgumentParser, text: str) -> None:

@@ -24,8 +24,9 @@ from ablations.machine.store import Store
 from ablations.settings.catalogue import BUDGETS, REHEARSAL, load_setting
 from ablations.settings.plugins import load_plugins
 from ablations.settings.public import PUBLIC
-from ablations.settings.setting import Setting
+from ablations.settings.setting import RunPath, Setting
 from ablations.sweeps import HEADLINE, SWEEPS, Lab, is_row
+from ppap.compute.compiler import can_compile
 
 __all__ = [
     "GROUPS",
@@ -77,6 +78,7 @@ class Options:
     output: Path | None = None  # .ppap/results/<setting>-<budget>
     dry_run: bool = False
     rehearse: bool = False
+    path: RunPath | None = None  # fast, but for what is over in minutes
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,6 +126,7 @@ class Options:
         """What the sweeps are built with; a budget that an option changes has a name of its own."""
         setting = load_setting(self.setting)
         chosen = self.budget or setting.budget
+        setting = replace(setting, path=self._path(chosen))
         budget = BUDGETS[chosen]
         given = {name: getattr(self, name) for name in AMOUNTS if getattr(self, name) is not None}
         if self.scales:
@@ -139,6 +142,12 @@ class Options:
             scales=changes.budget.get("scales", ()),
             changes=tuple(changes.recipe.items()),
         )
+
+    def _path(self, budget: str) -> RunPath:
+        """Of a run: what is over in minutes is not worth compiling for."""
+        short = budget == "smoke" or self.setting.endswith(REHEARSAL)
+        wanted = self.path or ("plain" if short else "fast")
+        return wanted if wanted == "plain" or can_compile() else "plain"
 
     def results(self, lab: Lab) -> dict[str, list[Result]]:
         """What the sweeps are made of, by sweep; without those that have none of the rows.
@@ -202,7 +211,8 @@ def execute(options: Options) -> int:
     todo = engine.plan(targets, store)
     workers = options.workers or os.cpu_count() or 1
     told = (
-        f"{', '.join(by_sweep)} on {lab.setting.name}, budget {lab.budget_name}: "
+        f"{', '.join(by_sweep)} on {lab.setting.name}, budget {lab.budget_name}, "
+        f"on the {lab.setting.path} path: "
         f"{len(todo.todo)} cells to compute, {todo.cached} cached, "
         f"about {todo.seconds / workers / 60:.0f} min; results go to {folder}"
     )

@@ -181,6 +181,7 @@ class Experts(Cell):
             flips=setting.mirrored,
             progress=lambda *_, **__: kept.save(),
             accelerator=accelerator,
+            compile=self.setup.fast,
             file=kept.path,
             every=STEPS_BETWEEN_WRITES,
         )

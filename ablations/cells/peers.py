@@ -146,9 +146,10 @@ class PeerSamples(Samples):
 
     def draw(self, load: Load, seeds: Sequence[int], batch: int | None = None) -> Tensor:
         denoiser, guide, sampler, _ = self.prepared(load, seeds)
+        fast = self.setup.fast_with(denoiser)
         return in_batches_that_fit(
-            lambda size: sample(denoiser, seeds, guide, sampler, batch=size),
-            batch or self.setup.load().batch,
+            lambda size: sample(denoiser, seeds, guide, sampler, batch=size, fast=fast),
+            batch or self.setup.batch_for(len(seeds)),
         )
 
     def compute(self, load: Load) -> Artifact:

@@ -71,6 +71,7 @@ class About:
             "kind": kind,
             "sweep": self.sweep,
             "setting": setup.name,
+            "path": setup.path,
             "budget": self.budget,
             "key": key,
             "method": self.method,

@@ -152,11 +152,12 @@ class Samples(Cell):
 
         Of a cascade, its first stage's.
         """
-        setting = self.setup.load()
-        guide, denoiser = self.guide(load, seeds), setting.denoiser().to(device())
+        guide = self.guide(load, seeds)
+        denoiser = self.setup.load().denoiser().to(device())
+        fast = self.setup.fast_with(denoiser)
         return in_batches_that_fit(
-            lambda size: sample(denoiser, seeds, guide, self.sampler, batch=size),
-            batch or setting.batch,
+            lambda size: sample(denoiser, seeds, guide, self.sampler, batch=size, fast=fast),
+            batch or self.setup.batch_for(len(seeds)),
         )
 
     def compute(self, load: Load) -> Artifact:

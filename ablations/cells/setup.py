@@ -1,4 +1,4 @@
-"""Which setting a cell belongs to, and what all cells count in."""
+"""Which setting a cell belongs to, how its networks are run, and what all cells count in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from ablations.settings.catalogue import load_setting
-from ablations.settings.setting import Setting
+from ablations.settings.setting import RunPath, Setting
+from ppap.diffusion.denoiser import Denoiser
 
 __all__ = ["DENOISE_SECONDS", "PER_MILLE", "Setup"]
 
@@ -18,14 +19,38 @@ PER_MILLE = 1000
 
 @dataclass(frozen=True)
 class Setup:
-    """Which setting, with which weights."""
+    """Which setting, with which weights, on which path.
+
+    Attributes:
+        name: of the setting.
+        fingerprint: of its weights.
+        path: on which networks are run.
+    """
 
     name: str
     fingerprint: str
+    path: RunPath = "plain"
 
     @classmethod
     def of(cls, setting: Setting) -> Setup:
-        return cls(setting.name, setting.fingerprint)
+        return cls(setting.name, setting.fingerprint, setting.path)
+
+    @property
+    def fast(self) -> bool:
+        """Whether networks are run on the fast path, where it can run them."""
+        return self.path == "fast"
+
+    def fast_with(self, denoiser: Denoiser) -> bool:
+        """The same for sampling: conditions that differ between images need the plain path."""
+        return self.fast and denoiser.condition_count is None
+
+    def batch_for(self, count: int) -> int:
+        """Images per network call of so many that are drawn at once.
+
+        On the fast path, where the last batch is filled up, all are of about one size.
+        """
+        most = self.load().batch
+        return math.ceil(count / math.ceil(count / most)) if self.fast else most
 
     def load(self) -> Setting:
         return load_setting(self.name)

@@ -52,7 +52,7 @@ class GuidanceSpeed(Cell):
 
     def compute(self, load: Load) -> Artifact:
         count, draw = self.samples.count, self.samples.draw
-        draw(load, range(4))  # warm-up: weights, threads, allocator
+        draw(load, range(count), count)  # warm-up: weights, threads, allocator, graphs
         with Stopwatch() as watch:
             for repeat in range(REPEATS):
                 draw(load, range(repeat * count, (repeat + 1) * count), count)
@@ -75,12 +75,14 @@ class SynthesisSpeed(Cell):
 
     def compute(self, load: Load) -> Artifact:
         denoiser = self.setup.load().denoiser().to(device())
-        synthesize(denoiser, 4, self.sampler)
+        count, fast = self.count, self.setup.fast_with(denoiser)
+        synthesize(denoiser, count, self.sampler, batch=count, fast=fast)
         with Stopwatch() as watch:
             for repeat in range(REPEATS):
-                synthesize(denoiser, self.count, self.sampler, repeat * self.count)
-                watch.lap(self.count)
-        return Artifact({"metrics": watch.metrics("synthesis_per_second"), "batch": self.count})
+                first = repeat * count
+                synthesize(denoiser, count, self.sampler, first, batch=count, fast=fast)
+                watch.lap(count)
+        return Artifact({"metrics": watch.metrics("synthesis_per_second"), "batch": count})
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,13 @@ class Synthesis(Cell):
         return super().size() + self.count * self.setup.image_bytes()
 
     def compute(self, load: Load) -> Artifact:
-        setting = self.setup.load()
-        denoiser = setting.denoiser().to(device())
+        denoiser = self.setup.load().denoiser().to(device())
+        fast = self.setup.fast_with(denoiser)
         images = in_batches_that_fit(
-            lambda batch: synthesize(denoiser, self.count, self.sampler, self.first_seed, batch),
-            setting.batch,
+            lambda batch: synthesize(
+                denoiser, self.count, self.sampler, self.first_seed, batch, fast=fast
+            ),
+            self.setup.batch_for(self.count),
         )
         return Artifact({}, {"images": images.cpu().numpy()})
 

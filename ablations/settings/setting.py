@@ -18,9 +18,20 @@ from ppap.files.images import Images
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.protocol import Task
 
-__all__ = ["GuidedTask", "Metric", "SelectionRule", "Setting", "Split", "TargetOrder", "device"]
+__all__ = [
+    "GuidedTask",
+    "Metric",
+    "RunPath",
+    "SelectionRule",
+    "Setting",
+    "Split",
+    "TargetOrder",
+    "device",
+]
 
 Split = Literal["train", "test"]
+RunPath = Literal["plain", "fast"]
+"""How networks are run: module by module, or merged, folded and compiled."""
 Metric = Callable[[Any, Tensor], Any]
 """(prediction for N images, (N, ...) targets) -> (N,) figures, an array or a tensor."""
 
@@ -138,6 +149,7 @@ class Setting:
         mirrored: whether experts see images flipped, too, as in the paper.
         batch: images per network call when sampling; fewer where memory does not suffice.
         budget: how much is run unless another is asked for.
+        path: on which its networks are run; both give the same but for rounding.
     """
 
     name: str
@@ -158,6 +170,7 @@ class Setting:
     mirrored: bool = False
     batch: int = 128
     budget: str = "default"
+    path: RunPath = "plain"
 
     def labelled(self, split: Split) -> tuple[Images, Tensor]:
         """A split: images (N, C, H, W) uint8 and their classes (N,)."""
