@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ablations.cells.guidance import Guidance
-from ablations.cells.setup import DENOISE_SECONDS, Setup
+from ablations.cells.setup import Setup
 from ablations.cells.synthesis import in_batches_that_fit
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
@@ -105,7 +105,7 @@ class Samples(Cell):
         """Expected time of one image."""
         gradients = sum(part.model.image_seconds() for part in self.guidance)
         steps = len(self.sampler.respace(linear_schedule()))
-        return steps * (DENOISE_SECONDS + gradients)
+        return steps * (self.setup.denoise_seconds() + gradients)
 
     @property
     def place(self) -> int:

@@ -9,10 +9,8 @@ from ablations.settings.catalogue import load_setting
 from ablations.settings.setting import RunPath, Setting
 from ppap.diffusion.denoiser import Denoiser
 
-__all__ = ["DENOISE_SECONDS", "PER_MILLE", "Setup"]
+__all__ = ["PER_MILLE", "Setup"]
 
-DENOISE_SECONDS = 0.0019
-"""Per image and step, on one core of the reference machine; for the estimate of the time left."""
 PER_MILLE = 1000
 """Timesteps at which something is measured count as if the schedule had so many."""
 
@@ -54,6 +52,10 @@ class Setup:
 
     def load(self) -> Setting:
         return load_setting(self.name)
+
+    def denoise_seconds(self) -> float:
+        """Expected time of a step of one image on one core."""
+        return self.load().denoise_seconds
 
     def image_bytes(self) -> int:
         """Of an image as the denoiser draws it, one byte a value."""

@@ -14,7 +14,7 @@ from ablations.cells.experts import Experts
 from ablations.cells.memory import peak_memory_mib, reset_peak_memory
 from ablations.cells.predictors import train_seconds
 from ablations.cells.samples import Samples
-from ablations.cells.setup import DENOISE_SECONDS, Setup
+from ablations.cells.setup import Setup
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ablations.settings.setting import device
@@ -71,7 +71,7 @@ class SynthesisSpeed(Cell):
     ALONE: ClassVar[bool] = True
 
     def seconds(self) -> float:
-        return 2.0 + REPEATS * self.count * self.sampler.steps * DENOISE_SECONDS / 1.5
+        return 2.0 + REPEATS * self.count * self.sampler.steps * self.setup.denoise_seconds() / 1.5
 
     def compute(self, load: Load) -> Artifact:
         denoiser = self.setup.load().denoiser().to(device())

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ablations.cells.setup import DENOISE_SECONDS, Setup
+from ablations.cells.setup import Setup
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ablations.settings.setting import Setting, device
@@ -46,7 +46,7 @@ class Synthesis(Cell):
         return f"{self.count} synthetic images"
 
     def seconds(self) -> float:
-        return self.count * self.sampler.steps * DENOISE_SECONDS
+        return self.count * self.sampler.steps * self.setup.denoise_seconds()
 
     def size(self) -> int:
         return super().size() + self.count * self.setup.image_bytes()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 from ablations.errors import UserError
-from ablations.settings import fashion, plugins, public, scenes
+from ablations.settings import fashion, large, plugins, public, scenes
 from ablations.settings.public import PUBLIC
 from ablations.settings.setting import Setting
 
@@ -25,7 +25,11 @@ def load_setting(name: str) -> Setting:
     Raises:
         UserError: for an unknown name, or one whose weights are not there.
     """
-    makers: dict[str, Callable[[], Setting]] = {"fashion": fashion.load, "scenes": scenes.load}
+    makers: dict[str, Callable[[], Setting]] = {
+        "fashion": fashion.load,
+        "fashion-large": large.load_fashion,
+        "scenes": scenes.load,
+    }
     for each in PUBLIC:
         makers[each] = partial(public.load, each)
     if name.removesuffix(REHEARSAL) in PUBLIC and name.endswith(REHEARSAL):

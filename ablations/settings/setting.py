@@ -149,6 +149,8 @@ class Setting:
         mirrored: whether experts see images flipped, too, as in the paper.
         batch: images per network call when sampling; fewer where memory does not suffice.
         budget: how much is run unless another is asked for.
+        denoise_seconds: per image and step, on one core of the reference machine; for the
+            estimate of the time left.
         path: on which its networks are run; both give the same but for rounding.
     """
 
@@ -170,6 +172,7 @@ class Setting:
     mirrored: bool = False
     batch: int = 128
     budget: str = "default"
+    denoise_seconds: float = 0.0019
     path: RunPath = "plain"
 
     def labelled(self, split: Split) -> tuple[Images, Tensor]:

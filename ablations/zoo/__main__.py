@@ -9,9 +9,13 @@ from pathlib import Path
 import ablations.zoo
 from ablations.errors import UserError
 from ablations.settings.shipped import WEIGHTS
-from ablations.zoo import fashion, scenes
+from ablations.zoo import fashion, large, scenes
 
-TRAININGS = {"fashion": fashion.train_all, "scenes": scenes.train_all}
+TRAININGS = {
+    "fashion": fashion.train_all,
+    "scenes": scenes.train_all,
+    "fashion-large": large.train_all,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -43,7 +43,7 @@ CURVE_SAMPLES = 1_000
 DENOISER_SCENES, SCENES_AT_A_TIME = 160_000, 2_000
 FITTED = 20_000
 CARD = """\
-# The denoiser of the setting `{name}`
+# The denoiser `{name}`, at full resolution
 
 {kind} ADM U-Net on folded images with a stem and a head at full resolution,
 {parameters:,} parameters, linear schedule of 1000 steps, velocity prediction. Hidden
