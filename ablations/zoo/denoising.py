@@ -181,6 +181,11 @@ class DenoiserTraining:
                 began += time.process_time() - paused
         return self.averaged
 
+    def _spent(self) -> float:
+        """Seconds of training: of this process's cores, restarts included; on a GPU, by the clock."""
+        on_gpu = self.device.type == "cuda"
+        return time.monotonic() - self.began if on_gpu else self.seconds
+
     def _done(self) -> float:
         """Share of the training that is behind."""
         if self.recipe.seconds:
@@ -253,8 +258,7 @@ class DenoiserTraining:
         row = {
             "step": self.step,
             "images": self.step * self.recipe.batch,
-            "cpu_seconds": round(self.seconds),
-            "seconds": round(time.monotonic() - self.began),
+            "seconds": round(self._spent()),
             "learning_rate": round(rate, 4),
             "loss": round(loss, 5),
         }
