@@ -19,7 +19,7 @@ from ppap.experts.bank import ExpertBank
 from ppap.guidance.guides import LikelihoodGuide
 from ppap.tasks.classes import ClassTask
 
-__all__ = ["ReferenceExperts", "reference_training_step"]
+__all__ = ["ReferenceExperts", "reference_expert_step", "reference_training_step"]
 
 
 class ReferenceExperts:
@@ -82,13 +82,29 @@ def reference_training_step(
     share = len(x_0) // len(experts.own)
     for number, optimiser in enumerate(optimisers):
         rows = slice(number * share, (number + 1) * share)
-        with torch.no_grad():
-            taught = teacher(x_0[rows])
-        x_t = schedule.add_noise(x_0[rows], timesteps[rows], noise[rows])
-        experts.networks[number].train()
-        loss = ClassTask().transfer_loss(experts.predict(x_t, number), taught)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        total += float(loss.detach())
+        total += reference_expert_step(
+            experts, number, optimiser, teacher, x_0[rows], timesteps[rows], noise[rows], schedule
+        )
     return total / len(optimisers)
+
+
+def reference_expert_step(
+    experts: ReferenceExperts,
+    number: int,
+    optimiser: torch.optim.Optimizer,
+    teacher: nn.Module,
+    x_0: Tensor,
+    timesteps: Tensor,
+    noise: Tensor,
+    schedule: Schedule,
+) -> float:
+    """One step of one expert on a batch; its loss. Arguments as above."""
+    with torch.no_grad():
+        taught = teacher(x_0)
+    x_t = schedule.add_noise(x_0, timesteps, noise)
+    experts.networks[number].train()
+    loss = ClassTask().transfer_loss(experts.predict(x_t, number), taught)
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+    return float(loss.detach())

@@ -1,21 +1,31 @@
-"""A training step of five experts in every way of doing it, on any device."""
+"""Training steps of five experts, at once and in turn, in every way of doing it, on any device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 
 import torch
 
-from bench.reference import ReferenceExperts, reference_training_step
+from bench.reference import (
+    ReferenceExperts,
+    reference_expert_step,
+    reference_training_step,
+)
 from bench.workloads import EXPERTS, bank_of, denoiser, noisy
+from ppap.compute.precision import Precision, autocast
 from ppap.experts.bank import ExpertBank
+from ppap.experts.in_turn import ExpertStep
 from ppap.experts.together import JointStep
 from ppap.tasks.classes import ClassTask
 
-__all__ = ["BATCH", "WAYS", "stepper"]
+__all__ = ["BATCH", "IN_TURN", "TURN_BATCH", "WAYS", "stepper", "turn_stepper"]
 
-BATCH = 40
+BATCH, TURN_BATCH = 40, 64
 WAYS = ("reference", "loop over experts", "grouped", "joint", "joint, compiled")
+"""Of training five experts at once, each on its share of a batch."""
+IN_TURN = ("reference", "eager", "eager, bf16", "compiled", "compiled, bf16")
+"""Of training one after another, each on whole batches, as ``start="previous"`` does."""
 
 
 def stepper(
@@ -85,3 +95,49 @@ def stepper(
         return value
 
     return bank, together
+
+
+def turn_stepper(
+    way: str, predictor: str, device: str = "cpu", batch: int = TURN_BATCH
+) -> Callable[[], float]:
+    """A step of one expert, of the next one at the next call; it gives the loss.
+
+    Args:
+        way: of :data:`IN_TURN`.
+        predictor: of the setting.
+        device: where networks and images are.
+        batch: images.
+    """
+    bank = bank_of(predictor, device=device).train()
+    task, schedule = ClassTask(), denoiser(device).schedule
+    x_0, noise = noisy(batch, device).tanh(), noisy(2 * batch, device)[batch:]
+    timesteps = torch.arange(batch, device=device) * 1000 // batch
+    taught = bank.teacher_prediction(x_0)
+    precision: Precision = "bf16" if way.endswith("bf16") else "fp32"
+    compiled = ExpertStep(bank, task.transfer_loss, precision)
+    copies = ReferenceExperts(bank) if way == "reference" else None
+    every = copies.own if copies else [bank.expert(n).tensors() for n in range(EXPERTS)]
+    optimisers = [
+        torch.optim.AdamW(own.values(), 1e-4, weight_decay=0.05, fused=True) for own in every
+    ]
+    turn = count()
+
+    def step() -> float:
+        number = next(turn) % EXPERTS
+        optimiser, expert = optimisers[number], bank.expert(number)
+        if copies is not None:
+            return reference_expert_step(
+                copies, number, optimiser, bank.predictor.eval(), x_0, timesteps, noise, schedule
+            )
+        x_t = schedule.add_noise(x_0, timesteps, noise)
+        if way.startswith("compiled"):
+            loss = compiled(expert, x_t, taught)
+        else:
+            optimiser.zero_grad()
+            with autocast(precision, device):
+                loss = task.transfer_loss(bank.predict(x_t, number), taught)
+            loss.backward()
+        optimiser.step()
+        return float(loss.detach())
+
+    return step
