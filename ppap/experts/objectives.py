@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ppap.experts.bank import ExpertBank
 from ppap.files.images import Images, from_uint8
@@ -78,18 +78,26 @@ class Distillation:
         count = min(self.batch, len(images))
         first = predict(slice(0, count))
         size = _bytes(first) / count * len(images)
-        if not isinstance(first, Tensor) or size > self.keep:
+        if not _has_rows(first, count) or size > self.keep:
             logging.getLogger(__name__).info(
                 "predictions of %s for all images would take %.1f GiB: it predicts for each batch",
                 bank.predictor.name,
                 size / 2**30,
             )
             return Loss(predict, task.transfer_loss)
-        taught = first.new_empty((len(images), *first.shape[1:]))
+        leaves, form = tree_flatten(first)
+        taught = [leaf.new_empty((len(images), *leaf.shape[1:])) for leaf in leaves]
         for start in range(0, len(images), self.batch):
             part = slice(start, min(start + self.batch, len(images)))
-            taught[part] = predict(part) if start else first
-        return Loss(lambda chosen: taught[chosen.to(device)], task.transfer_loss)
+            found = predict(part) if start else first
+            for kept, leaf in zip(taught, tree_leaves(found), strict=True):
+                kept[part] = leaf
+
+        def targets(chosen: Tensor) -> Any:
+            rows = chosen.to(device)
+            return tree_unflatten([kept[rows] for kept in taught], form)
+
+        return Loss(targets, task.transfer_loss)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,3 +136,9 @@ class Supervision:
 def _bytes(prediction: Any) -> int:
     """Of all tensors in a prediction."""
     return sum(leaf.nbytes for leaf in tree_leaves(prediction) if isinstance(leaf, Tensor))
+
+
+def _has_rows(prediction: Any, count: int) -> bool:
+    """Whether a prediction, such as a dictionary, holds nothing but tensors of a row per image."""
+    leaves = tree_leaves(prediction)
+    return all(isinstance(leaf, Tensor) and leaf.shape[:1] == (count,) for leaf in leaves)

@@ -73,6 +73,27 @@ def test_predictions_are_kept_where_they_fit_and_otherwise_made_as_they_are_want
     assert seen[4:] == [2]
 
 
+@pytest.mark.parametrize(("rows", "asked"), [(True, [8, 8, 4]), (False, [8, 3])])
+def test_predictions_of_several_tensors_are_kept_in_their_form(
+    rows: bool, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has no row per image is predicted for every batch."""
+    bank = ExpertBank(tiny_predictor(), 1, ppap_adapter(2))
+    plain = bank.teacher_prediction
+    seen: list[int] = []
+
+    def several(x: Tensor) -> dict[str, Any]:
+        seen.append(len(x))
+        scores = plain(x)
+        return {"scores": scores, "more": (scores.sum(1), x[:, 0] if rows else torch.tensor(1.0))}
+
+    monkeypatch.setattr(bank, "teacher_prediction", several)
+    chosen = torch.tensor([17, 3, 17])
+    found = Distillation(ClassTask(), batch=8).loss(bank, DATA).targets(chosen)
+    assert seen == asked
+    torch.testing.assert_close(found, several(from_uint8(DATA[chosen])))
+
+
 def test_a_teacher_is_asked_in_float32_whatever_the_students_compute_in() -> None:
     bank = ExpertBank(tiny_predictor(), 1, ppap_adapter(2)).train()
     targets = ANEW.loss(bank, DATA).targets(torch.arange(4))
