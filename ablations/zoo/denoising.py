@@ -182,7 +182,7 @@ class DenoiserTraining:
         return self.averaged
 
     def _spent(self) -> float:
-        """Seconds of training: of this process's cores, restarts included; on a GPU, by the clock."""
+        """Seconds of training: of cores, restarts included; on a GPU, by the clock."""
         on_gpu = self.device.type == "cuda"
         return time.monotonic() - self.began if on_gpu else self.seconds
 

@@ -19,7 +19,7 @@ __all__ = ["RECIPE", "assemble", "train_all"]
 NAME = "fashion"
 """Among the trainings of denoisers."""
 RECIPE = replace(TRAININGS[NAME].recipe, steps=4_400, cooldown=1_000, evaluate_every=400)
-"""282 000 images: 50 minutes on one core with bfloat16, and as long again for the curve and card."""
+"""282 000 images: 50 minutes on one core with bfloat16, and as long again for what is measured."""
 MEASURED = 10_000
 
 
