@@ -10,18 +10,20 @@ from torch import Tensor
 
 from bench.reference import ReferenceExperts
 from bench.workloads import BATCH, SCALE, bank_of, denoiser
+from ppap.compute.cpu import native_bfloat16
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.stepping import Stepper, plain_step
 from ppap.experts.bank import ExpertBank
 from ppap.fast.path import FastPath
 
-__all__ = ["INDEX", "SAMPLER", "WAYS", "classes", "guide_of", "stepper"]
+__all__ = ["HALF", "INDEX", "SAMPLER", "WAYS", "classes", "guide_of", "stepper"]
 
 INDEX = 11
 """Of DDIM-25: timestep 440, the third expert's."""
 SAMPLER = DDIM(25)
-WAYS = ("reference", "plain", "fast path")
+HALF = "fast path, bf16"
+WAYS = ("reference", "plain", "fast path", *([HALF] if native_bfloat16() else []))
 
 
 def classes(count: int) -> Tensor:
@@ -51,11 +53,11 @@ def stepper(
     network = denoiser(device)
     schedule = network.schedule.respace(SAMPLER.spacing)
     guide = guide_of(way, bank_of(predictor, device=device), batch)
-    fast = FastPath(network, batch, compile)
+    fast = FastPath(network, batch, compile, precision="bf16" if way == HALF else "fp32")
     timesteps = torch.full((batch,), int(schedule.timesteps[INDEX]), device=device)
 
     def run(stepper: Stepper, x_t: Tensor) -> Tensor:
         state = State(x_t, timesteps, network, number=INDEX)
         return stepper(SAMPLER, schedule, INDEX, state, guide, None, None).x
 
-    return partial(run, fast.step if way == "fast path" else plain_step)
+    return partial(run, fast.step if way in ("fast path", HALF) else plain_step)

@@ -17,9 +17,12 @@ from ppap.guidance.guides import naive_guide
 from ppap.tasks.classes import ClassTask
 
 from .conftest import Measure
-from .guided import SAMPLER, WAYS, stepper
+from .guided import HALF, SAMPLER, WAYS, stepper
 from .reference import ReferenceExperts
 from .workloads import BATCH, EXPERTS, PREDICTORS, SCALE, TARGETS, agree, bank_of, denoiser, noisy
+
+WITHIN = {False: 1e-3, True: 5e-2}
+"""What a step in float32, and in bfloat16, may differ by."""
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
@@ -27,10 +30,10 @@ from .workloads import BATCH, EXPERTS, PREDICTORS, SCALE, TARGETS, agree, bank_o
 def test_step(measure: Measure, way: str, predictor: str) -> None:
     step, plain, x_t = stepper(way, predictor), stepper("plain", predictor), noisy()
     reference = stepper("reference", predictor)
-    agree(step(x_t), plain(x_t))
+    agree(step(x_t), plain(x_t), within=WITHIN[way == HALF])
     measure(
         f"guided step, {predictor}, batch {BATCH}", way, lambda: step(x_t), images=BATCH,
-        counted=lambda: (plain if way == "fast path" else step)(x_t), rounds=15,
+        counted=lambda: (plain if way.startswith("fast path") else step)(x_t), rounds=15,
         against=lambda: reference(x_t),
     )  # fmt: skip
 
@@ -42,7 +45,9 @@ def test_trajectory(measure: Measure, way: str, predictor: str) -> None:
     guide: Guide = bank.guide(TARGETS, SCALE)
     if way == "reference":
         guide = ReferenceExperts(bank).guide(TARGETS, SCALE)
-    fast = FastPath(denoiser(), BATCH) if way == "fast path" else None
+    fast: FastPath | bool = False
+    if way in ("fast path", HALF):
+        fast = FastPath(denoiser(), BATCH, precision="bf16" if way == HALF else "fp32")
 
     def run() -> Tensor:
         return sample(denoiser(), BATCH, guide, SAMPLER, batch=BATCH, fast=fast)
@@ -56,10 +61,30 @@ def test_trajectory(measure: Measure, way: str, predictor: str) -> None:
     def reference() -> Tensor:
         return sample(denoiser(), BATCH, copies, SAMPLER, batch=BATCH, fast=False)
 
-    agree(run(), plain())
+    if way == HALF:  # its rounding, amplified over 25 steps, makes other images of some seeds
+        agree(
+            stepper(way, predictor)(noisy()),
+            stepper("plain", predictor)(noisy()),
+            within=WITHIN[True],
+        )
+    else:
+        agree(run(), plain())
     measure(
         f"PPAP-{EXPERTS}, guided DDIM-25, {predictor}, batch {BATCH}", way, run,
-        images=BATCH, counted=plain if way == "fast path" else run, against=reference,
+        images=BATCH, counted=run if fast is False else plain, against=reference,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS)
+def test_preset(measure: Measure, predictor: str) -> None:
+    """Other images, in fewer steps: how many times as fast as the reference's DDIM-25."""
+    bank = bank_of(predictor)
+    guide, copies = bank.guide(TARGETS, SCALE), ReferenceExperts(bank).guide(TARGETS, SCALE)
+    measure(
+        f"PPAP-{EXPERTS}, guided DDIM-25, {predictor}, batch {BATCH}", "preset fast",
+        lambda: sample(denoiser(), BATCH, guide, batch=BATCH, preset="fast"), images=BATCH,
+        counted=lambda: sample(denoiser(), BATCH, guide, batch=BATCH, preset="fast", fast=False),
+        against=lambda: sample(denoiser(), BATCH, copies, SAMPLER, batch=BATCH, fast=False),
     )  # fmt: skip
 
 

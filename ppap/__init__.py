@@ -13,7 +13,8 @@ Everything that a user needs is a name of this package, loaded when it is first 
 * towards what: :class:`ClassTask`, :class:`DepthTask`, :class:`SegmentationTask`,
   :class:`SimilarityTask`;
 * sampling: :func:`sample`, the samplers :class:`DDIM`, :class:`DDPM`, :class:`DPMSolver` and
-  :class:`DiffusersSampler`, and :class:`FastPath`, which keeps what it has compiled;
+  :class:`DiffusersSampler`, :class:`FastPath`, which keeps what it has compiled, and
+  :class:`Preset`, all of these under one name;
 * guides: :class:`LikelihoodGuide`, :class:`X0Gradient`, :class:`SumOfGuides` and
   :func:`naive_guide`, within a :class:`GuidanceInterval`, with :class:`GradientReuse` or a
   :class:`ClippedGradient`, and in pipelines of diffusers through a :class:`GuidedScheduler`.

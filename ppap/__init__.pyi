@@ -16,6 +16,7 @@ from .experts.routing import NoiseRanges
 from .experts.training import Training
 from .experts.transfer import transfer
 from .fast.path import FastPath
+from .fast.presets import Preset
 from .fast.sampling import sample, synthesize
 from .guidance.diffusers_pipeline import GuidedScheduler
 from .guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
@@ -88,6 +89,7 @@ __all__ = [
     "Norms",
     "Peft",
     "Predictor",
+    "Preset",
     "SegmentationTask",
     "SimilarityTask",
     "SumOfGuides",

@@ -13,16 +13,24 @@ from torch import Tensor, fx
 
 from ppap.compute.cpu import instruction_set
 
-__all__ = ["can_compile", "just_in_time"]
+__all__ = ["can_compile", "has_compiler", "just_in_time"]
 
 
 def can_compile() -> bool:
     """Whether inductor finds what it needs here; says so by a warning if it does not."""
-    compiler = os.environ.get("CXX", "g++")
-    if torch.cuda.is_available() or shutil.which(compiler):
+    if has_compiler():
         return True
-    warnings.warn(f"no C++ compiler {compiler!r}: graphs are traced, not compiled", stacklevel=3)
+    warnings.warn(f"no C++ compiler {_compiler()!r}: graphs are traced, not compiled", stacklevel=3)
     return False
+
+
+def has_compiler() -> bool:
+    """Whether inductor finds what it needs here."""
+    return torch.cuda.is_available() or shutil.which(_compiler()) is not None
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "g++")
 
 
 def just_in_time(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,6 +19,7 @@ from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import AnyGuide, plain_step
 from ppap.fast.kept import batch_for, kept_path
 from ppap.fast.path import FastPath
+from ppap.fast.presets import Preset, preset_of
 from ppap.files.shards import ImageShards
 
 __all__ = ["fast_path", "sample", "synthesize"]
@@ -37,6 +38,7 @@ def sample(
     device: torch.device | str | None = None,
     precision: Precision | None = None,
     fast: FastPath | bool | None = None,
+    preset: str | Preset | None = None,
 ) -> Tensor:
     """Generate one image per seed.
 
@@ -55,7 +57,7 @@ def sample(
         seeds: one per image, each from 0 to 2^32 - 1; a number n stands for 0, 1, ..., n - 1.
         guide: steers the samples; its targets run parallel to ``seeds``, unless one stands
             for all.
-        sampler: ``DDIM(25)`` by default.
+        sampler: the preset's, or ``DDIM(25)``, by default.
         batch: images per network call.
         x_T: (N, C, H, W), the noise to begin with, instead of each seed's own.
         progress: True shows a bar; a function is told how many images are finished.
@@ -63,12 +65,18 @@ def sample(
         device: where to compute; the denoiser and the guide's model are moved there and stay.
             By default it is where the denoiser is.
         precision: in which networks compute, ``"fp32"`` or, where the device has it,
-            ``"bf16"``; the steps themselves are float32. By default float32, or that of a fast
-            path of your own.
+            ``"bf16"``; the steps themselves are float32. By default that of a fast path of your
+            own, the preset's, or float32.
         fast: whether steps are merged, folded and compiled (see :mod:`ppap.fast.path`). What is
             compiled is kept for later calls of the process (:mod:`ppap.fast.kept`), or by a path
             of your own. By default they are on a GPU; on a CPU compilation takes a minute the
             first time, and images differ by rounding.
+        preset: sampler, path and precision under one name of
+            :data:`ppap.fast.presets.PRESETS`, or a :class:`ppap.fast.presets.Preset`; a
+            ``sampler``, ``fast`` or ``precision`` beside it takes the place of its own.
+            ``"fast"`` draws in 8 steps of DPM-Solver++ on the fast path, ``"standard"`` is
+            DDIM-25. A guidance scale that suits one sampler does not suit another: choose it
+            anew.
 
     Returns:
         (N, C, H, W) float32 images in [-1, 1] on the CPU.
@@ -79,13 +87,17 @@ def sample(
             of what it is to be.
         ValueError: if the guide's targets, the denoiser's conditions or ``x_T`` are for
             another number of images than there are seeds, or the fast path meets conditions
-            that differ between images, or is one of your own in another precision.
+            that differ between images, or is one of your own in another precision, or no
+            preset has that name.
     """
     check_arguments(denoiser, guide, sampler)
     check_whole("batch", batch)
     if device is not None:
         denoiser.to(device)
     seeds = sampling.seed_list(seeds)
+    if preset is not None:
+        known = preset_of(preset)
+        sampler, fast, precision = known.settle(denoiser, sampler, fast, precision)
     if precision is None:
         precision = fast.precision if isinstance(fast, FastPath) else "fp32"
     path = fast_path(denoiser, batch_for(len(seeds), batch), fast, precision)

@@ -1,0 +1,97 @@
+"""Sampler, path and precision under one name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ppap.compute.compiler import has_compiler
+from ppap.compute.options import check_choice
+from ppap.compute.precision import Precision, choose_precision
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.denoiser import Denoiser, module_device
+from ppap.diffusion.dpm_solver import DPMSolver
+from ppap.diffusion.solver import Sampler
+from ppap.fast.path import FastPath
+
+__all__ = ["PRESETS", "Preset", "preset_of"]
+
+TIMESTEPS = 1000
+"""Of the schedule that a preset's sampler is stated for."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How to sample, for ``ppap.sample(..., preset=...)``.
+
+    Attributes:
+        sampler: as for a schedule of 1000 timesteps: the ``last`` timestep of a
+            :class:`ppap.diffusion.dpm_solver.DPMSolver` moves in proportion with the denoiser's.
+        fast: whether steps take the fast path, where there is a compiler and the denoiser's
+            conditions are the same for all images.
+        precision: in which networks compute; ``"auto"`` is bfloat16 where the device has it.
+    """
+
+    sampler: Sampler
+    fast: bool = False
+    precision: Precision | Literal["auto"] = "fp32"
+
+    def sampler_for(self, timesteps: int) -> Sampler:
+        """The sampler for a schedule of so many timesteps."""
+        sampler = self.sampler
+        if isinstance(sampler, DPMSolver) and sampler.last is not None:
+            return replace(sampler, last=sampler.last * timesteps // TIMESTEPS)
+        return sampler
+
+    def settle(
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler | None,
+        fast: FastPath | bool | None,
+        precision: Precision | None,
+    ) -> tuple[Sampler, FastPath | bool, Precision]:
+        """What is used beside a preset: whatever is given, and the preset's own for the rest.
+
+        Args:
+            denoiser: what is sampled from, where it is to compute.
+            sampler: None for the preset's.
+            fast: None for the preset's.
+            precision: None for the preset's, or that of a fast path of the caller's.
+
+        Raises:
+            PrecisionError: for a preset in bfloat16 on a device without instructions for it.
+        """
+        if sampler is None:
+            sampler = self.sampler_for(len(denoiser.schedule))
+        if fast is None:
+            fast = self.fast and denoiser.condition_count is None and has_compiler()
+        if precision is None and isinstance(fast, FastPath):
+            precision = fast.precision
+        if precision is None:
+            precision = choose_precision(self.precision, module_device(denoiser))
+        return sampler, fast, precision
+
+
+PRESETS: dict[str, Preset] = {
+    "standard": Preset(DDIM(25)),
+    "fast": Preset(DPMSolver(8, last=80), fast=True),
+}
+"""``"standard"`` is the paper's sampler, step by step. ``"fast"`` is DPM-Solver++ 2M in 8 steps
+from the last timestep down to 80 of 1000, ending at the predicted image, on the fast path: a third
+of the network evaluations. A guidance scale that was chosen for one of them does not suit the
+other: choose it anew."""
+
+
+def preset_of(preset: str | Preset) -> Preset:
+    """A preset by its name, or as it is.
+
+    Raises:
+        TypeError: for what is neither a name nor a preset.
+        ValueError: for an unknown name, with those that there are.
+    """
+    if isinstance(preset, Preset):
+        return preset
+    if not isinstance(preset, str):
+        raise TypeError(f"a preset is a name or a ppap.Preset, got {type(preset).__name__}")
+    check_choice("preset", preset, PRESETS)
+    return PRESETS[preset]
