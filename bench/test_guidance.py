@@ -21,8 +21,8 @@ from .guided import HALF, SAMPLER, WAYS, stepper
 from .reference import ReferenceExperts
 from .workloads import BATCH, EXPERTS, PREDICTORS, SCALE, TARGETS, agree, bank_of, denoiser, noisy
 
-WITHIN = {False: 1e-3, True: 5e-2}
-"""What a step in float32, and in bfloat16, may differ by."""
+WITHIN = {False: 1e-3, True: 0.1}
+"""Of the largest value, what a step in float32, and in bfloat16, may differ by: kinks turn gradients."""
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
