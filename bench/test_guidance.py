@@ -22,7 +22,7 @@ from .reference import ReferenceExperts
 from .workloads import BATCH, EXPERTS, PREDICTORS, SCALE, TARGETS, agree, bank_of, denoiser, noisy
 
 WITHIN = {False: 1e-3, True: 0.1}
-"""Of the largest value, what a step in float32, and in bfloat16, may differ by: kinks turn gradients."""
+"""Share of the largest value that a step may be off by; in bfloat16 kinks turn some gradients."""
 
 
 @pytest.mark.parametrize("predictor", PREDICTORS)
