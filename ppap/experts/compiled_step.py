@@ -57,6 +57,7 @@ class Step:
 
     Attributes:
         used: which of an expert's tensors have a gradient, by their places; known after a call.
+        attributes: of the network and of what the loss belongs to, which a graph holds.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Step:
         self.names, self.statistics = list(expert.tensors()), list(expert.statistics())
         base = dict(network.named_parameters()) | bank.overwritten
         self.base = {name: value.detach() for name, value in base.items()}
+        self.attributes = Attributes(network, getattr(loss, "__self__", loss))
         self._form: TreeSpec | None = None
 
     def inputs(
@@ -154,8 +156,7 @@ def compiled(step: Step, inputs: Inputs, reference: Run, what: str) -> Run | Non
         None where it cannot be compiled, gives another result, or counts its calls: one line in
         the log says which.
     """
-    loss = getattr(step.loss, "__self__", step.loss)
-    attributes = Attributes(step.bank.predictor.network, loss)
+    attributes = step.attributes
     attributes.changed()
     try:
         traced = _traced(step, inputs)

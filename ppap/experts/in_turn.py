@@ -53,6 +53,9 @@ class ExpertStep:
         parameters, statistics = list(expert.tensors().values()), list(expert.statistics().values())
         inputs = self._step.inputs(parameters, statistics, x_t, targets)
         kind = self._step.kind(inputs)
+        attributes = self._step.attributes
+        if self._run not in (None, self._step) and attributes.changed(thorough=False):
+            self._run = self._step if attributes.too_often else None
         if self._run is None:
             self._step.show(x_t)
             self._run = compiled(self._step, inputs, self._step, "the step") or self._step

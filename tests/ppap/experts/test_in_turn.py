@@ -202,6 +202,28 @@ def test_targets_of_another_form_are_compared_by_the_step_itself(packages: Packa
     assert len(packages) == 1
 
 
+def test_a_step_whose_loss_is_changed_is_traced_anew_until_it_changes_too_often(
+    packages: Packages,
+) -> None:
+    class Scaled:
+        def __init__(self) -> None:
+            self.factor = 1.0
+
+        def loss(self, found: Tensor, labels: Tensor) -> Tensor:
+            return self.factor * nn.functional.cross_entropy(found, labels)
+
+    scaled = Scaled()
+    bank = bank_of(transformer(), Adapter((Full(),)), 1).train()
+    step = ExpertStep(bank, scaled.loss)
+    x_t, labels = images(8), torch.arange(8) % 5
+    first = float(step(bank.expert(0), x_t, labels))
+    for number in range(2, 11):
+        scaled.factor = float(number)
+        for _ in range(2):
+            assert float(step(bank.expert(0), x_t, labels)) == pytest.approx(number * first)
+    assert 2 <= len(packages) < 9
+
+
 def test_without_a_compiler_steps_are_as_they_were(
     packages: Packages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
