@@ -213,7 +213,7 @@ def test_a_step_whose_loss_is_changed_is_traced_anew_until_it_changes_too_often(
             return self.factor * nn.functional.cross_entropy(found, labels)
 
     scaled = Scaled()
-    bank = bank_of(transformer(), Adapter((Full(),)), 1).train()
+    bank = bank_of(predictor_of(WithIdleLayer()), Adapter((Full(),)), 1).train()
     step = ExpertStep(bank, scaled.loss)
     x_t, labels = images(8), torch.arange(8) % 5
     first = float(step(bank.expert(0), x_t, labels))
