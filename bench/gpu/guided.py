@@ -60,7 +60,7 @@ class Guided:
             "plain, channels-last": lambda: _in_channels_last(network, bank),
             "plain, torch.compile": lambda: _compiled(network, bank),
         }
-        if ways is None:  # the fast path computes in float32
+        if ways is None:  # the fast path is timed in float32
             ways = tuple(w for w in WAYS if w != "fast path" or mode != "bf16")
         self.ways = ways if sizes.compile else tuple(w for w in ways if "compile" not in w)
         for way in self.ways:
