@@ -159,8 +159,7 @@ class Experts(Cell):
         return Supervision(targets, self.transferred_task())
 
     def resume(self, load: Load, kept: Kept) -> Artifact:
-        on_gpu = device().type == "cuda"
-        return self.train(load, kept, Accelerator() if on_gpu else None)
+        return self.train(load, kept, None)
 
     def train(self, load: Load, kept: Kept, accelerator: Accelerator | None) -> Artifact:
         """Train the bank, on several processes and in mixed precision if accelerate says so.

@@ -26,7 +26,7 @@ from ppap.fast.sampling import synthesize
 __all__ = ["GuidanceSpeed", "SynthesisSpeed", "TransferSpeed"]
 
 REPEATS = 3
-TIMED_STEPS = 8
+WARM_STEPS, TIMED_STEPS = 2, 8
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class TransferSpeed(Cell):
         return f"speed of training {self.experts.label()}"
 
     def seconds(self) -> float:
-        return 2.0 + REPEATS * TIMED_STEPS * train_seconds(self.experts.predictor)
+        return 2.0 + (WARM_STEPS + REPEATS * TIMED_STEPS) * train_seconds(self.experts.predictor)
 
     def compute(self, load: Load) -> Artifact:
         setting = self.experts.setup.load()
@@ -108,18 +108,22 @@ class TransferSpeed(Cell):
         kept = slice(0, 10 * self.experts.training.batch)
         images, labels = images[kept], None if labels is None else labels[kept]
         schedule = setting.denoiser().schedule
-        training = replace(self.experts.training, steps=TIMED_STEPS)
+        training = replace(self.experts.training, steps=WARM_STEPS + REPEATS * TIMED_STEPS)
         bank = self.experts.blank(load)
-        ranges = ExpertBank(
+        one = ExpertBank(
             bank.predictor, 1, self.experts.adapter, normalised=self.experts.normalised
         )
-        transfer(
-            ranges, schedule, images, self.experts.objective(labels), replace(training, steps=2)
-        )
+        objective, fast = self.experts.objective(labels), self.experts.setup.fast
         with Stopwatch() as watch:
-            for _ in range(REPEATS):
-                transfer(ranges, schedule, images, self.experts.objective(labels), training)
-                watch.lap(TIMED_STEPS * training.batch)
+
+            def progress(done: int, total: int, **facts: object) -> None:
+                del total, facts
+                if done <= WARM_STEPS:
+                    watch.start()
+                elif (done - WARM_STEPS) % TIMED_STEPS == 0:
+                    watch.lap(TIMED_STEPS * training.batch)
+
+            transfer(one, schedule, images, objective, training, progress=progress, compile=fast)
         return Artifact({"metrics": watch.metrics("transfer_per_second"), "batch": training.batch})
 
 
@@ -132,11 +136,15 @@ class Stopwatch:
     def __enter__(self) -> Self:
         gc.collect()
         reset_peak_memory()
-        self.began = time.perf_counter()
+        self.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.peak = peak_memory_mib()
+
+    def start(self) -> None:
+        """Work begins only now."""
+        self.began = time.perf_counter()
 
     def lap(self, count: int) -> None:
         """``count`` images were finished since the last lap."""
