@@ -70,4 +70,4 @@ def publish_all(folders: Sequence[Path], root: Path = RESULTS) -> list[Path]:
     changed = dict.fromkeys(publish(folder, root) for folder in folders)
     written = [path for folder in changed for path in build(folder)]
     page = PAGE if root == RESULTS else root / "index.html"
-    return [*written, build_page(results_folders(root), page)]
+    return [*written, *build_page(results_folders(root), page)]

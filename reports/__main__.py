@@ -74,7 +74,7 @@ def _build(named: list[Path], target: Path | None) -> list[Path]:
         return [
             *written,
             *build_kernels(folders[0].parent / KERNELS),
-            build_page(folders, target or PAGE),
+            *build_page(folders, target or PAGE),
         ]
     if target:
         return build_all(named, target)

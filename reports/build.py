@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from reports.drawings import Drawing, Report
 from reports.findings import claim_markdown
 from reports.kernels import Sheet, sheets
 from reports.latex import latex_table
-from reports.page import MAX_BYTES, page
+from reports.page import MAX_BYTES, overview, page
 from reports.published import published
 from reports.records import RECORDS_FILE, REHEARSAL, RecordError, Records
 from reports.tables import Table, csv_table, headline, legend, markdown_table
@@ -75,20 +76,41 @@ def build_all(folders: Sequence[Path], target: Path) -> list[Path]:
     return [*written, target]
 
 
-def build_page(folders: Sequence[Path], target: Path = PAGE) -> Path:
-    """One page of several folders; those of the default budget are shown first.
+def build_page(folders: Sequence[Path], target: Path = PAGE) -> list[Path]:
+    """The page of several folders; of several settings it links to a page for each, beside it.
+
+    Those of the default budget are shown first.
 
     Args:
         folders: of results.
         target: the page.
 
+    Returns:
+        The files written, the page last.
+
     Raises:
         RecordError: if records are malformed.
     """
     ordered = sorted(folders, key=lambda path: (not path.name.endswith("-default"), path.name))
-    kernels = ordered[0].parent / KERNELS
-    target.write_bytes(_page([Report.read(folder) for folder in ordered], sheets(kernels)))
-    return target
+    tables = sheets(ordered[0].parent / KERNELS)
+    by_setting: dict[str, list[Report]] = {}
+    for folder in ordered:
+        report = Report.read(folder)
+        by_setting.setdefault(report.folder.setting, []).append(report)
+    every = [report for reports in by_setting.values() for report in reports]
+    if len(by_setting) == 1:
+        target.write_bytes(_page(every, tables))
+        return [target]
+    pages = {name: f"{target.stem}-{_safe(name)}.html" for name in by_setting}
+    for name, reports in by_setting.items():
+        target.with_name(pages[name]).write_bytes(_page(reports, home=target.name))
+    target.write_text(overview(every, tables, pages), encoding="utf-8")
+    return [*(target.with_name(file) for file in pages.values()), target]
+
+
+def _safe(name: str) -> str:
+    """Of a file."""
+    return re.sub(r"[^\w.-]", "-", name)
 
 
 def build_kernels(folder: Path = RESULTS / KERNELS) -> list[Path]:
@@ -127,11 +149,13 @@ def _write(report: Report) -> list[Path]:
     return [report.folder.path / name for name in (*outputs, "index.html")]
 
 
-def _page(reports: Sequence[Report], tables: Sequence[Sheet] = ()) -> bytes:
+def _page(
+    reports: Sequence[Report], tables: Sequence[Sheet] = (), home: str | None = None
+) -> bytes:
     """With the samples where they are not too much; however large, what was run is shown."""
-    content = page(reports, tables).encode()
+    content = page(reports, tables, home=home).encode()
     if len(content) > MAX_BYTES:
-        content = page(reports, tables, samples=False).encode()
+        content = page(reports, tables, samples=False, home=home).encode()
     return content
 
 

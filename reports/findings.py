@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from reports.claim_tables import evidence
@@ -20,10 +20,16 @@ INTRODUCTION = (
 )
 
 
-def findings(reports: Sequence[Report]) -> str:
-    """The section of all folders' claims; empty where there are none."""
+def findings(reports: Sequence[Report], pages: Mapping[str, str] | None = None) -> str:
+    """The section of all folders' claims; empty where there are none.
+
+    Args:
+        reports: in the order shown.
+        pages: file of each setting's page, where tests are on other pages than this section.
+    """
+    pages = pages or {}
     parts = [
-        _sweep(report.folder, records, drawings)
+        _sweep(report.folder, records, drawings, escape(pages.get(report.folder.setting, "")))
         for report in reports
         for records, drawings in zip(report.folder.sweeps, report.drawings, strict=True)
         if records.findings
@@ -53,7 +59,7 @@ def claim_markdown(claims: Sequence[Finding]) -> str:
     )
 
 
-def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing]) -> str:
+def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing], file: str) -> str:
     section = anchor(folder, records.sweep)
     title = escape(f"{folder.setting}, budget {folder.budget}: {records.info.title}")
     if records.rehearsed:
@@ -63,8 +69,8 @@ def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing]) -> str
         claim = finding.claim
         together.setdefault((claim.name, claim.statement), []).append(finding)
     items = [
-        f"<li><p>{escape(statement)}</p>{''.join(_verdict(folder, section, one) for one in claims)}"
-        "</li>"
+        f"<li><p>{escape(statement)}</p>"
+        f"{''.join(_verdict(folder, section, one, file) for one in claims)}</li>"
         for (_, statement), claims in together.items()
     ]
     forest = [figure(d) for d in drawings if d.name == f"{records.sweep}-contrasts"]
@@ -74,12 +80,13 @@ def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing]) -> str
     )
 
 
-def _verdict(folder: Folder, section: str, finding: Finding) -> str:
-    claim = finding.claim
+def _verdict(folder: Folder, section: str, finding: Finding, file: str) -> str:
+    claim, place = finding.claim, f"{file}#"
     return (
         f'<p class="verdict"><b class="{finding.verdict}">{finding.verdict}</b> '
         f"<strong>{escape(claim.predictor)}</strong> {escape(evidence(finding))}. "
-        f'<span class="links"><a href="#{anchor(folder, claim.key)}">test</a> '
-        f'<a href="#{section}-contrasts">table</a> <a href="#{section}-curves">curves</a>'
+        f'<span class="links"><a href="{place}{anchor(folder, claim.key)}">test</a> '
+        f'<a href="{place}{section}-contrasts">table</a> '
+        f'<a href="{place}{section}-curves">curves</a>'
         "</span></p>"
     )

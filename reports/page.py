@@ -1,9 +1,9 @@
-"""One self-contained page: tables to sort, figures, samples, and where each number is from."""
+"""Self-contained pages: tables to sort, figures, samples, and where each number is from."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from reports.published import published
 from reports.records import Folder, Records
 from reports.tables import Cell, Table, headline, legend
 
-__all__ = ["MAX_BYTES", "page"]
+__all__ = ["MAX_BYTES", "overview", "page"]
 
 MAX_BYTES = 10_000_000
 GRID_PIXELS = 560
@@ -37,22 +37,61 @@ INTRODUCTION = (
 )
 
 
-def page(reports: Sequence[Report], tables: Sequence[Sheet] = (), samples: bool = True) -> str:
+def page(
+    reports: Sequence[Report],
+    tables: Sequence[Sheet] = (),
+    samples: bool = True,
+    home: str | None = None,
+) -> str:
     """HTML of everything that the folders hold; nothing in it is fetched from elsewhere.
 
     Args:
         reports: in the order shown.
         tables: of speed and of kernels, after them.
         samples: whether sample images are shown, which are most of a page's bytes.
+        home: file of the page that links to this one and to others.
     """
     folders = [report.folder for report in reports]
-    opening = findings(reports)
-    links = ['<a href="#findings">findings</a>'] * bool(opening)
-    links += [
-        f'<a href="#{anchor(folder)}">{escape(folder.setting)}, {escape(folder.budget)}</a>'
-        for folder in folders
-    ]
-    links += [f'<a href="#{sheet.name}">{escape(sheet.name)}</a>' for sheet in tables]
+    links = [] if home is None else [f'<a href="{escape(home, quote=True)}">all settings</a>']
+    parts = [findings(reports), *(_folder(report, samples) for report in reports)]
+    links += _opening_link(parts[0])
+    links += [f'<a href="#{anchor(folder)}">{_name(folder)}</a>' for folder in folders]
+    return _framed(folders, links, parts, tables)
+
+
+def overview(reports: Sequence[Report], tables: Sequence[Sheet], pages: Mapping[str, str]) -> str:
+    """HTML of the findings of all settings, with links to each setting's own page.
+
+    Args:
+        reports: of several settings, in the order shown.
+        tables: of speed and of kernels.
+        pages: file of each setting's page, beside this one.
+    """
+    opening, lists, links = findings(reports, pages), [], []
+    for setting, file in pages.items():
+        name = escape(file, quote=True)
+        links.append(f'<a href="{name}">{escape(setting)}</a>')
+        for report in reports:
+            if report.folder.setting == setting:
+                place = f"{name}#{anchor(report.folder)}"
+                lists.append(f'<h2><a href="{place}">{_name(report.folder)}</a></h2>')
+                lists.append(_sweeps(report.folder, name))
+    return _framed([], _opening_link(opening) + links, [opening, *lists], tables)
+
+
+def _name(folder: Folder) -> str:
+    return f"{escape(folder.setting)}, {escape(folder.budget)}"
+
+
+def _opening_link(opening: str) -> list[str]:
+    return ['<a href="#findings">findings</a>'] * bool(opening)
+
+
+def _framed(
+    folders: Sequence[Folder], links: Sequence[str], parts: Sequence[str], tables: Sequence[Sheet]
+) -> str:
+    """A page with these links and parts; rows of the folders open where they are from."""
+    links = [*links, *(f'<a href="#{sheet.name}">{escape(sheet.name)}</a>' for sheet in tables)]
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -65,8 +104,7 @@ def page(reports: Sequence[Report], tables: Sequence[Sheet] = (), samples: bool 
             "</header>\n<main>",
             "<h1>Plug-and-play diffusion guidance: ablations</h1>",
             f"<p>{INTRODUCTION}</p>",
-            opening,
-            *(_folder(report, samples) for report in reports),
+            *parts,
             *map(_sheet, tables),
             _published(),
             "</main>",
@@ -82,15 +120,11 @@ def page(reports: Sequence[Report], tables: Sequence[Sheet] = (), samples: bool 
 
 def _folder(report: Report, samples: bool) -> str:
     folder = report.folder
-    links = [
-        f'<li><a href="#{anchor(folder, records.sweep)}">{escape(records.info.title)}</a></li>'
-        for records in folder.sweeps
-    ]
     title = f"Setting {escape(folder.setting)}, budget {escape(folder.budget)}"
     parts = [f'<h2 id="{anchor(folder)}">{title}</h2>']
     if folder.machines:
         parts.append(f'<p class="where">Seen on {escape("; ".join(folder.machines))}.</p>')
-    parts.append(f'<ul class="sweeps">{"".join(links)}</ul>')
+    parts.append(_sweeps(folder))
     if folder.failures:
         lines = [
             f"<li>{escape(failure.label)}: {escape(failure.reason)}"
@@ -101,6 +135,16 @@ def _folder(report: Report, samples: bool) -> str:
         parts.append(f'<div class="failures"><p>Failed:</p><ul>{"".join(lines)}</ul></div>')
     sweeps = zip(folder.sweeps, report.drawings, strict=True)
     return "\n".join([*parts, *(_sweep(folder, *sweep, samples) for sweep in sweeps)])
+
+
+def _sweeps(folder: Folder, file: str = "") -> str:
+    """A list of a folder's sweeps with links to where they are."""
+    links = [
+        f'<li><a href="{file}#{anchor(folder, records.sweep)}">'
+        f"{escape(records.info.title)}</a></li>"
+        for records in folder.sweeps
+    ]
+    return f'<ul class="sweeps">{"".join(links)}</ul>'
 
 
 def _sweep(folder: Folder, records: Records, drawings: Sequence[Drawing], samples: bool) -> str:

@@ -20,7 +20,9 @@ from reports.published import published
 from reports.records import read_folder
 from tests.reports.conftest import (
     PROVENANCE,
+    claim,
     comparison,
+    curve,
     failure,
     grid,
     info,
@@ -152,11 +154,38 @@ def test_folders_and_sweeps_share_a_page(tmp_path: Path) -> None:
         ],
     )
     target = tmp_path / "index.html"
-    assert build_page([full, small], target) == target
+    assert build_page([full, small], target) == [target]
     page = target.read_text()
     assert page.index("budget default") < page.index("budget test")
     assert len(embedded(page)) == 12
     assert "The rank" in page
+
+
+def test_several_settings_have_a_page_each_to_which_the_first_one_leads(tmp_path: Path) -> None:
+    folders = []
+    claims = [info("claims", {}), curve("single"), curve("multi-experts"), claim()]
+    for setting in ("fashion", "scenes & more"):
+        own = [record | {"setting": setting} for record in (*sweep(), *claims)]
+        folders.append(write_folder(tmp_path / f"{setting}-default", own))
+    files = build_page(folders, tmp_path / "index.html")
+    names = ["index-fashion.html", "index-scenes---more.html", "index.html"]
+    assert [path.name for path in files] == names
+    places = {
+        path.name: {a["id"] for _, a in elements(path.read_text()).found if "id" in a}
+        for path in files
+    }
+    first = files[-1].read_text()
+    assert "samples of ppap" not in first
+    assert not embedded(first)
+    links = [link for link in elements(first).attributes("a", "href") if "://" not in link]
+    for link in links:
+        file, _, place = link.partition("#")
+        assert not place or place in places[file or "index.html"], link
+    assert {link.partition("#")[0] for link in links} == {"", *names[:-1]}
+    for path in files[:-1]:
+        page = path.read_text()
+        assert "samples of ppap" in page
+        assert '<a href="index.html">all settings</a>' in page
 
 
 def test_the_page_says_on_what_its_results_were_seen(tmp_path: Path) -> None:
