@@ -39,6 +39,9 @@ __all__ = ["BalancedRanges", "Experts"]
 
 STEPS_BETWEEN_WRITES = 500
 """A training that is interrupted loses less than so many."""
+STEPS_WORTH_COMPILING = 1_000
+"""Every adapter, rank and temperature has a graph of its own, which takes a minute to compile: as
+long as fewer steps take."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,11 @@ class Experts(Cell):
         """How many experts."""
         return self.ranges.count if isinstance(self.ranges, BalancedRanges) else len(self.ranges)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the training step is compiled."""
+        return self.setup.fast and self.training.steps >= STEPS_WORTH_COMPILING
+
     def bank_inputs(self) -> Iterator[Cell]:
         """The cells that :meth:`bank` reads."""
         yield self
@@ -180,7 +188,7 @@ class Experts(Cell):
             flips=setting.mirrored,
             progress=lambda *_, **__: kept.save(),
             accelerator=accelerator,
-            compile=self.setup.fast,
+            compile=self.compiled,
             file=kept.path,
             every=STEPS_BETWEEN_WRITES,
         )

@@ -113,7 +113,7 @@ class TransferSpeed(Cell):
         one = ExpertBank(
             bank.predictor, 1, self.experts.adapter, normalised=self.experts.normalised
         )
-        objective, fast = self.experts.objective(labels), self.experts.setup.fast
+        objective, compiled = self.experts.objective(labels), self.experts.compiled
         with Stopwatch() as watch:
 
             def progress(done: int, total: int, **facts: object) -> None:
@@ -123,7 +123,9 @@ class TransferSpeed(Cell):
                 elif (done - WARM_STEPS) % TIMED_STEPS == 0:
                     watch.lap(TIMED_STEPS * training.batch)
 
-            transfer(one, schedule, images, objective, training, progress=progress, compile=fast)
+            transfer(
+                one, schedule, images, objective, training, progress=progress, compile=compiled
+            )
         return Artifact({"metrics": watch.metrics("transfer_per_second"), "batch": training.batch})
 
 

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ablations.__main__ import main
 from ablations.cells import guidance
+from ablations.cells.experts import Experts
 from ablations.cells.guidance import Model
 from ablations.cells.setup import Setup
 from ablations.machine.cell import Cell
-from ablations.machine.store import Artifact
+from ablations.machine.kept import Kept
+from ablations.machine.store import Artifact, Store
 from ablations.runs import Options
 from ablations.settings.catalogue import BUDGETS, load_setting
+from ablations.sweeps.recipes import Recipe
 from ppap.guidance.guides import IgnoreTimestep
 
 STRIPES = [
@@ -86,6 +90,29 @@ def test_a_run_is_on_the_fast_path_unless_it_is_over_in_minutes(
 def test_without_a_compiler_a_run_is_on_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablations.runs.can_compile", lambda: False)
     assert Options(path="fast").lab().setup.path == "plain"
+
+
+def test_a_training_is_compiled_where_it_is_long_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def transfer(*arguments: object, compile: bool, **options: object) -> list[float]:
+        del arguments, options
+        asked.append(compile)
+        return [0.0]
+
+    monkeypatch.setattr("ablations.cells.experts.transfer", transfer)
+    lab = Options(predictors=("resnet",)).lab()
+    for path in ("plain", "fast"):
+        for length in (0.1, 10.0):
+            setting = replace(lab.setting, path=path)
+            recipe = Recipe(experts=1, supervision="labelled", length=length)
+            experts = replace(lab, setting=setting).experts(recipe, "resnet", 0)
+            monkeypatch.setattr(Experts, "training_set", lambda *_: (torch.zeros(1), None))
+            with Kept(Store(tmp_path), experts.key) as kept:
+                experts.resume(lambda cell: Artifact({}, {}), kept)
+    assert asked == [False, False, False, True]
 
 
 def test_batches_of_the_fast_path_are_of_one_size() -> None:
