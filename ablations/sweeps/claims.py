@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ablations.cells.curve_points import CurveScore, ExtendedSamples, Extension, Points
 from ablations.cells.curves import Claim, Curve, Expected, Quantity
 from ablations.cells.guidance import Guidance
+from ablations.cells.pictures import Grid, Panel
 from ablations.cells.pixel_reference import PixelReference
 from ablations.cells.results import Result
 from ablations.cells.samples import AnySampler, Samples, sampler_name
@@ -155,7 +156,9 @@ def claims(lab: Lab) -> Iterator[Result]:
     """
     for shown, task, predictor in guides(lab.setting, lab.predictors):
         for name, recipe in ARMS.items():
-            yield curve(lab, name, recipe, shown, task, predictor)
+            made = curve(lab, name, recipe, shown, task, predictor)
+            yield made
+            yield picture(lab, made)
         yield from claimed(lab, CLAIMS, shown, task)
 
 
@@ -182,6 +185,19 @@ def claimed(lab: Lab, contrasts: Mapping[str, Contrast], shown: str, task: str) 
             contrast.expected(guided),
             contrast.margin_in(guided.selection.metric),
         )
+
+
+def picture(lab: Lab, made: Curve) -> Grid | Panel:
+    """Samples of an arm's first unit at its middle scale: the same seeds for all arms.
+
+    Args:
+        lab: of the sweep.
+        made: the arm's curve.
+    """
+    drawn = [scores[0].samples for scores in made.points]
+    scales = [samples for samples in drawn if not isinstance(samples, ExtendedSamples)]
+    kind = Panel if lab.setting.target_images else Grid
+    return kind(lab.setup, made.about, scales[len(scales) // 2])
 
 
 def guides(setting: Setting, predictors: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:

@@ -9,6 +9,7 @@ import pytest
 
 from ablations.cells.curve_points import CurveScore, ExtendedSamples
 from ablations.cells.curves import Claim, Curve
+from ablations.cells.pictures import Grid, Panel
 from ablations.cells.synthesis import ShuffledLabels, Synthesis, TrainingData
 from ablations.machine.cell import describe
 from ablations.settings.catalogue import BUDGETS, load_setting
@@ -61,6 +62,21 @@ def test_unit_by_unit_all_arms_draw_from_the_same_seeds_that_no_other_unit_has()
     starts = sorted(start for found in seeds.values() for start, _ in found)
     assert all(b - a >= 300 for a, b in pairwise(starts))
     assert starts[-1] + 300 < 2**32
+
+
+@pytest.mark.parametrize(("setting", "kind", "scale"), [("fashion", Grid, 8), ("scenes", Panel, 8)])
+def test_every_arm_is_shown_by_the_same_seeds_and_scale(
+    setting: str, kind: type[Grid | Panel], scale: float
+) -> None:
+    built = list(SWEEPS["claims"].build(lab(setting)))
+    shown = [result for result in built if isinstance(result, kind)]
+    arms = [result.about for result in built if isinstance(result, Curve)]
+    assert [picture.about for picture in shown] == arms
+    assert len({(p.samples.first_seed, p.samples.count) for p in shown}) == 1
+    for picture in shown:
+        for part in picture.samples.guidance:
+            assert part.scale == scale * load_setting(setting).tasks[part.model.task].scale
+        assert (picture.about.method == "unguided") == (not picture.samples.guidance)
 
 
 def test_arms_are_trained_equally_long_each_unit_by_its_own_seed() -> None:
