@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "benchmark", "benchmark_row", "row_of"]
+__all__ = ["RESULTS", "benchmark", "benchmark_row", "best_point", "claim_of", "row_of"]
 
 RESULTS = Path(__file__).parents[1] / "reports" / "results"
 
@@ -23,6 +23,30 @@ def row_of(folder: str, table: str, method: str, predictor: str) -> dict[str, st
             if row["method"] == method
             if row["predictor"] in (predictor, "none")
             if row.get("sampler", "ddim25") == "ddim25"
+        )
+    return found
+
+
+@cache
+def best_point(folder: str, method: str, predictor: str) -> dict[str, str]:
+    """The point of a method's curve among the claims that has the highest score."""
+    with (RESULTS / folder / "claims-curves.csv").open() as file:
+        points = [
+            row
+            for row in csv.DictReader(file)
+            if (row["method"], row["predictor"]) == (method, predictor)
+        ]
+    return max(points, key=lambda row: float(row["score"]))
+
+
+@cache
+def claim_of(folder: str, name: str, predictor: str) -> dict[str, str]:
+    """A claim, its contrast and verdict."""
+    with (RESULTS / folder / "claims-contrasts.csv").open() as file:
+        (found,) = (
+            row
+            for row in csv.DictReader(file)
+            if (row["claim"], row["predictor"]) == (name, predictor)
         )
     return found
 

@@ -13,7 +13,7 @@ import ppap
 from ablations.sweeps import HEADLINE, SWEEPS
 from ppap.denoisers.catalogue import CLASSIFIERS, DENOISERS
 from ppap.experts.adapters.peft import Peft
-from tests.records import row_of
+from tests.records import best_point, row_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -122,6 +122,26 @@ GARMENTS = {
     "five noise-aware networks": "multi-experts", "**PPAP-5": "ppap",
 }  # fmt: skip
 SCENES = {"unguided": "unguided", "naive": "naive", "**PPAP-5": "ppap"}
+
+
+CLAIMED = {
+    "unguided": "unguided", "naive": "naive", "one noise-aware network": "single",
+    "five noise-aware networks": "multi-experts", "five LoRA": "multi-experts, LoRA",
+    "PPAP-1": "ppap, 1 expert", "**PPAP-5": "ppap",
+}  # fmt: skip
+
+
+def test_the_table_of_claims_is_that_of_the_best_points_of_the_curves() -> None:
+    rows = section("README.md", "| guided by the ResNet")
+    assert len(rows) == len(CLAIMED)
+    for label, _, accuracy, distance in rows:
+        (method,) = (name for start, name in CLAIMED.items() if label.startswith(start))
+        best = best_point("fashion-large-full+curve_samples=200", method, "resnet")
+        for cell, column in ((accuracy, "score"), (distance, "pixel_fid")):
+            names = [column, f"{column}_low", f"{column}_high"]
+            for number, name in zip(stated(cell), names, strict=True):
+                rounding = 0.00051 if column == "score" else 0.051
+                assert abs(number - float(best[name])) <= rounding, (label, name)
 
 
 def agrees(cell: str, row: dict[str, str], name: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.records import RESULTS, benchmark, benchmark_row, row_of
+from ablations.settings.shipped import WEIGHTS
+from tests.records import RESULTS, benchmark, benchmark_row, claim_of, row_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,10 +38,37 @@ def images_per_second(network: str) -> float:
     return float(benchmark_row("bench-nvidia-h200", group, "plain")["images_per_second"])
 
 
+CLAIMS = "fashion-large-full+curve_samples=200"
+
+
+def contrast(name: str, *columns: str) -> list[float]:
+    """Of a claim about the ResNet."""
+    found = claim_of(CLAIMS, name, "resnet")
+    return [float(found[column]) for column in columns]
+
+
+def unguided_fid(setting: str) -> float:
+    facts = json.loads((WEIGHTS / setting / "zoo.json").read_text())["models"]["denoiser"]
+    return float(facts["fid"] if "fid" in facts else facts["unguided"]["fid"])
+
+
+INTERVAL = ("difference", "low", "high")
 DEFAULT, DENSE = "fashion-default/methods", "scenes-default/dense-experts"
 PEFT, MEMORY = "fashion-default/peft", "fashion-default/memory"
 
 README = {
+    "whose unguided samples have an FID of 1.4": lambda: [unguided_fid("fashion-large")],
+    "(FID 7.8), three": lambda: [unguided_fid("fashion")],
+    "(0.032 better without, margin 0.03)": lambda: contrast(
+        "no labels are needed by full experts", "difference", "margin"
+    ),
+    "PPAP-5 is 0.760 better": lambda: contrast("naive guidance fails", "difference"),
+    "with labels (+0.139 [0.113, 0.165])": lambda: contrast("experts beat one network", *INTERVAL),
+    "(+0.049 [0.030, 0.067])": lambda: contrast("data-free experts beat one", *INTERVAL),
+    "trained on labels (+0.005 [": lambda: contrast("no labels are needed", "difference"),
+    ", 0.014], margin 0.03)": lambda: contrast("no labels are needed", "high", "margin"),
+    "by 0.071 [0.051, 0.090] without": lambda: contrast("adapters suffice", *INTERVAL),
+    "0.088 [0.068, 0.108] with.": lambda: contrast("adapters suffice with labels", *INTERVAL),
     "to train (18.7 % of the ResNet)": lambda: [share(f"{DEFAULT}/ppap/resnet/trainable_share")],
     "On the ViT (5.8 %)": lambda: [share(f"{DEFAULT}/ppap/vit/trainable_share")],
     "fall behind: 0.557 against 0.760": lambda: [
@@ -157,6 +186,40 @@ def test_what_is_stated_is_what_was_measured(document: str, phrase: str, figures
     for number, found in zip(numbers, measured, strict=True):
         places = len(number.partition(".")[2])
         assert abs(float(number) - found) <= 0.5001 * 10**-places, (number, found)
+
+
+def test_a_claim_is_called_what_its_test_says() -> None:
+    told = text("README.md").split("Each claim is a sentence")[1].split("**The default run")[0]
+    for start, names in (
+        ("**Naive guidance fails**: supported", ["naive guidance fails"]),
+        (
+            "**Experts beat one network** at equal training: supported",
+            [
+                "experts beat one network",
+                "experts reach further than one network",
+                "data-free experts beat one",
+                "data-free experts reach further than one",
+                "one network collapses",
+            ],
+        ),
+        ("**Labels are not needed**: supported", ["no labels are needed"]),
+        (
+            "**Adapters are as good as full fine-tuning**: refuted",
+            ["adapters suffice", "adapters suffice with labels"],
+        ),
+        (
+            "**Open**",
+            [
+                "a chain of experts is better",
+                "no labels are needed by full experts",
+                "shuffled labels teach nothing",
+            ],
+        ),
+    ):
+        assert start in told
+        verdict = re.findall("supported|refuted|open", start.lower())[-1]
+        for name in names:
+            assert claim_of(CLAIMS, name, "resnet")["verdict"] == verdict, name
 
 
 def test_what_the_reports_call_within_or_no_more_than_is() -> None:
