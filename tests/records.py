@@ -40,9 +40,9 @@ def best_point(folder: str, method: str, predictor: str) -> dict[str, str]:
 
 
 @cache
-def claim_of(folder: str, name: str, predictor: str) -> dict[str, str]:
-    """A claim, its contrast and verdict."""
-    with (RESULTS / folder / "claims-contrasts.csv").open() as file:
+def claim_of(folder: str, sweep: str, name: str, predictor: str) -> dict[str, str]:
+    """A claim of a sweep, its contrast and verdict."""
+    with (RESULTS / folder / f"{sweep}-contrasts.csv").open() as file:
         (found,) = (
             row
             for row in csv.DictReader(file)
