@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 130
 EXAMPLES = """\
 examples:
   python -m ablations run headline                     the default run, 35 minutes on 2 cores
-  python -m ablations run --budget smoke               every sweep, minutes
+  python -m ablations run --budget smoke               every sweep, a quarter of an hour
   python -m ablations run rank --predictors vit        one sweep, one predictor
   python -m ablations run methods --rows naive 'ppap*' --scales 4 8 16 --set temperature=0.5
   python -m ablations run --config mine.toml           the same, written down
@@ -284,8 +284,8 @@ def _add_path(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         dest="path",
         const="plain",
-        help="run networks module by module (default at the budget smoke, in rehearsals, and "
-        "where there is no compiler)",
+        help="run networks module by module (default at the budgets smoke and default, in "
+        "rehearsals, and where there is no compiler)",
     )
     ways.add_argument(
         "--fast", action="store_const", dest="path", const="fast",

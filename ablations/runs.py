@@ -46,6 +46,8 @@ OUTPUT = ROOT / ".ppap" / "results"
 """Where runs put their results: git ignores it."""
 RESULTS = ROOT / "reports" / "results"
 """The committed ones, which ``python -m ablations publish`` alone writes."""
+SHORT = ("smoke", "default")
+"""Budgets whose first run on a machine would spend on compiling what it saves."""
 AMOUNTS = ("seeds", "samples", "steps", "synthetic")
 """Of a budget, what an option can change."""
 EXIT_FAILED, EXIT_USER = 1, 2
@@ -78,7 +80,7 @@ class Options:
     output: Path | None = None  # .ppap/results/<setting>-<budget>
     dry_run: bool = False
     rehearse: bool = False
-    path: RunPath | None = None  # fast, but for what is over in minutes
+    path: RunPath | None = None  # fast, but for short runs
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,8 +146,8 @@ class Options:
         )
 
     def _path(self, budget: str) -> RunPath:
-        """Of a run: what is over in minutes is not worth compiling for."""
-        short = budget == "smoke" or self.setting.endswith(REHEARSAL)
+        """Of a run: short ones take no longer than compiling for them would."""
+        short = budget in SHORT or self.setting.endswith(REHEARSAL)
         wanted = self.path or ("plain" if short else "fast")
         return wanted if wanted == "plain" or can_compile() else "plain"
 
