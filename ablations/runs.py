@@ -213,9 +213,8 @@ def execute(options: Options) -> int:
     todo = engine.plan(targets, store)
     workers = options.workers or os.cpu_count() or 1
     told = (
-        f"{', '.join(by_sweep)} on {lab.setting.name}, budget {lab.budget_name}, "
-        f"on the {lab.setting.path} path: "
-        f"{len(todo.todo)} cells to compute, {todo.cached} cached, "
+        f"{', '.join(by_sweep)} on {lab.setting.name}, budget {lab.budget_name}: "
+        f"{len(todo.todo)} cells to compute on the {lab.setting.path} path, {todo.cached} cached, "
         f"about {todo.seconds / workers / 60:.0f} min; results go to {folder}"
     )
     print(told, flush=True)

@@ -251,7 +251,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     arguments = ["run", "methods", *TINY, "--dry-run", "--store", str(tmp_path / "store")]
     assert main([*arguments, "--output", str(tmp_path / "results")]) == 0
     out = capsys.readouterr().out
-    assert "cells to compute" in out
+    assert "cells to compute on the plain path" in out
     assert "methods: 0 of " in out
     assert not (tmp_path / "results").exists()
     assert not (tmp_path / "store").exists()

@@ -13,6 +13,7 @@ from ablations.__main__ import main
 from ablations.machine import records
 from ablations.publish import publish
 from reports.build import RESULTS, results_folders
+from reports.claim_tables import arms_csv, claims_csv
 from reports.identity import RECORDS_FILE
 from reports.records import RecordError, read_folder
 from reports.tables import csv_table
@@ -86,7 +87,18 @@ def test_no_committed_table_has_a_row_twice_and_each_is_that_of_its_records(
     found = read_folder(folder)
     assert folder == RESULTS / f"{found.setting}-{found.budget}"
     for kept in found.sweeps:
+        arms = [(arm.predictor, arm.method, arm.sampler) for arm in kept.arms]
+        claims = [(finding.claim.predictor, finding.claim.name) for finding in kept.findings]
+        for name, one, table in (
+            ("curves", arms, arms_csv(kept.arms)), ("contrasts", claims, claims_csv(kept.findings)),
+        ):  # fmt: skip
+            assert len(set(one)) == len(one)
+            path = folder / f"{kept.sweep}-{name}.csv"
+            assert (path.read_text(encoding="utf-8") == table) if one else not path.exists()
         rows = kept.rows
+        if rows.empty:
+            assert arms
+            continue
         axes = [json.dumps(value, sort_keys=True) for value in rows["axes"]]
         names = list(zip(rows["predictor"], rows["method"], rows["sampler"], axes, strict=True))
         assert len(set(names)) == len(names)
