@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 
 import torch
+from torch import Tensor
 
 from bench.reference import (
     ReferenceExperts,
@@ -43,23 +44,18 @@ def stepper(
     """
     bank = bank_of(predictor, device=device).train()
     task, schedule = ClassTask(), denoiser(device).schedule
-    x_0, noise = noisy(batch, device).tanh(), noisy(2 * batch, device)[batch:]
-    timesteps = torch.arange(batch, device=device) * 1000 // batch
+    x_0, timesteps, noise = drawn(batch, device)
     share = batch // EXPERTS
     experts = torch.arange(EXPERTS, device=device).repeat_interleave(share)
     taught = bank.teacher_prediction(x_0)
-
-    def adamw(*parameters: torch.nn.Parameter) -> torch.optim.AdamW:
-        return torch.optim.AdamW(parameters, 1e-4, weight_decay=0.05, fused=True)
-
     if way == "reference":
         copies = ReferenceExperts(bank)
-        optimisers = [adamw(*own.values()) for own in copies.own]  # type: ignore[arg-type]
+        optimisers = [adamw(own.values()) for own in copies.own]
         return copies, lambda: reference_training_step(
             copies, optimisers, bank.predictor.eval(), x_0, timesteps, noise, schedule
         )
     if way == "loop over experts":
-        each = [adamw(*bank.expert(number).parameters()) for number in range(EXPERTS)]
+        each = [adamw(bank.expert(number).parameters()) for number in range(EXPERTS)]
 
         def loop() -> float:
             x_t, total = schedule.add_noise(x_0, timesteps, noise), 0.0
@@ -74,7 +70,7 @@ def stepper(
 
         return bank, loop
     if way == "grouped":
-        every = adamw(*bank.experts.parameters())
+        every = adamw(bank.experts.parameters())
 
         def grouped() -> float:
             x_t = schedule.add_noise(x_0, timesteps, noise)
@@ -86,7 +82,7 @@ def stepper(
 
         return bank, grouped
     joint = JointStep(bank, task.transfer_loss, compile=way == "joint, compiled")
-    lines = adamw(*joint.parameters)
+    lines = adamw(joint.parameters)
 
     def together() -> float:
         x_t = schedule.add_noise(x_0, timesteps, noise)
@@ -110,16 +106,13 @@ def turn_stepper(
     """
     bank = bank_of(predictor, device=device).train()
     task, schedule = ClassTask(), denoiser(device).schedule
-    x_0, noise = noisy(batch, device).tanh(), noisy(2 * batch, device)[batch:]
-    timesteps = torch.arange(batch, device=device) * 1000 // batch
+    x_0, timesteps, noise = drawn(batch, device)
     taught = bank.teacher_prediction(x_0)
     precision: Precision = "bf16" if way.endswith("bf16") else "fp32"
     compiled = ExpertStep(bank, task.transfer_loss, precision)
     copies = ReferenceExperts(bank) if way == "reference" else None
     every = copies.own if copies else [bank.expert(n).tensors() for n in range(EXPERTS)]
-    optimisers = [
-        torch.optim.AdamW(own.values(), 1e-4, weight_decay=0.05, fused=True) for own in every
-    ]
+    optimisers = [adamw(own.values()) for own in every]
     turn = count()
 
     def step() -> float:
@@ -141,3 +134,14 @@ def turn_stepper(
         return float(loss.detach())
 
     return step
+
+
+def drawn(batch: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, ...) images, timesteps and noise, the same for every way."""
+    x_0, noise = noisy(batch, device).tanh(), noisy(2 * batch, device)[batch:]
+    return x_0, torch.arange(batch, device=device) * 1000 // batch, noise
+
+
+def adamw(parameters: Iterable[Tensor]) -> torch.optim.AdamW:
+    """The optimiser of every way."""
+    return torch.optim.AdamW(parameters, 1e-4, weight_decay=0.05, fused=True)

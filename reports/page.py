@@ -67,15 +67,13 @@ def overview(reports: Sequence[Report], tables: Sequence[Sheet], pages: Mapping[
         tables: of speed and of kernels.
         pages: file of each setting's page, beside this one.
     """
-    opening, lists, links = findings(reports, pages), [], []
-    for setting, file in pages.items():
-        name = escape(file, quote=True)
-        links.append(f'<a href="{name}">{escape(setting)}</a>')
-        for report in reports:
-            if report.folder.setting == setting:
-                place = f"{name}#{anchor(report.folder)}"
-                lists.append(f'<h2><a href="{place}">{_name(report.folder)}</a></h2>')
-                lists.append(_sweeps(report.folder, name))
+    opening, lists = findings(reports, pages), []
+    files = {setting: escape(file, quote=True) for setting, file in pages.items()}
+    links = [f'<a href="{file}">{escape(setting)}</a>' for setting, file in files.items()]
+    for folder in (report.folder for report in reports):
+        file = files[folder.setting]
+        lists.append(f'<h2><a href="{file}#{anchor(folder)}">{_name(folder)}</a></h2>')
+        lists.append(_sweeps(folder, file))
     return _framed([], _opening_link(opening) + links, [opening, *lists], tables)
 
 

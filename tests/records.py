@@ -14,40 +14,41 @@ RESULTS = Path(__file__).parents[1] / "reports" / "results"
 
 
 @cache
+def rows_of(folder: str, table: str) -> list[dict[str, str]]:
+    """The rows of a table."""
+    with (RESULTS / folder / f"{table}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 def row_of(folder: str, table: str, method: str, predictor: str) -> dict[str, str]:
     """The row of a method, of its own predictor or of none, sampled by DDIM-25 if at all."""
-    with (RESULTS / folder / f"{table}.csv").open() as file:
-        (found,) = (
-            row
-            for row in csv.DictReader(file)
-            if row["method"] == method
-            if row["predictor"] in (predictor, "none")
-            if row.get("sampler", "ddim25") == "ddim25"
-        )
+    (found,) = (
+        row
+        for row in rows_of(folder, table)
+        if row["method"] == method
+        if row["predictor"] in (predictor, "none")
+        if row.get("sampler", "ddim25") == "ddim25"
+    )
     return found
 
 
-@cache
 def best_point(folder: str, method: str, predictor: str) -> dict[str, str]:
     """The point of a method's curve among the claims that has the highest score."""
-    with (RESULTS / folder / "claims-curves.csv").open() as file:
-        points = [
-            row
-            for row in csv.DictReader(file)
-            if (row["method"], row["predictor"]) == (method, predictor)
-        ]
+    points = [
+        row
+        for row in rows_of(folder, "claims-curves")
+        if (row["method"], row["predictor"]) == (method, predictor)
+    ]
     return max(points, key=lambda row: float(row["score"]))
 
 
-@cache
 def claim_of(folder: str, sweep: str, name: str, predictor: str) -> dict[str, str]:
     """A claim of a sweep, its contrast and verdict."""
-    with (RESULTS / folder / f"{sweep}-contrasts.csv").open() as file:
-        (found,) = (
-            row
-            for row in csv.DictReader(file)
-            if (row["claim"], row["predictor"]) == (name, predictor)
-        )
+    (found,) = (
+        row
+        for row in rows_of(folder, f"{sweep}-contrasts")
+        if (row["claim"], row["predictor"]) == (name, predictor)
+    )
     return found
 
 

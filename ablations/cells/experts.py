@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ablations.cells.predictors import (
@@ -34,6 +34,9 @@ from ppap.experts.transfer import transfer
 from ppap.files.checkpoints import CheckpointError
 from ppap.files.images import Images, from_uint8
 from ppap.tasks.protocol import Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["BalancedRanges", "Experts"]
 

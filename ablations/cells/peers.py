@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from ablations.cells.plugins import load_guide
 from ablations.cells.samples import Samples, SampleShard
 from ablations.cells.scores import Score
-from ablations.cells.synthesis import in_batches_that_fit
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ablations.settings.setting import SelectionRule, device
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.stepping import AnyGuide
-from ppap.fast.sampling import sample
 from ppap.guidance.guides import IgnoreTimestep
 from ppap.guidance.likelihoods import (
     AtLeastNoise,
@@ -146,11 +144,7 @@ class PeerSamples(Samples):
 
     def draw(self, load: Load, seeds: Sequence[int], batch: int | None = None) -> Tensor:
         denoiser, guide, sampler, _ = self.prepared(load, seeds)
-        fast = self.setup.fast_with(denoiser)
-        return in_batches_that_fit(
-            lambda size: sample(denoiser, seeds, guide, sampler, batch=size, fast=fast),
-            batch or self.setup.batch_for(len(seeds)),
-        )
+        return self.sampled(denoiser, seeds, guide, sampler, batch)
 
     def compute(self, load: Load) -> Artifact:
         drawn, trial = super().compute(load), self.chosen(load)

@@ -16,6 +16,7 @@ from ablations.machine.store import Artifact
 from ablations.settings.setting import device
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
+from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.stepping import AnyGuide
@@ -153,10 +154,22 @@ class Samples(Cell):
         Of a cascade, its first stage's.
         """
         guide = self.guide(load, seeds)
-        denoiser = self.setup.load().denoiser().to(device())
+        return self.sampled(
+            self.setup.load().denoiser().to(device()), seeds, guide, self.sampler, batch
+        )
+
+    def sampled(
+        self,
+        denoiser: Denoiser,
+        seeds: Sequence[int],
+        guide: AnyGuide | None,
+        sampler: AnySampler,
+        batch: int | None,
+    ) -> Tensor:
+        """Images in [-1, 1], on the setup's path, in ``batch`` at once or what the setup says."""
         fast = self.setup.fast_with(denoiser)
         return in_batches_that_fit(
-            lambda size: sample(denoiser, seeds, guide, self.sampler, batch=size, fast=fast),
+            lambda size: sample(denoiser, seeds, guide, sampler, batch=size, fast=fast),
             batch or self.setup.batch_for(len(seeds)),
         )
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ppap.compute.precision import HALF
 from ppap.files.checkpoints import one_line
 
 __all__ = [
@@ -35,8 +36,6 @@ LEEWAY = 2.0
 """How many times the error of one computation in half precision another's may be."""
 SMALL_IN_HALF = 0.1
 """The relative error of a gradient in half precision that is no reason to look for another's."""
-
-HALF = {torch.float16, torch.bfloat16}
 
 Function = Callable[[Tensor], Tensor]
 

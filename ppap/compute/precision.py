@@ -7,17 +7,22 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from ppap.compute.cpu import cpu_model, instruction_set, native_bfloat16
 
 __all__ = [
+    "HALF",
     "Precision",
     "PrecisionError",
     "autocast",
     "check_precision",
     "choose_precision",
+    "widened",
     "without_autocast",
 ]
+
+HALF = {torch.float16, torch.bfloat16}
 
 Precision = Literal["fp32", "bf16"]
 """``"bf16"`` computes products and convolutions in bfloat16 and keeps float32 weights."""
@@ -91,6 +96,11 @@ def without_autocast(
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, enabled=False)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """In float32, if it is in half precision."""
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def _native(device: torch.device) -> bool:

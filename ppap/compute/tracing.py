@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ppap.compute.constants import settle_constants
 from ppap.compute.cpu_operators import REPLACEMENTS, use_onednn
+from ppap.compute.precision import widened
 
 __all__ = ["Traced", "laid_out", "state_of"]
 
@@ -112,16 +113,10 @@ def _written_out(*arguments: Any, **options: Any) -> Tensor:
     Products this small take as long in bfloat16, and a softmax takes longer.
     """
     kind = tree_leaves((arguments, options))[0].dtype
-    half = kind in (torch.float16, torch.bfloat16)
-    if half:
-        arguments, options = tree_map_only(Tensor, _widened, (arguments, options))
+    arguments, options = tree_map_only(Tensor, widened, (arguments, options))
     with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", enabled=False):
         found = F.scaled_dot_product_attention(*arguments, **options)
-    return found.to(kind) if half else found
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+    return found.to(kind)
 
 
 def _attention_written_out(function: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:

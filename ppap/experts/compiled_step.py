@@ -25,7 +25,7 @@ from ppap.compute.tracing import Traced
 from ppap.experts.bank import ExpertBank
 from ppap.files.checkpoints import one_line
 
-__all__ = ["Inputs", "Run", "Step", "as_function", "compiled"]
+__all__ = ["Inputs", "Run", "Step", "as_function", "compiled", "predicted"]
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +140,18 @@ class Step:
         """What a graph is fit for: form, sizes, strides and types of all inputs."""
         leaves = tree_leaves(inputs)
         return [self._form, *((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves)]
+
+
+def predicted(
+    bank: ExpertBank,
+    tensors: dict[str, Tensor],
+    statistics: dict[str, Tensor],
+    base: dict[str, Tensor],
+    images: Tensor,
+) -> Any:
+    """What an expert with these tensors predicts for (B, C, H, W) images."""
+    inputs = bank.predictor.prepare(images, bank.normalised)
+    return bank.student.run(base, tensors, statistics, inputs)
 
 
 @torch.no_grad()

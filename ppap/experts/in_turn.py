@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ppap.compute.compiler import can_compile
 from ppap.compute.precision import Precision
 from ppap.experts.bank import ExpertBank
-from ppap.experts.compiled_step import Run, Step, compiled
+from ppap.experts.compiled_step import Run, Step, compiled, predicted
 from ppap.experts.expert import Expert
 
 __all__ = ["ExpertStep"]
@@ -33,7 +34,7 @@ class ExpertStep:
         precision: Precision = "fp32",
     ) -> None:
         self.bank = bank
-        self._step = Step(bank, self._predict, loss, precision)
+        self._step = Step(bank, partial(predicted, bank), loss, precision)
         self._run: Run | None = None if can_compile() else self._step
         self._kind: list[object] = []
         self._used: list[int] = []
@@ -71,14 +72,3 @@ class ExpertStep:
         for place, gradient in zip(used, found[1 + len(statistics) :], strict=True):
             parameters[place].grad = gradient
         return loss
-
-    def _predict(
-        self,
-        tensors: dict[str, Tensor],
-        statistics: dict[str, Tensor],
-        base: dict[str, Tensor],
-        x_t: Tensor,
-    ) -> Tensor:
-        inputs = self.bank.predictor.prepare(x_t, self.bank.normalised)
-        output: Tensor = self.bank.student.run(base, tensors, statistics, inputs)
-        return output

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ppap.compute.compiler import can_compile
 from ppap.compute.precision import Precision
 from ppap.experts.bank import ExpertBank
-from ppap.experts.compiled_step import Inputs, Run, Step, as_function, compiled
+from ppap.experts.compiled_step import Inputs, Run, Step, as_function, compiled, predicted
 
 __all__ = ["JointStep"]
 
@@ -115,11 +115,9 @@ class JointStep:
         x_t: Tensor,
     ) -> Tensor:
         """(E b, ...) of (E, b, C, H, W)."""
-        bank = self.bank
 
         def of_one(own: dict[str, Tensor], kept: dict[str, Tensor], share: Tensor) -> Tensor:
-            prepared = bank.predictor.prepare(share, bank.normalised)
-            output = bank.student.run(base, own, kept, prepared)
+            output = predicted(self.bank, own, kept, base, share)
             assert isinstance(output, Tensor)
             return output
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from ppap.compute.agreement import HALF, agree, as_near
-from ppap.compute.precision import Precision, autocast, without_autocast
+from ppap.compute.agreement import agree, as_near
+from ppap.compute.precision import Precision, autocast, widened, without_autocast
 from ppap.compute.recent import Recent
 from ppap.compute.tracing import Traced
 from ppap.diffusion.guide import Guide
@@ -212,15 +212,11 @@ def likelihood_gradient(
         with autocast(precision, x.device):
             prediction = model(x.clone(), timesteps.clone())
         if precision != "fp32":
-            prediction = tree_map_only(Tensor, _widened, prediction)
+            prediction = tree_map_only(Tensor, widened, prediction)
         with without_autocast(precision, x.device):
             likelihood = task.log_likelihood(prediction, targets)
             (gradient,) = torch.autograd.grad(likelihood.sum(), x)
     return gradient
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def _zeros_like(tensor: Tensor) -> Tensor:

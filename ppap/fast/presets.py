@@ -49,7 +49,7 @@ class Preset:
         sampler: Sampler | None,
         fast: FastPath | bool | None,
         precision: Precision | None,
-    ) -> tuple[Sampler, FastPath | bool, Precision]:
+    ) -> tuple[Sampler, FastPath | bool, Precision | None]:
         """What is used beside a preset: whatever is given, and the preset's own for the rest.
 
         Args:
@@ -65,9 +65,7 @@ class Preset:
             sampler = self.sampler_for(len(denoiser.schedule))
         if fast is None:
             fast = self.fast and denoiser.condition_count is None and has_compiler()
-        if precision is None and isinstance(fast, FastPath):
-            precision = fast.precision
-        if precision is None:
+        if precision is None and not isinstance(fast, FastPath):
             precision = choose_precision(self.precision, module_device(denoiser))
         return sampler, fast, precision
 

@@ -99,7 +99,7 @@ def sample(
         known = preset_of(preset)
         sampler, fast, precision = known.settle(denoiser, sampler, fast, precision)
     if precision is None:
-        precision = fast.precision if isinstance(fast, FastPath) else "fp32"
+        precision = _own_precision(fast)
     path = fast_path(denoiser, batch_for(len(seeds), batch), fast, precision)
     return sampling.sample(
         denoiser,
@@ -128,8 +128,7 @@ def synthesize(
     shard: int = 1024,
 ) -> Tensor | ImageShards:
     """:func:`ppap.diffusion.synthesis.synthesize`, with ``fast`` as for :func:`sample`."""
-    precision = fast.precision if isinstance(fast, FastPath) else "fp32"
-    path = fast_path(denoiser, batch_for(count, batch), fast, precision)
+    path = fast_path(denoiser, batch_for(count, batch), fast, _own_precision(fast))
     stepper = plain_step if path is None else path.step
     return synthesis.synthesize(
         denoiser, count, sampler, first_seed, batch, progress, stepper, folder, shard
@@ -169,3 +168,8 @@ def fast_path(
             f"FastPath(denoiser, {fast.batch}, precision={precision!r})"
         )
     return fast
+
+
+def _own_precision(fast: FastPath | bool | None) -> Precision:
+    """In which networks compute where nothing else is asked for."""
+    return fast.precision if isinstance(fast, FastPath) else "fp32"
