@@ -168,7 +168,7 @@ class Extension(Cell):
         return Artifact({"further": further})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExtendedSamples(Samples):
     """Samples at a larger scale, which are drawn if the curve goes on so far; none if not.
 

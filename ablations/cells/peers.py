@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
+from ablations.cells.curve_points import ExtendedSamples
 from ablations.cells.plugins import load_guide
 from ablations.cells.samples import Samples, SampleShard
 from ablations.cells.scores import Score
@@ -29,7 +30,7 @@ from ppap.guidance.likelihoods import (
 from ppap.guidance.methods.elucd import CalibratedLogits
 from ppap.predictors.softplus import with_softplus
 
-__all__ = ["Peer", "PeerSamples", "Search", "Trial"]
+__all__ = ["ExtendedPeerSamples", "Peer", "PeerSamples", "Search", "Trial"]
 
 Option = tuple[str, str | float | int]
 
@@ -150,6 +151,11 @@ class PeerSamples(Samples):
         drawn, trial = super().compute(load), self.chosen(load)
         meta = {"scales": [trial.scale * self.strength], "trial": asdict(trial)}
         return Artifact({**drawn.meta, **meta}, drawn.arrays)
+
+
+@dataclass(frozen=True)
+class ExtendedPeerSamples(ExtendedSamples, PeerSamples):
+    """The same at a larger strength, if the method's curve goes on so far."""
 
 
 @dataclass(frozen=True)

@@ -248,7 +248,9 @@ def curve(
                 lab.setup, sampler, guidance, CURVE_SEED + unit * SEED_STRIDE,
                 lab.budget.curve_samples,
             )  # fmt: skip
-            samples = ExtendedSamples(*common, extension) if extension else Samples(*common)
+            samples = Samples(*common)
+            if extension:
+                samples = ExtendedSamples(*common, extension=extension)
             found.append(CurveScore(samples, task, reference))
         return tuple(found)
 

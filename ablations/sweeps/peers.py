@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from ablations.cells.curve_points import CurveScore, Extension, Points
+from ablations.cells.curves import Curve
 from ablations.cells.guidance import Guidance
 from ablations.cells.intervals import RowFigures
 from ablations.cells.peer_costs import Belief, PeerCost, PeerRow
-from ablations.cells.peers import Peer, PeerSamples, Search, Trial
+from ablations.cells.peers import ExtendedPeerSamples, Peer, PeerSamples, Search, Trial
 from ablations.cells.pictures import Grid, Panel
+from ablations.cells.pixel_reference import PixelReference
 from ablations.cells.plugins import digest, search_space
-from ablations.cells.results import Result, TradeoffPoint
+from ablations.cells.results import Result
 from ablations.cells.samples import sampler_name
 from ablations.cells.scores import Score
 from ablations.sweeps.banks import SAMPLER
-from ablations.sweeps.lab import ROW_SEED, SEED_STRIDE, SELECTION_SEED, Lab
+from ablations.sweeps.claims import CURVE_SEED, Contrast, claimed
+from ablations.sweeps.lab import SEED_STRIDE, SELECTION_SEED, Lab
 from ablations.sweeps.recipes import NAIVE, PPAP, QUALITY, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
 
-__all__ = ["ROWS", "SPACES", "PeerRecipe", "trials"]
+__all__ = ["ROWS", "SPACES", "PeerRecipe", "contrasts", "trials"]
 
 TASKS = ("class", "depth", "segmentation")
-STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Of the curve, relative to the scale that the search has chosen."""
+STRENGTHS = (0.25, 0.5, 1.0, 2.0)
+"""Of the curve, rising, relative to the scale that the search has chosen."""
+REFERENCE, SOURCE = "ppap", "this library"
 COSTS = (
     "seconds_per_image",
     "denoiser_forward",
@@ -97,6 +102,32 @@ ROWS: dict[str, PeerRecipe] = {
 }
 
 
+def contrasts(rows: Mapping[str, PeerRecipe]) -> dict[str, Contrast]:
+    """Of every row with the reference, near and far; and of a method with experts with itself."""
+    found = {}
+    for name in rows:
+        if name == REFERENCE:
+            continue
+        found[f"{name} beats {REFERENCE}"] = Contrast(
+            f"At equal distance from real images, {name} guides better than five data-free "
+            "experts do by themselves.",
+            name, REFERENCE, "near", source=SOURCE,
+        )  # fmt: skip
+        found[f"{name} reaches further than {REFERENCE}"] = Contrast(
+            f"At the best of its strengths, {name} guides better than five data-free experts do "
+            "by themselves at theirs.",
+            name, REFERENCE, "far", "best_score", source=SOURCE,
+        )  # fmt: skip
+        alone = name.partition(" + ")[0]
+        if alone != name and alone in rows:
+            found[f"experts help {alone}, {name[-3:]}"] = Contrast(
+                f"At equal distance from real images, {name} guides better than {alone} with the "
+                "clean predictor.",
+                name, alone, "combined", source=SOURCE,
+            )  # fmt: skip
+    return found
+
+
 @sweep(
     "peers",
     axes={"guide": "category"},
@@ -108,27 +139,33 @@ def peers(lab: Lab) -> Iterator[Result]:
 
     Every method has the same number of trials on the same seeds, on which no row is measured:
     scales spread evenly over the logarithm of its range, options and DDIM's eta drawn for each;
-    of them the setting's own rule chooses, as it chooses other sweeps' scales. Costs are network
-    evaluations, seconds and memory of one image. The gap is by how much the guide finds its
-    samples better than the independent judge. Differences are to PPAP.
+    of them the setting's own rule chooses, as it chooses other sweeps' scales. With the options
+    found, every method has a curve over strengths, relative to the scale found, unit by unit
+    from the same seeds towards the same targets; its row is the curve's point of strength 1.
+    Units are training seeds, or blocks of sampling seeds where nothing is trained. Costs are
+    network evaluations, seconds and memory of one image. The gap is by how much the guide finds
+    its samples better than the independent judge. Differences are to PPAP.
     """
     yield from lab.row("unguided", guide="none")
     rows = ROWS | {name: PeerRecipe(name) for name in lab.plugins}
     for predictor in lab.predictors:
         for name, recipe in rows.items():
             yield from peer_row(lab, name, recipe, predictor, {"class": predictor})
+        yield from claimed(lab, contrasts(rows), predictor, "class")
     if set(TASKS) <= set(lab.setting.tasks):
         sources = {task: lab.setting.tasks[task].predictor for task in TASKS}
         for shown, tasks in {**{task: (task,) for task in TASKS[1:]}, "all three": TASKS}.items():
             for name, recipe in rows.items():
                 guides = {task: sources[task] for task in tasks}
                 yield from peer_row(lab, name, recipe, shown, guides)
+            if len(tasks) == 1:
+                yield from claimed(lab, contrasts(rows), shown, tasks[0])
 
 
 def peer_row(
     lab: Lab, name: str, recipe: PeerRecipe, shown: str, sources: Mapping[str, str]
 ) -> Iterator[Result]:
-    """A method's row, its curve over scales, and pictures.
+    """A method's row, its curve over strengths where it has one target, and pictures.
 
     Args:
         lab: of the sweep.
@@ -139,47 +176,92 @@ def peer_row(
     """
     experts = recipe.experts if recipe.experts.experts else None
     axes = (("guide", recipe.guide),)
-    about = lab.about(name, experts, shown, recipe.experts is PPAP and name == "ppap", axes)
+    reference = recipe.experts is PPAP and name == REFERENCE
+    about = lab.about(name, experts, shown, reference, axes)
     peer = Peer(recipe.method, recipe.looks_at, digest(recipe.method))
+    units = tuple(range(lab.budget.units))
     guidance = [
         tuple(
-            Guidance(lab.model(recipe.experts, source, seed, task), lab.setting.tasks[task].scale)
+            Guidance(lab.model(recipe.experts, source, unit, task), lab.setting.tasks[task].scale)
             for task, source in sources.items()
         )
-        for seed in lab.seeds
+        for unit in units
     ]
-    count, sampler = lab.budget.trials, SAMPLER
-    tried = trials(recipe.method, count, lab.scales)
-    picked = lab.budget.selection_samples
-    scores = tuple(
-        Score(PeerSamples(lab.setup, sampler, guidance[0], SELECTION_SEED, picked, peer, trial))
-        for trial in tried
-    )
-    rules = tuple(lab.setting.tasks[task].selection for task in sources)
-    search = Search(rules, tried, scores)
+    search = searched(lab, recipe.method, peer, guidance[0], tuple(sources))
     samples = [
         PeerSamples(
-            lab.setup, sampler, together, ROW_SEED + seed * SEED_STRIDE, lab.budget.samples, peer,
-            search,
+            lab.setup, SAMPLER, together, CURVE_SEED + unit * SEED_STRIDE,
+            lab.budget.curve_samples, peer, search,
         )
-        for seed, together in zip(lab.seeds, guidance, strict=True)
+        for unit, together in zip(units, guidance, strict=True)
     ]  # fmt: skip
     judged = tuple(map(Score, samples))
     banks = tuple(part.model.experts for parts in guidance for part in parts if part.model.experts)
     yield PeerRow(
         lab.setup,
         about,
-        tuple(lab.seeds),
-        sampler_name(sampler),
+        units,
+        sampler_name(SAMPLER),
         RowFigures(lab.setup, judged, lab.budget.resamples, ("precision", "recall")),
         banks,
         search=search,
         cost=PeerCost(samples[0], lab.budget.timed_images),
         beliefs=tuple(map(Belief, judged)),
     )
-    for strength in STRENGTHS if len(lab.budget.scales) > 1 else ():
-        yield TradeoffPoint(lab.setup, about, Score(replace(samples[0], strength=strength)))
+    if len(sources) == 1:
+        (task,) = sources
+        rule = lab.setting.tasks[task].selection
+        yield Curve(
+            lab.setup,
+            about,
+            sampler_name(SAMPLER),
+            units,
+            rule.metric,
+            rule.higher_is_better,
+            points(lab, samples, task),
+            banks,
+        )
     yield (Panel if lab.setting.target_images else Grid)(lab.setup, about, samples[0])
+
+
+def searched(
+    lab: Lab, method: str, peer: Peer, guidance: tuple[Guidance, ...], tasks: tuple[str, ...]
+) -> Search:
+    """The search for a method's options, with what guides the first unit."""
+    tried = trials(method, lab.budget.trials, lab.scales)
+    picked = lab.budget.selection_samples
+    scores = tuple(
+        Score(PeerSamples(lab.setup, SAMPLER, guidance, SELECTION_SEED, picked, peer, trial))
+        for trial in tried
+    )
+    return Search(tuple(lab.setting.tasks[task].selection for task in tasks), tried, scores)
+
+
+def points(lab: Lab, samples: Sequence[PeerSamples], task: str) -> Points:
+    """Of a method's curve: at every strength, and at its doublings while they are better.
+
+    Args:
+        lab: of the sweep.
+        samples: of each unit, at strength 1.
+        task: by which they are judged.
+    """
+    reference = PixelReference(lab.setup)
+    found: Points = tuple(
+        tuple(CurveScore(replace(each, strength=strength), task, reference) for each in samples)
+        for strength in STRENGTHS
+    )
+    better = lab.setting.tasks[task].selection.higher_is_better
+    for doubling in range(1, lab.budget.doublings + 1):
+        strength, further = STRENGTHS[-1] * 2**doubling, Extension(found, better)
+        extended = tuple(
+            ExtendedPeerSamples(
+                **{field.name: getattr(each, field.name) for field in fields(PeerSamples)}
+                | {"strength": strength, "extension": further}
+            )
+            for each in samples
+        )
+        found = (*found, tuple(CurveScore(each, task, reference) for each in extended))
+    return found
 
 
 def trials(method: str, count: int, scales: tuple[float, ...] = ()) -> tuple[Trial, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from ablations.cells.curves import Claim, Curve
 from ablations.cells.intervals import PairedTest
 from ablations.cells.results import Comparison, PartialComparison, Result, Row
 from ablations.errors import UserError
@@ -51,13 +52,24 @@ class Sweep:
     def build(self, lab: Lab) -> Iterator[Result]:
         """The sweep's result cells: its rows, and their differences to the reference row.
 
-        If the lab is for some rows only, these and the rows that they are compared with.
+        If the lab is for some rows only, these and the rows that they are compared with, and the
+        claims that are made of what is left.
         """
         results = list(self.function(replace(lab, sweep=self.name)))
         rows = [result for result in results if isinstance(result, Row)]
+        arms = [result for result in results if isinstance(result, Curve)]
         kept = {id(cell) for cell in results if is_row(cell.about.method, lab.rows)}
-        families = {_family(row) for row in rows if id(row) in kept}
-        kept |= {id(row) for row in rows if row.about.reference and _family(row) in families}
+        groups: tuple[list[Row] | list[Curve], ...] = (rows, arms)
+        for alike in groups:
+            families = {_family(cell) for cell in alike if id(cell) in kept}
+            kept |= {id(c) for c in alike if c.about.reference and _family(c) in families}
+        whose = {(arm.about.predictor, arm.about.method) for arm in arms if id(arm) in kept}
+        kept |= {
+            id(claim)
+            for claim in results
+            if isinstance(claim, Claim)
+            and {(claim.about.predictor, side) for side in (claim.ours, claim.theirs)} <= whose
+        }
         yield from (result for result in results if id(result) in kept)
         yield from _comparisons(rows, kept)
 
@@ -113,7 +125,7 @@ def is_row(label: str, rows: tuple[str, ...]) -> bool:
     return not rows or any(row == label or fnmatchcase(label, row) for row in rows)
 
 
-def _family(row: Row) -> tuple[str, str]:
+def _family(row: Row | Curve) -> tuple[str, str]:
     return row.about.predictor, row.sampler
 
 

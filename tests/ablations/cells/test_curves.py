@@ -151,7 +151,7 @@ def test_a_curve_goes_on_while_its_best_mean_is_at_the_end(
 def test_samples_beyond_the_end_are_neither_drawn_nor_scored(pixels: Artifact) -> None:
     made, _ = points(0.5)
     extension = Extension(made, True)
-    samples = ExtendedSamples(SETUP, SAMPLER, NAIVE, 50, 2, extension)
+    samples = ExtendedSamples(SETUP, SAMPLER, NAIVE, 50, 2, extension=extension)
     assert extension in list(samples.inputs())
     nothing = samples.compute(lambda cell: Artifact({"further": False}))
     assert not nothing.arrays

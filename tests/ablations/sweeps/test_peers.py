@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from ablations.cells.curves import Claim, Curve
 from ablations.cells.peer_costs import PeerRow
-from ablations.cells.results import TradeoffPoint
+from ablations.cells.peers import ExtendedPeerSamples
 from ablations.settings.catalogue import BUDGETS, load_setting
 from ablations.sweeps import SWEEPS, Lab
-from ablations.sweeps.peers import ROWS, SPACES, trials
+from ablations.sweeps.peers import ROWS, SPACES, STRENGTHS, trials
 from ppap.guidance import METHODS
 
 
@@ -55,13 +56,43 @@ def test_every_row_has_the_same_number_of_trials_on_the_same_seeds_and_a_curve()
         if row.search
     }
     assert len(tried) == 1
+    drawn = set()
     for row in rows:
-        curve = [r for r in results if isinstance(r, TradeoffPoint) and r.about == row.about]
-        assert len(curve) == 5
-        assert row.figures.scores[0].key in {point.score.key for point in curve}
-        assert len(row.beliefs) == len(row.seeds)
+        (curve,) = (r for r in results if isinstance(r, Curve) and r.about == row.about)
+        middle = [score.samples.key for score in curve.points[STRENGTHS.index(1.0)]]
+        assert [score.samples.key for score in row.figures.scores] == middle
+        assert len(row.beliefs) == len(row.seeds) == BUDGETS["default"].units
+        drawn |= {
+            tuple((point.samples.first_seed, point.samples.count) for point in points)
+            for points in curve.points
+        }
+    assert len(drawn) == 1  # every method and strength: the same seeds, unit by unit
+
+
+def test_a_curve_goes_on_to_twice_its_strength_as_long_as_its_end_is_best() -> None:
+    results = SWEEPS["peers"].build(lab(rows=("dps",)))
+    (curve,) = (r for r in results if isinstance(r, Curve) and r.about.method == "dps")
+    reached = [getattr(points[0].samples, "strength") for points in curve.points]  # noqa: B009
+    assert reached == [*STRENGTHS, *(2.0 * 2**k for k in range(1, 7))]
+    further = [isinstance(points[0].samples, ExtendedPeerSamples) for points in curve.points]
+    assert further == [False] * len(STRENGTHS) + [True] * 6
+
+
+def test_every_method_is_held_against_ppap_and_with_experts_against_itself() -> None:
+    results = list(SWEEPS["peers"].build(lab()))
+    claims = [result for result in results if isinstance(result, Claim)]
+    arms = {result.about.method for result in results if isinstance(result, Curve)}
+    assert {side for claim in claims for side in (claim.ours, claim.theirs)} == arms
+    assert {c.ours for c in claims if c.family == "near"} == arms - {"ppap"}
+    helped = {(c.ours, c.theirs) for c in claims if c.family == "combined"}
+    assert ("tfg + experts on x_0", "tfg") in helped
+    assert len(helped) == sum(" + " in name for name in ROWS)
+    assert len({claim.about.method for claim in claims}) == len(claims)
 
 
 def test_rows_are_chosen_by_their_labels() -> None:
     some = list(SWEEPS["peers"].build(lab(rows=("tfg",))))
-    assert {result.about.method for result in some} == {"tfg", "ppap"}  # with their reference
+    claims = {result.about.method for result in some if isinstance(result, Claim)}
+    assert claims == {"tfg beats ppap", "tfg reaches further than ppap"}
+    others = {result.about.method for result in some if not isinstance(result, Claim)}
+    assert others == {"tfg", "ppap"}  # with their reference
