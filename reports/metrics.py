@@ -96,6 +96,16 @@ METRICS = {
         "training s", ".1f", "lower", False, "wall time of training all experts on one core",
         once=True,
     ),
+    "preparation_seconds": Metric(
+        "preparation s", ".0f", "lower", False,
+        "wall time before the first image: of drawing what experts are trained on, and of their "
+        "training", once=True,
+    ),
+    "cheaper_after": Metric(
+        "reference cheaper after", ",.0f", None, False,
+        "images from which on the reference row takes less time in all, its preparation "
+        "included; 0 if from the first, n/a if never",
+    ),
     "belief": Metric(
         "belief", ".3f", None, False,
         "what the guide itself sees in its samples, by the figure that its scale is chosen by",

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from reports.amortised import with_cheaper_after
 from reports.arms import Arm, Claim
 from reports.claims import Finding, settle
 from reports.grids import Grid, Strip, read_grids
@@ -263,7 +264,7 @@ def _records(
     return Records(
         info,
         *identity,
-        rows=pd.DataFrame([_row(record) for record in rows]),
+        rows=with_cheaper_after(pd.DataFrame([_row(record) for record in rows])),
         comparisons=pd.DataFrame(compared),
         noise_accuracy=pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(),
         tradeoff=pd.DataFrame([_point(r) for r in sorted(_of(own, "tradeoff"), key=_order)]),

@@ -154,8 +154,22 @@ class PeerRow(Row):
     cost: PeerCost | None = None
     beliefs: tuple[Belief, ...] = ()
 
+    def preparation_seconds(self, load: Load) -> float:
+        """Before the first image: training of the experts, mean over seeds, and what it saw."""
+        if not self.banks:
+            return 0.0
+        trained = [load(bank).meta["provenance"]["wall_seconds"] for bank in self.banks]
+        drawn = [load(s).meta["provenance"]["wall_seconds"] for s in self.banks[0].data.shards]
+        per_seed = len(self.banks) / len(self.seeds)
+        return float(np.mean(trained)) * per_seed + float(sum(drawn))
+
+    def inputs(self) -> Iterator[Cell]:
+        yield from super().inputs()
+        yield from (shard for bank in self.banks for shard in bank.data.shards)
+
     def compute(self, load: Load) -> Artifact:
         record = super().compute(load).meta["record"]
+        record["preparation_seconds"] = self.preparation_seconds(load)
         if self.cost is not None:
             record |= load(self.cost).meta["metrics"]
         if self.search is not None:

@@ -35,6 +35,8 @@ STRENGTHS = (0.25, 0.5, 1.0, 2.0)
 REFERENCE, SOURCE = "ppap", "this library"
 COSTS = (
     "seconds_per_image",
+    "preparation_seconds",
+    "cheaper_after",
     "denoiser_forward",
     "denoiser_backward",
     "predictor_forward",
