@@ -41,6 +41,7 @@ SHARED = {
     "setting": "scale of the experiment",
     "budget": f"how much is run: {', '.join(BUDGETS)}",
     "predictors": "only these of the setting's (default: all)",
+    "tasks": "only what these of the setting's guide by themselves (default: all, and together)",
     "rows": "only rows with these labels, which may have a * (default: all)",
     "scales": "of guidance: one for all rows, or several to select each row's from "
     "(default: the budget's)",
@@ -60,7 +61,7 @@ RUN = {
     "output": "results folder (default: .ppap/results/SETTING-BUDGET)",
 }
 FLAGS = {"changes": "set"}
-SEVERAL = ("predictors", "rows", "scales", "changes", "plugin")
+SEVERAL = ("predictors", "tasks", "rows", "scales", "changes", "plugin")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -65,6 +65,7 @@ class Options:
     setting: str = "fashion"
     budget: str | None = None  # the setting's
     predictors: tuple[str, ...] | None = None  # the setting's
+    tasks: tuple[str, ...] = ()  # the setting's
     rows: tuple[str, ...] = ()  # all
     scales: tuple[float, ...] = ()  # the budget's
     changes: tuple[str, ...] = ()  # none; field=value each
@@ -140,6 +141,7 @@ class Options:
             changes.name(budget, chosen),
             self._predictors(setting),
             rows=self.rows,
+            tasks=self._tasks(setting),
             plugins=tuple(name for name in self.plugin if defines_guide(name)),
             scales=changes.budget.get("scales", ()),
             changes=tuple(changes.recipe.items()),
@@ -173,6 +175,14 @@ class Options:
         """Where records and reports are put."""
         name = lab.setting.name.removesuffix(REHEARSAL)
         return self.output or OUTPUT / f"{name}-{lab.budget_name}"
+
+    def _tasks(self, setting: Setting) -> tuple[str, ...]:
+        if unknown := [name for name in self.tasks if name not in setting.tasks]:
+            raise UserError(
+                f"setting {setting.name} has no task {unknown[0]!r}",
+                f"choose from {', '.join(setting.tasks)}",
+            )
+        return self.tasks
 
     def _predictors(self, setting: Setting) -> tuple[str, ...]:
         chosen = self.predictors or setting.predictors

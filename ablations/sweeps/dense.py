@@ -8,12 +8,11 @@ from dataclasses import replace
 from ablations.cells.pictures import Trajectory
 from ablations.cells.results import Result, Row
 from ablations.sweeps.fine_tunings import FINE_TUNINGS
-from ablations.sweeps.lab import Lab, Measured, Sampling
+from ablations.sweeps.lab import TOGETHER, Lab, Measured, Sampling
 from ablations.sweeps.recipes import LORA, METHODS, PPAP, Recipe
 from ablations.sweeps.registry import sweep
 
 TASKS = ("class", "depth", "segmentation")
-ALL = "all three"
 FIGURES = ("depth_rmse", "depth_delta_1", "mean_iou", "pixel_error", "accuracy")
 
 
@@ -102,7 +101,7 @@ def dense_row(
         pictures: whether some are shown.
         axes: what the sweep varies, and this row's values.
     """
-    guided_by = {0: "none", 1: "".join(tasks)}.get(len(tasks), ALL)
+    guided_by = {0: "none", 1: "".join(tasks)}.get(len(tasks), TOGETHER)
     about = lab.about(name, recipe, guided_by, reference, tuple(axes.items()))
     models = [
         tuple(
@@ -115,5 +114,5 @@ def dense_row(
     measured = Measured(quality=("precision", "recall"), pictures=pictures)
     for result in lab.guided_row(about, models, Sampling(scale=None), measured):
         yield result
-        if isinstance(result, Row) and pictures and guided_by == ALL and recipe == PPAP:
+        if isinstance(result, Row) and pictures and guided_by == TOGETHER and recipe == PPAP:
             yield Trajectory(lab.setup, about, result.figures.scores[0].samples)

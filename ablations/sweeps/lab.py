@@ -26,12 +26,14 @@ from ablations.settings.setting import Setting
 from ablations.sweeps.banks import SAMPLER, long_trained_bank, synthetic_data, trained_bank
 from ablations.sweeps.recipes import PPAP, Recipe
 
-__all__ = ["Lab", "Measured", "Models", "Sampling"]
+__all__ = ["TOGETHER", "Lab", "Measured", "Models", "Sampling"]
 
 Models = tuple[Guiding, ...]
 """What guides a row's samples of one seed, all at once; none for unguided samples."""
 SCALE = 16.0
 """Where it is not selected: on noise-aware guides the trade-off is flat around it."""
+TOGETHER = "all three"
+"""What records call the tasks of a setting that guide together."""
 SELECTION_SEED, ROW_SEED, SEED_STRIDE = 2 * 10**9, 3 * 10**9, 10**7
 
 
@@ -86,6 +88,7 @@ class Lab:
         predictors: which of the setting's.
         sweep: whose records they are.
         rows: only these, by their labels; all if there are none.
+        tasks: only what these guide, each by itself; all, and all together, if there are none.
         plugins: modules of guides that are compared with the others.
         scales: of guidance, for all rows; none where the sweeps and the budget say which.
         changes: of every recipe that has experts: fields and their values.
@@ -97,6 +100,7 @@ class Lab:
     predictors: tuple[str, ...]
     sweep: str = ""
     rows: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
     scales: tuple[float, ...] = ()
     changes: tuple[tuple[str, str | float | bool], ...] = ()
@@ -104,6 +108,15 @@ class Lab:
     @property
     def setup(self) -> Setup:
         return Setup.of(self.setting)
+
+    def asked_for(self, predictor: str) -> bool:
+        """Whether results are wanted of what records call so: a predictor, or a task.
+
+        A predictor that has no task for a name guides towards classes.
+        """
+        guided = predictor if predictor in self.setting.tasks else "class"
+        together = predictor == TOGETHER
+        return not self.tasks or predictor == "none" or (guided in self.tasks and not together)
 
     @property
     def seeds(self) -> range:

@@ -23,7 +23,7 @@ from ablations.cells.samples import sampler_name
 from ablations.cells.scores import Score
 from ablations.sweeps.banks import SAMPLER
 from ablations.sweeps.claims import CURVE_SEED, Contrast, claimed
-from ablations.sweeps.lab import SEED_STRIDE, SELECTION_SEED, Lab
+from ablations.sweeps.lab import SEED_STRIDE, SELECTION_SEED, TOGETHER, Lab
 from ablations.sweeps.recipes import NAIVE, PPAP, QUALITY, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
 
@@ -156,7 +156,7 @@ def peers(lab: Lab) -> Iterator[Result]:
         yield from claimed(lab, contrasts(rows), predictor, "class")
     if set(TASKS) <= set(lab.setting.tasks):
         sources = {task: lab.setting.tasks[task].predictor for task in TASKS}
-        for shown, tasks in {**{task: (task,) for task in TASKS[1:]}, "all three": TASKS}.items():
+        for shown, tasks in {**{task: (task,) for task in TASKS[1:]}, TOGETHER: TASKS}.items():
             for name, recipe in rows.items():
                 guides = {task: sources[task] for task in tasks}
                 yield from peer_row(lab, name, recipe, shown, guides)

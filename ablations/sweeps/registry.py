@@ -52,10 +52,11 @@ class Sweep:
     def build(self, lab: Lab) -> Iterator[Result]:
         """The sweep's result cells: its rows, and their differences to the reference row.
 
-        If the lab is for some rows only, these and the rows that they are compared with, and the
-        claims that are made of what is left.
+        If the lab is for some tasks only, what these guide. If it is for some rows only, these and
+        the rows that they are compared with, and the claims that are made of what is left.
         """
-        results = list(self.function(replace(lab, sweep=self.name)))
+        every = self.function(replace(lab, sweep=self.name))
+        results = [result for result in every if lab.asked_for(result.about.predictor)]
         rows = [result for result in results if isinstance(result, Row)]
         arms = [result for result in results if isinstance(result, Curve)]
         kept = {id(cell) for cell in results if is_row(cell.about.method, lab.rows)}

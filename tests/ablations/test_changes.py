@@ -215,3 +215,22 @@ def test_a_file_that_cannot_be_is_one_line(
     assert main(["run", "--dry-run", "--config", str(path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def guided_by(sweep: str, *tasks: str) -> set[str]:
+    made = Lab(load_setting("scenes"), BUDGETS["default"], "default", ("resnet",), tasks=tasks)
+    return {cell.about.predictor for cell in SWEEPS[sweep].build(made)}
+
+
+def test_of_several_tasks_those_that_are_asked_for_guide_by_themselves() -> None:
+    assert guided_by("claims", "class") == {"class"}
+    assert guided_by("claims", "depth", "class") == {"class", "depth"}
+    assert guided_by("dense", "depth") == {"depth", "none"}
+    assert guided_by("dense") == {"class", "depth", "segmentation", "all three", "none"}
+    assert guided_by("peers", "class") == {"resnet", "none"}  # a predictor of classes
+    assert guided_by("peers", "segmentation") == {"segmentation", "none"}
+
+
+def test_a_task_that_the_setting_does_not_have_is_said() -> None:
+    with pytest.raises(UserError, match="no task 'depth'"):
+        Options(METHODS, tasks=("depth",)).lab()
