@@ -199,12 +199,13 @@ def arms_legend(arms: Sequence[Arm]) -> list[str]:
             "saturation: share of pixel values at the ends of their range, at the best scale."
         ),
     ]
-    for predictor in dict.fromkeys(arm.predictor for arm in arms if len(arm.scales) > 1):
+    for predictor in dict.fromkeys(arm.predictor for arm in arms if _spans(arm)):
         reach = _reach(predictor, arms)
         told = "none" if reach is None else f"{reach[0]:.3g} to {reach[1]:.3g}"
         lines.append(
             f"area, {predictor}: mean score over the logarithm of the distance, of distances that "
-            f"all its arms reach: {told}."
+            f"all units of all its arms reach: {told}; n/a for an arm whose own units have none in "
+            "common, which counts for no other's."
         )
     return lines
 
@@ -259,13 +260,22 @@ def _shown(finding: Finding, value: float) -> str:
 
 
 def _reach(predictor: str, arms: Sequence[Arm]) -> tuple[float, float] | None:
-    """The distances that all units of all guided arms of a predictor reach."""
-    guided = [arm for arm in arms if arm.predictor == predictor and len(arm.scales) > 1]
+    """The distances that all units of all of a predictor's arms that span any reach."""
+    guided = [arm for arm in arms if arm.predictor == predictor and _spans(arm)]
     return common_distances(c for arm in guided for c in arm.curves.values()) if guided else None
 
 
+def _spans(arm: Arm) -> bool:
+    """Whether there are distances that all units of an arm reach.
+
+    There are none without guidance, nor by a guide that moves no sample.
+    """
+    reach = common_distances(arm.curves.values())
+    return reach is not None and reach[0] < reach[1]
+
+
 def _areas(arm: Arm, arms: Sequence[Arm]) -> list[float]:
-    reach = _reach(arm.predictor, arms) if len(arm.scales) > 1 else None
+    reach = _reach(arm.predictor, arms) if _spans(arm) else None
     if reach is None or reach[0] == reach[1]:
         return []
     return [curve.area(*reach) for curve in arm.curves.values()]

@@ -118,6 +118,19 @@ def test_the_table_of_curves_has_best_score_area_collapse_and_gap(records: Recor
     assert all(text[0] == "0" for text in found["area"][1:])
 
 
+def test_an_arm_whose_guide_moves_nothing_takes_no_other_arms_area(tmp_path: Path) -> None:
+    idle = curve("single") | {"method": "control", "key": "idle"}
+    for place, point in enumerate(idle["points"]):
+        point["pixel_fid"] = 2.0 + 0.1 * point["unit"] + 0.001 * (place % len(SCALES))
+    alone = [curve("single"), curve("ppap")]
+    areas = []
+    for place, arms in enumerate((alone, [*alone, idle])):
+        folder = write_folder(tmp_path / str(place), arms)
+        areas.append(columns(arms_table(Records.read(folder).arms))["area"])
+    assert all(text[0] == "0" for text in areas[0])
+    assert sorted(areas[1]) == sorted([*areas[0], "n/a"])
+
+
 def test_an_unbounded_arm_is_marked(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, [curve("ppap", unbounded=True)])
     assert columns(arms_table(Records.read(folder).arms))["scale"] == ["8 at the edge"]
