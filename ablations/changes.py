@@ -16,7 +16,7 @@ from ablations.sweeps.recipes import PPAP, FineTuning, Recipe
 
 __all__ = ["Changes"]
 
-NAMED = ("experts", "supervision", "tuning", "guide")
+NAMED = ("experts", "supervision", "tuning", "guide", "refinement")
 """Of a recipe, what the labels of rows tell: a change would make them lie."""
 BUDGET: dict[str, Any] = get_type_hints(Budget)
 RECIPE: dict[str, Any] = {

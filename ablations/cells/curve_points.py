@@ -114,7 +114,7 @@ class CurveScore(Cell):
         A bank is asked by its expert of least noise. None where nothing guides, or what does has
         no probabilities.
         """
-        models = [part.model for part in self.samples.guidance]
+        models = [getattr(part.model, "model", part.model) for part in self.samples.guidance]
         if not models or not isinstance(models[0], Model) or not isinstance(task.task, ClassTask):
             return None
         look = AtLeastNoise(models[0].predict(self.samples.setup, load))

@@ -15,7 +15,16 @@ draw what the decorator says. E.g.:
 
 from __future__ import annotations
 
-from ablations.sweeps import claims, dense, headline, peers, speed_quality, studies, tuning
+from ablations.sweeps import (
+    claims,
+    dense,
+    headline,
+    peers,
+    refinements,
+    speed_quality,
+    studies,
+    tuning,
+)
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import PPAP, Recipe
 from ablations.sweeps.registry import SWEEPS, Sweep, is_row, sweep
@@ -32,6 +41,7 @@ __all__ = [
     "headline",
     "is_row",
     "peers",
+    "refinements",
     "speed_quality",
     "studies",
     "sweep",

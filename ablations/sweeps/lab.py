@@ -13,6 +13,7 @@ from ablations.cells.noise import GradientQuality, NoiseAccuracy
 from ablations.cells.pictures import Grid, Panel
 from ablations.cells.plugins import Method
 from ablations.cells.predictors import Pretrained, predictor_name
+from ablations.cells.refined import Refined
 from ablations.cells.results import About, Axis, NoiseCurve, Result, Row, TradeoffPoint
 from ablations.cells.samples import AnySampler, Samples, sampler_name
 from ablations.cells.scores import Score
@@ -238,6 +239,8 @@ class Lab:
         """What guides by a recipe: the predictor as it is, or with experts."""
         trained = self.experts(recipe, predictor, seed, task) if recipe.experts else None
         model = Model(predictor, trained, task)
+        if recipe.refinement is not None:
+            return Refined(model, recipe.refinement)
         return model if recipe.guide is None else Method.of(recipe.guide, model)
 
     def experts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ablations.cells.refined import Refinement
 from ppap.experts.adapters.adapter import Adapter, full_adapter, ppap_adapter
 from ppap.experts.training import Start
 
@@ -66,6 +67,7 @@ class Recipe:
         normalised: whether the experts see normalised images.
         guide: of ``ppap.guidance.METHODS``, or a plugin's module: what guides by the experts, or
             by the predictor where there are none; None for the gradient in x_t.
+        refinement: of when and how the experts guide; None for always and alike.
     """
 
     experts: int = EXPERTS
@@ -81,6 +83,7 @@ class Recipe:
     temperature: float = 0.25
     normalised: bool = True
     guide: str | None = None
+    refinement: Refinement | None = None
 
 
 NAIVE = Recipe(experts=0)

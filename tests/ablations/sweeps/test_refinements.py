@@ -1,0 +1,83 @@
+"""Refinements change when and how the same experts guide, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ablations.cells.curves import Claim, Curve
+from ablations.cells.refined import Refinement
+from ablations.sweeps import HEADLINE, SWEEPS, Lab
+from ablations.sweeps.refinements import REFINEMENTS
+from ppap.diffusion.guide import State
+from ppap.guidance.guides import LikelihoodGuide
+from ppap.tasks.classes import ClassTask
+from tests.ablations.sweeps.test_claims import curves as curves_of_claims
+from tests.ablations.sweeps.test_claims import lab, scores
+from tests.ppap.networks import images, tiny_denoiser
+
+
+def arms(made: Lab) -> dict[str, Curve]:
+    found = [r for r in SWEEPS["refinements"].build(made) if isinstance(r, Curve)]
+    return {r.about.method: r for r in found if r.about.predictor == found[0].about.predictor}
+
+
+def test_only_the_guide_differs_and_what_claims_have_drawn_is_not_drawn_again() -> None:
+    found, theirs = arms(lab()), curves_of_claims(lab())["resnet", "ppap"]
+    assert found.keys() == {"ppap", *REFINEMENTS}
+    assert [s.key for s in scores(found["ppap"])] == [s.key for s in scores(theirs)]
+    for name, curve in found.items():
+        assert [bank.key for bank in curve.banks] == [bank.key for bank in theirs.banks]
+        for ours, published in zip(scores(curve), scores(theirs), strict=True):
+            assert ours.samples.first_seed == published.samples.first_seed
+            assert ours.samples.sampler == published.samples.sampler
+            assert (ours.key == published.key) == (name == "ppap")
+    assert "refinements" not in HEADLINE
+
+
+def test_every_refinement_is_claimed_to_be_better_near_and_far() -> None:
+    claims = [r for r in SWEEPS["refinements"].build(lab()) if isinstance(r, Claim)]
+    pairs = {(claim.ours, claim.theirs, claim.quantity, claim.expected) for claim in claims}
+    assert pairs == {
+        (name, "ppap", quantity, "greater")
+        for name in REFINEMENTS
+        for quantity in ("score_at_matched_distance", "best_score")
+    }
+
+
+def gradient(refinement: Refinement, timestep: int, scale: float = 3.0) -> Any:
+    plain = LikelihoodGuide(
+        lambda x, t: x.flatten(1)[:, :4] * (1 + t[:, None] / 100), ClassTask(), [0, 1, 2], 1.0
+    )
+    state = State(images(3), torch.full((3,), timestep), tiny_denoiser())
+    return refinement.guide(plain, scale)(state), plain(state), state
+
+
+@pytest.mark.parametrize(("timestep", "acts"), [(99, False), (100, True), (700, True), (701, False)])
+def test_nothing_guides_outside_the_interval(timestep: int, acts: bool) -> None:
+    ours, plain, _ = gradient(Refinement(first=100, last=700), timestep)
+    if acts:
+        torch.testing.assert_close(ours, 3 * plain)
+    else:
+        assert ours is None
+
+
+def test_weights_are_the_shares_of_image_and_noise_in_a_noisy_image() -> None:
+    for timestep in (10, 500, 990):
+        image, plain, state = gradient(Refinement(weight="image"), timestep)
+        noise, _, _ = gradient(Refinement(weight="noise"), timestep)
+        abar = float(tiny_denoiser().schedule.signal(torch.tensor([timestep])))
+        torch.testing.assert_close(image, 3 * abar**0.5 * plain)
+        torch.testing.assert_close(noise, 3 * (1 - abar) ** 0.5 * plain)
+        torch.testing.assert_close(image**2 + noise**2, 9 * plain**2)
+
+
+def test_half_the_marginal_is_the_gradient_of_the_calibrated_logits() -> None:
+    ours, _, state = gradient(Refinement(marginal=0.5), 100)
+    x = state.x_t.clone().requires_grad_()
+    logits = x.flatten(1)[:, :4] * 2
+    rows = torch.arange(3)
+    value = (logits[rows, rows] - (0.5 * logits).exp().sum(1).log()).sum()
+    torch.testing.assert_close(ours, 3 * torch.autograd.grad(value, x)[0])
