@@ -16,8 +16,9 @@ Everything that a user needs is a name of this package, loaded when it is first 
   :class:`DiffusersSampler`, :class:`FastPath`, which keeps what it has compiled, and
   :class:`Preset`, all of these under one name;
 * guides: :class:`LikelihoodGuide`, :class:`X0Gradient`, :class:`SumOfGuides` and
-  :func:`naive_guide`, within a :class:`GuidanceInterval`, with :class:`GradientReuse` or a
-  :class:`ClippedGradient`, and in pipelines of diffusers through a :class:`GuidedScheduler`.
+  :func:`naive_guide`, within a :class:`GuidanceInterval`, with :class:`GradientReuse`, a
+  :class:`ClippedGradient` or :class:`SignalWeighted`, and in pipelines of diffusers through a
+  :class:`GuidedScheduler`.
 * other ways to guide, all named by ``ppap.guidance.METHODS``: :func:`classifier_guidance`,
   :class:`X0Gradient`, :class:`DPS`, :class:`LGD`, :class:`FreeDoM`, :class:`MPGD`,
   :class:`UniversalGuidance`, :class:`TFG`, :class:`EluCD` with :class:`CalibratedLogits` and

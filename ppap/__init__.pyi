@@ -39,7 +39,11 @@ from .guidance.methods.mpgd import MPGD
 from .guidance.methods.tfg import TFG
 from .guidance.methods.universal import UniversalGuidance
 from .guidance.methods.x0_gradient import X0Gradient
-from .guidance.wrappers import ClippedGradient, GradientReuse, GuidanceInterval
+from .guidance.wrappers import (
+    ClippedGradient,
+    GradientReuse,
+    GuidanceInterval,
+)
 from .predictors.predictor import Predictor
 from .predictors.public import load_predictor
 from .predictors.softplus import with_softplus

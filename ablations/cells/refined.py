@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
@@ -15,8 +14,7 @@ from ablations.machine.cell import Cell, Load
 from ppap.diffusion.guide import Guide
 from ppap.guidance.guides import LikelihoodGuide
 from ppap.guidance.methods.elucd import CalibratedLogits
-from ppap.guidance.scale import Scale
-from ppap.guidance.wrappers import GuidanceInterval
+from ppap.guidance.wrappers import GuidanceInterval, SignalWeighted
 
 __all__ = ["Refined", "Refinement"]
 
@@ -30,30 +28,24 @@ class Refinement:
         last: the highest one; None for no bound.
         marginal: of :class:`ppap.guidance.methods.elucd.CalibratedLogits`, in place of the task's
             own likelihood; None for that. For classes only.
-        weight: of the scale: 1, or the image's share in x_t, or the noise's: sqrt(abar) or
-            sqrt(1 - abar).
+        power: of the weight by which it is held back in the noise; see
+            :class:`ppap.guidance.wrappers.SignalWeighted`.
     """
 
     first: int = 0
     last: int | None = None
     marginal: float | None = None
-    weight: Literal["constant", "image", "noise"] = "constant"
-
-    def scale(self, scale: float) -> Scale:
-        """The scale, as guides take it."""
-        if self.weight == "image":
-            return lambda abar: scale * abar.sqrt()
-        if self.weight == "noise":
-            return lambda abar: scale * (1 - abar).sqrt()
-        return scale
+    power: float = 0.0
 
     def guide(self, plain: LikelihoodGuide, scale: float) -> Guide:
         """Guides as the plain one does, but refined."""
         task = plain.task if self.marginal is None else CalibratedLogits(1.0, self.marginal)
-        guide = LikelihoodGuide(plain.model, task, plain.targets, self.scale(scale))
-        if (self.first, self.last) == (0, None):
-            return guide
-        return GuidanceInterval(guide, self.first, self.last)
+        guide: Guide = LikelihoodGuide(plain.model, task, plain.targets, scale)
+        if self.power:
+            guide = SignalWeighted(guide, self.power)
+        if (self.first, self.last) != (0, None):
+            guide = GuidanceInterval(guide, self.first, self.last)
+        return guide
 
 
 @dataclass(frozen=True)

@@ -9,31 +9,42 @@ from ablations.cells.refined import Refinement
 from ablations.cells.results import Result
 from ablations.sweeps.claims import Contrast, claimed, curve, guides, picture
 from ablations.sweeps.lab import Lab
-from ablations.sweeps.recipes import PPAP, Recipe
+from ablations.sweeps.recipes import MULTI, NAIVE, PPAP, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
 
-__all__ = ["REFINEMENTS"]
+__all__ = ["HELD_BACK", "REFINEMENTS", "RIVALS"]
 
 PUBLISHED = "ppap"
+HELD_BACK = Refinement(power=0.5)
 REFINEMENTS: dict[str, Refinement] = {
+    "held back": HELD_BACK,
+    "held back more": Refinement(power=1.0),
     "not in the noise": Refinement(last=870),
     "not in the most noise": Refinement(last=740),
     "not near the image": Refinement(first=200),
     "half the marginal": Refinement(marginal=0.5),
-    "as the image's share": Refinement(weight="image"),
-    "as the noise's share": Refinement(weight="noise"),
 }
-"""Of 8 steps at timesteps from 996 down to 80 the first three leave out one, two and one; scales
-are searched for each."""
+"""Of PPAP. Of 8 steps at timesteps from 996 down to 80 the intervals leave out one, two and one."""
+RIVALS: dict[str, Recipe] = {
+    "naive": NAIVE,
+    "single": SINGLE,
+    "multi-experts": MULTI,
+    "ppap, 1 expert": replace(PPAP, experts=1),
+}
+"""Whose guidance is held back, too: what experts are worth then."""
 TOLD = {
+    "held back": "are weighted by the image's share in x_t, sqrt(abar),",
+    "held back more": "are weighted by its square, abar,",
     "not in the noise": "are not asked above timestep 870",
     "not in the most noise": "are not asked above timestep 740",
     "not near the image": "are not asked below timestep 200",
     "half the marginal": "follow f_y - log Σ exp(f / 2) in place of the log-probability",
-    "as the image's share": "guide as strongly as the image's share in x_t, sqrt(abar)",
-    "as the noise's share": "guide as strongly as the noise's share in x_t, sqrt(1 - abar)",
 }
-SOURCES = {"half the marginal": "arXiv 2310.11311"}
+SOURCES = {
+    "held back": "this library",
+    "held back more": "this library",
+    "half the marginal": "arXiv 2310.11311",
+}
 INTERVAL = "arXiv 2404.07724"
 
 
@@ -52,17 +63,33 @@ def contrasts() -> dict[str, Contrast]:
             "best of its scales.",
             name, PUBLISHED, "far", "best_score", source=source,
         )  # fmt: skip
+    for name in RIVALS:
+        ours, theirs = "held back", f"{name}, held back"
+        found[f"held back, {name} is beaten"] = Contrast(
+            f"Where both are held back, five data-free experts guide better than the arm {name}, "
+            "at equal distance from real images.",
+            ours, theirs, "near", source="this library",
+        )  # fmt: skip
+        found[f"held back, {name} is left behind"] = Contrast(
+            f"Where both are held back, five data-free experts guide better than the arm {name}, "
+            "each at the best of its scales.",
+            ours, theirs, "far", "best_score", source="this library",
+        )  # fmt: skip
     return found
 
 
 def arms(task: str) -> dict[str, Recipe]:
-    """PPAP as published, and what a task can have of the refinements."""
+    """PPAP as published, what a task can have of its refinements, and the rivals, held back."""
     possible = {
         name: replace(PPAP, refinement=refinement)
         for name, refinement in REFINEMENTS.items()
         if task == "class" or refinement.marginal is None
     }
-    return {PUBLISHED: PPAP} | possible
+    rivals = {
+        f"{name}, held back": replace(recipe, refinement=HELD_BACK)
+        for name, recipe in RIVALS.items()
+    }
+    return {PUBLISHED: PPAP} | possible | rivals
 
 
 @sweep("refinements", metrics=("accuracy",), figure="none")
@@ -70,7 +97,8 @@ def refinements(lab: Lab) -> Iterator[Result]:
     """The same experts, asked at other steps and with other weights.
 
     The experts of the sweep of claims guide, unit by unit from its seeds towards its targets; no
-    refinement costs more than what it refines. Each has scales of its own.
+    refinement costs more than what it refines. Each has scales of its own. Guidance that is held
+    back is weaker the noisier the image: its gradient is weighted by a power of abar.
     """
     for shown, task, predictor in guides(lab.setting, lab.predictors):
         made = arms(task)

@@ -10,11 +10,19 @@ from torch import Tensor
 
 from ppap.diffusion.guide import Guide, State
 from ppap.guidance.guides import SumOfGuides
-from ppap.guidance.wrappers import ClippedGradient, GradientReuse, GuidanceInterval
+from ppap.guidance.wrappers import (
+    ClippedGradient,
+    GradientReuse,
+    GuidanceInterval,
+    SignalWeighted,
+)
 
 __all__ = ["InnerGuide", "is_around", "with_inner"]
 
 GradientOf = Callable[[Guide, State, bool], Tensor | None]
+
+AROUND = (ClippedGradient, GradientReuse, GuidanceInterval, SignalWeighted)
+"""Guides around one other."""
 
 
 class InnerGuide:
@@ -47,7 +55,7 @@ class InnerGuide:
 
 def is_around(guide: Guide) -> bool:
     """Whether a guide is of those that merely call others, and no class derived from them."""
-    return type(guide) in (ClippedGradient, GradientReuse, GuidanceInterval, SumOfGuides)
+    return type(guide) in (*AROUND, SumOfGuides)
 
 
 def with_inner(guide: Guide, gradient: GradientOf) -> Guide:
@@ -55,6 +63,6 @@ def with_inner(guide: Guide, gradient: GradientOf) -> Guide:
     if type(guide) is SumOfGuides:
         return SumOfGuides(tuple(with_inner(part, gradient) for part in guide.parts))
     if is_around(guide):
-        assert isinstance(guide, ClippedGradient | GradientReuse | GuidanceInterval)
+        assert isinstance(guide, AROUND)
         return replace(guide, guide=with_inner(guide.guide, gradient))
     return InnerGuide(guide, gradient)

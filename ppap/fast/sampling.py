@@ -71,12 +71,12 @@ def sample(
             compiled is kept for later calls of the process (:mod:`ppap.fast.kept`), or by a path
             of your own. By default they are on a GPU; on a CPU compilation takes a minute the
             first time, and images differ by rounding.
-        preset: sampler, path and precision under one name of
+        preset: sampler, path, precision and weight of the guide under one name of
             :data:`ppap.fast.presets.PRESETS`, or a :class:`ppap.fast.presets.Preset`; a
             ``sampler``, ``fast`` or ``precision`` beside it takes the place of its own.
-            ``"fast"`` draws in 8 steps of DPM-Solver++ on the fast path, ``"standard"`` is
-            DDIM-25. A guidance scale that suits one sampler does not suit another: choose it
-            anew.
+            ``"fast"`` draws in 8 steps of DPM-Solver++ on the fast path, ``"best"`` holds the
+            guide back in the noise besides, ``"standard"`` is DDIM-25. A guidance scale that
+            suits one of them does not suit another: choose it anew.
 
     Returns:
         (N, C, H, W) float32 images in [-1, 1] on the CPU.
@@ -98,6 +98,7 @@ def sample(
     if preset is not None:
         known = preset_of(preset)
         sampler, fast, precision = known.settle(denoiser, sampler, fast, precision)
+        guide = known.guided(guide)
     if precision is None:
         precision = _own_precision(fast)
     path = fast_path(denoiser, batch_for(len(seeds), batch), fast, precision)

@@ -1,10 +1,11 @@
-"""Guides around guides: active at some noise levels only, renewed every few steps, held in bounds.
+"""Guides around guides: weaker or idle at some noise levels, renewed every few steps, in bounds.
 
 Each is a guide itself, so they nest: ``GradientReuse(GuidanceInterval(guide, last=700), 2)``.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,7 @@ from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.stepping import check_gives_gradient
 from ppap.guidance.guides import move
 
-__all__ = ["ClippedGradient", "GradientReuse", "GuidanceInterval"]
+__all__ = ["ClippedGradient", "GradientReuse", "GuidanceInterval", "SignalWeighted"]
 
 SCALE_INSTEAD = "give it a scale that is a function of the noise level and 0 elsewhere"
 
@@ -150,4 +151,49 @@ class ClippedGradient:
         move(self.guide, device)
 
     def rows(self, chosen: slice) -> ClippedGradient:
+        return replace(self, guide=self.guide.rows(chosen))
+
+
+@dataclass(frozen=True, eq=False)
+class SignalWeighted:
+    """A guide that is weaker the noisier the image: its gradient times abar ** power.
+
+    At 0.5 the weight is the share sqrt(abar) that the image has in x_t, which is nearly nothing
+    where sampling begins and 1 where it ends. Strong guidance of pure noise drives samples away
+    from real images and gains little; held back there, the same experts reach a higher accuracy at
+    a smaller distance, at scales two to four times as large (the sweep ``refinements``).
+
+    Attributes:
+        guide: what acts.
+        power: of abar, the variance that the image has in x_t; 0 weighs all levels alike.
+
+    Raises:
+        StepGuideError: for a guide that makes whole steps.
+        ValueError: unless the power is finite and not negative.
+    """
+
+    guide: Guide
+    power: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_gives_gradient(self.guide, type(self).__name__, SCALE_INSTEAD)
+        if not (math.isfinite(self.power) and self.power >= 0):
+            raise ValueError(f"the power must be finite and not negative, got {self.power}")
+
+    def __call__(self, state: State) -> Tensor | None:
+        gradient = self.guide(state)
+        if gradient is None:
+            return None
+        weight = state.signal.to(gradient) ** self.power
+        return weight.reshape(-1, 1, 1, 1) * gradient
+
+    @property
+    def target_count(self) -> int | None:
+        return self.guide.target_count
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the guide within."""
+        move(self.guide, device)
+
+    def rows(self, chosen: slice) -> SignalWeighted:
         return replace(self, guide=self.guide.rows(chosen))

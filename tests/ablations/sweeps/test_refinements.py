@@ -10,7 +10,7 @@ import torch
 from ablations.cells.curves import Claim, Curve
 from ablations.cells.refined import Refinement
 from ablations.sweeps import HEADLINE, SWEEPS, Lab
-from ablations.sweeps.refinements import REFINEMENTS
+from ablations.sweeps.refinements import REFINEMENTS, RIVALS
 from ppap.diffusion.guide import State
 from ppap.guidance.guides import LikelihoodGuide
 from ppap.tasks.classes import ClassTask
@@ -25,10 +25,10 @@ def arms(made: Lab) -> dict[str, Curve]:
 
 
 def test_only_the_guide_differs_and_what_claims_have_drawn_is_not_drawn_again() -> None:
-    found, theirs = arms(lab()), curves_of_claims(lab())["resnet", "ppap"]
-    assert found.keys() == {"ppap", *REFINEMENTS}
-    assert [s.key for s in scores(found["ppap"])] == [s.key for s in scores(theirs)]
+    found, claimed = arms(lab()), curves_of_claims(lab())
+    assert found.keys() == {"ppap", *REFINEMENTS, *(f"{name}, held back" for name in RIVALS)}
     for name, curve in found.items():
+        theirs = claimed["resnet", name.removesuffix(", held back") if "," in name else "ppap"]
         assert [bank.key for bank in curve.banks] == [bank.key for bank in theirs.banks]
         for ours, published in zip(scores(curve), scores(theirs), strict=True):
             assert ours.samples.first_seed == published.samples.first_seed
@@ -37,13 +37,17 @@ def test_only_the_guide_differs_and_what_claims_have_drawn_is_not_drawn_again() 
     assert "refinements" not in HEADLINE
 
 
-def test_every_refinement_is_claimed_to_be_better_near_and_far() -> None:
+def test_every_refinement_is_claimed_to_be_better_and_to_keep_what_experts_are_worth() -> None:
     claims = [r for r in SWEEPS["refinements"].build(lab()) if isinstance(r, Claim)]
     pairs = {(claim.ours, claim.theirs, claim.quantity, claim.expected) for claim in claims}
+    quantities = ("score_at_matched_distance", "best_score")
     assert pairs == {
-        (name, "ppap", quantity, "greater")
-        for name in REFINEMENTS
-        for quantity in ("score_at_matched_distance", "best_score")
+        (ours, theirs, quantity, "greater")
+        for quantity in quantities
+        for ours, theirs in (
+            *((name, "ppap") for name in REFINEMENTS),
+            *(("held back", f"{name}, held back") for name in RIVALS),
+        )
     }
 
 
@@ -55,7 +59,9 @@ def gradient(refinement: Refinement, timestep: int, scale: float = 3.0) -> Any:
     return refinement.guide(plain, scale)(state), plain(state), state
 
 
-@pytest.mark.parametrize(("timestep", "acts"), [(99, False), (100, True), (700, True), (701, False)])
+@pytest.mark.parametrize(
+    ("timestep", "acts"), [(99, False), (100, True), (700, True), (701, False)]
+)
 def test_nothing_guides_outside_the_interval(timestep: int, acts: bool) -> None:
     ours, plain, _ = gradient(Refinement(first=100, last=700), timestep)
     if acts:
@@ -64,14 +70,12 @@ def test_nothing_guides_outside_the_interval(timestep: int, acts: bool) -> None:
         assert ours is None
 
 
-def test_weights_are_the_shares_of_image_and_noise_in_a_noisy_image() -> None:
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_a_guide_is_held_back_by_the_images_share(power: float) -> None:
     for timestep in (10, 500, 990):
-        image, plain, state = gradient(Refinement(weight="image"), timestep)
-        noise, _, _ = gradient(Refinement(weight="noise"), timestep)
+        ours, plain, _ = gradient(Refinement(power=power), timestep)
         abar = float(tiny_denoiser().schedule.signal(torch.tensor([timestep])))
-        torch.testing.assert_close(image, 3 * abar**0.5 * plain)
-        torch.testing.assert_close(noise, 3 * (1 - abar) ** 0.5 * plain)
-        torch.testing.assert_close(image**2 + noise**2, 9 * plain**2)
+        torch.testing.assert_close(ours, 3 * abar**power * plain)
 
 
 def test_half_the_marginal_is_the_gradient_of_the_calibrated_logits() -> None:

@@ -25,7 +25,12 @@ from ppap.experts.bank import ExpertBank
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
 from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
-from ppap.guidance.wrappers import ClippedGradient, GradientReuse, GuidanceInterval
+from ppap.guidance.wrappers import (
+    ClippedGradient,
+    GradientReuse,
+    GuidanceInterval,
+    SignalWeighted,
+)
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
 from tests.ppap.experts.test_grouped import bank_of
@@ -252,6 +257,7 @@ AROUND: dict[str, Callable[[Guide], Guide]] = {
     "an interval": lambda guide: GuidanceInterval(guide, first=300, last=700),
     "a gradient used again": lambda guide: GradientReuse(guide, 2),
     "a bound": lambda guide: ClippedGradient(guide, 0.5),
+    "a weight": SignalWeighted,
     "a sum with an interval": lambda guide: SumOfGuides((guide, GuidanceInterval(guide, last=500))),
 }
 

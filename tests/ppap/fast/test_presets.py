@@ -15,12 +15,18 @@ from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.sampling import Step
 from ppap.diffusion.schedule import linear_schedule
+from ppap.diffusion.stepping import StepGuideError
 from ppap.fast import kept, presets
 from ppap.fast.kept import forget_paths
 from ppap.fast.path import FastPath
 from ppap.fast.presets import PRESETS, Preset
 from ppap.fast.sampling import sample
-from tests.ppap.networks import SHAPE, tiny_denoiser
+from ppap.guidance.guides import naive_guide
+from ppap.guidance.likelihoods import ImageLikelihood
+from ppap.guidance.methods.mpgd import MPGD
+from ppap.guidance.wrappers import SignalWeighted
+from ppap.tasks.classes import ClassTask
+from tests.ppap.networks import SHAPE, tiny_denoiser, tiny_predictor
 
 COUNT = 3
 
@@ -127,3 +133,21 @@ def test_what_is_no_preset_is_refused() -> None:
         sample(tiny_denoiser(), COUNT, preset="quick")
     with pytest.raises(TypeError, match=r"a preset is a name or a ppap\.Preset, got DDIM"):
         sample(tiny_denoiser(), COUNT, preset=DDIM(5))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("made")
+def test_best_is_fast_with_guidance_that_is_weaker_in_the_noise() -> None:
+    denoiser, guide = tiny_denoiser(), naive_guide(tiny_predictor(), ClassTask(), [0, 1, 2], 20.0)
+    weighted = SignalWeighted(guide, 0.5)
+    expected = sample(denoiser, COUNT, weighted, DPMSolver(8, last=80), fast=False)
+    found = sample(denoiser, COUNT, guide, preset="best")
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    assert (found - sample(denoiser, COUNT, guide, preset="fast")).abs().max() > 1e-2
+    unguided = sample(denoiser, COUNT, preset="best")
+    torch.testing.assert_close(unguided, sample(denoiser, COUNT, preset="fast"), rtol=0, atol=0)
+
+
+def test_best_refuses_a_guide_that_makes_whole_steps() -> None:
+    likelihood = ImageLikelihood(tiny_predictor(), ClassTask(), torch.tensor([0, 1, 2]))
+    with pytest.raises(StepGuideError, match="makes whole steps"):
+        sample(tiny_denoiser(), COUNT, MPGD(likelihood, 1.0), preset="best")

@@ -16,7 +16,12 @@ from ppap.diffusion.sampling import Step, sample
 from ppap.diffusion.solver import Sampler
 from ppap.fast.path import FastPath
 from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
-from ppap.guidance.wrappers import ClippedGradient, GradientReuse, GuidanceInterval
+from ppap.guidance.wrappers import (
+    ClippedGradient,
+    GradientReuse,
+    GuidanceInterval,
+    SignalWeighted,
+)
 from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import images, tiny_denoiser, tiny_predictor
 
@@ -52,6 +57,7 @@ def test_wrappers_without_effect_change_nothing(sampler: Sampler) -> None:
         GuidanceInterval(guide, 0, 999),
         GradientReuse(guide, 1),
         ClippedGradient(guide, 1e9),
+        SignalWeighted(guide, 0.0),
         GradientReuse(ClippedGradient(GuidanceInterval(SumOfGuides((guide,))), 1e9), 1),
     ):
         assert torch.equal(drawn(wrapped, sampler), plain)
@@ -129,3 +135,20 @@ def test_settings_without_sense_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"timestep|every|norm"):
             wrong()
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_a_weighted_guide_is_the_guide_times_a_power_of_the_signal(power: float) -> None:
+    denoiser, guide = tiny_denoiser(), Asked().guide()
+    state = State(images(4), torch.tensor([0, 300, 600, 999]), denoiser)
+    plain, weight = guide(state), denoiser.schedule.signal(state.timesteps) ** power
+    assert plain is not None
+    found = SignalWeighted(guide, power)(state)
+    torch.testing.assert_close(found, plain * weight[:, None, None, None])
+    assert SignalWeighted(guide, power).rows(slice(1, 3)).target_count == 2
+
+
+@pytest.mark.parametrize("power", [-0.5, float("nan"), float("inf")])
+def test_a_weight_that_is_none_is_refused(power: float) -> None:
+    with pytest.raises(ValueError, match="power"):
+        SignalWeighted(Asked().guide(), power)

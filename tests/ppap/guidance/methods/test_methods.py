@@ -31,7 +31,12 @@ from ppap.guidance.likelihoods import (
 )
 from ppap.guidance.methods.dps import DPS
 from ppap.guidance.methods.freedom import FreeDoM
-from ppap.guidance.wrappers import ClippedGradient, GradientReuse, GuidanceInterval
+from ppap.guidance.wrappers import (
+    ClippedGradient,
+    GradientReuse,
+    GuidanceInterval,
+    SignalWeighted,
+)
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from tests.ppap.networks import SHAPE, tiny_denoiser
@@ -168,9 +173,10 @@ STEP_GUIDES = [name for name in METHODS if isinstance(make(name), StepGuide)]
         lambda guide: GuidanceInterval(guide, last=500),
         lambda guide: GradientReuse(guide, 2),
         lambda guide: ClippedGradient(guide, 1.0),
+        SignalWeighted,
         lambda guide: GuidedScheduler(DDPMScheduler(), guide),
     ],
-    ids=["sum", "interval", "reuse", "clipping", "diffusers"],
+    ids=["sum", "interval", "reuse", "clipping", "weight", "diffusers"],
 )
 def test_what_works_on_gradients_refuses_methods_that_make_whole_steps(
     name: str, wrap: Callable[[AnyGuide], object]
