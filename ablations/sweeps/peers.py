@@ -44,9 +44,11 @@ COSTS = (
     "peak_memory_mib",
 )
 
+LOOK_AT_X_T = ("adm-g", "signal-weighted")
 Space = Mapping[str, tuple[Any, ...]]
 SPACES: dict[str, Space] = {
     "adm-g": {"scale": (1.0, 64.0)},
+    "signal-weighted": {"scale": (4.0, 256.0), "power": (0.5, 1.0)},
     "x0-gradient": {"scale": (1.0, 64.0)},
     "dps": {"scale": (0.1, 10.0)},
     "lgd-mc": {"scale": (0.1, 10.0), "samples": (4, 10)},
@@ -92,7 +94,8 @@ ROWS: dict[str, PeerRecipe] = {
     "naive": PeerRecipe("adm-g", NAIVE, "x_t"),
     "single (ADM-G)": PeerRecipe("adm-g", SINGLE, "x_t"),
     "ppap": PeerRecipe("adm-g", PPAP, "x_t"),
-    **{name: PeerRecipe(name) for name in SPACES if name != "adm-g"},
+    "ppap, held back": PeerRecipe("signal-weighted", PPAP, "x_t"),
+    **{name: PeerRecipe(name) for name in SPACES if name not in LOOK_AT_X_T},
     **{
         f"{name} + experts on x_t": PeerRecipe(name, PPAP, "x_t")
         for name in ("dps", "tfg", "elucd", "adam", "freedom")

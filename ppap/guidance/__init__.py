@@ -13,6 +13,7 @@ from ppap.guidance.methods.fk_steering import FKSteering
 from ppap.guidance.methods.freedom import FreeDoM
 from ppap.guidance.methods.lgd_mc import LGD
 from ppap.guidance.methods.mpgd import MPGD
+from ppap.guidance.methods.signal_weighted import signal_weighted_guidance
 from ppap.guidance.methods.tfg import TFG
 from ppap.guidance.methods.universal import UniversalGuidance
 from ppap.guidance.methods.x0_gradient import X0Gradient
@@ -21,6 +22,7 @@ __all__ = ["METHODS"]
 
 METHODS: Mapping[str, Callable[..., AnyGuide]] = {
     "adm-g": classifier_guidance,
+    "signal-weighted": signal_weighted_guidance,
     "x0-gradient": X0Gradient,
     "dps": DPS,
     "lgd-mc": LGD,
@@ -37,5 +39,5 @@ METHODS: Mapping[str, Callable[..., AnyGuide]] = {
 """The ways to guide by name: ``METHODS[name](likelihood, scale, ...)``.
 
 The likelihood is one of :mod:`ppap.guidance.likelihoods`; the last two are called with another
-denoiser in its place, and ``"adm-g"`` takes one that looks at x_t.
+denoiser in its place, and ``"adm-g"`` and ``"signal-weighted"`` take one that looks at x_t.
 """

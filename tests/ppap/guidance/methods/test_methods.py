@@ -51,6 +51,7 @@ SAMPLERS: dict[str, Sampler] = {
     "DPM-Solver++": DPMSolver(5),
 }
 BY_DENOISER = ("classifier-free", "autoguidance")
+LOOK_AT_X_T = ("adm-g", "signal-weighted")
 OPTIONS: dict[str, dict[str, Any]] = {
     "lgd-mc": {"samples": 2},
     "freedom": {"recurrence": 2},
@@ -90,7 +91,7 @@ def make(name: str, scale: Any = 2.0, likelihood: Likelihood | None = None) -> A
     if name in BY_DENOISER:
         return METHODS[name](labelled_denoiser(), scale)
     if likelihood is None:
-        likelihood = noisy() if name == "adm-g" else clean()
+        likelihood = noisy() if name in LOOK_AT_X_T else clean()
     return METHODS[name](likelihood, scale, **OPTIONS.get(name, {}))
 
 
@@ -136,7 +137,7 @@ def test_several_targets_guide_at_once_and_experts_stand_in_for_a_clean_predicto
     depth = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
     sides = (
         NoisyLikelihood(lambda x, t: x[:, :1], DepthTask(), depth, 3.0),
-        noisy() if name == "adm-g" else clean(),
+        noisy() if name in LOOK_AT_X_T else clean(),
     )
     both = draw(make(name, 1.0, SumOfLikelihoods(sides)))
     alone = [draw(make(name, 1.0, side)) for side in sides]
@@ -186,7 +187,7 @@ def test_what_works_on_gradients_refuses_methods_that_make_whole_steps(
 
 
 def test_the_methods_that_give_a_gradient() -> None:
-    assert set(METHODS) - set(STEP_GUIDES) == {"adm-g", "x0-gradient"}
+    assert set(METHODS) - set(STEP_GUIDES) == {"adm-g", "signal-weighted", "x0-gradient"}
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers', of numpy 2
@@ -228,7 +229,8 @@ def test_guides_of_different_lengths_and_weights_that_are_not_numbers_are_refuse
         SumOfLikelihoods((clean(), clean([0, 1])))
     with pytest.raises(ValueError, match="must be finite"):
         ImageLikelihood(classify, ClassTask(), 0, float("inf"))
-    with pytest.raises(TypeError, match="X0Gradient"):
-        METHODS["adm-g"](clean())
+    for name in LOOK_AT_X_T:
+        with pytest.raises(TypeError, match="X0Gradient"):
+            METHODS[name](clean())
     with pytest.raises(ValueError, match="3 seeds need as many targets"):
         draw(DPS(clean([0, 1])))
