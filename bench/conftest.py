@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.machine import Operations, clock, measure_ceiling, peak_memory
-from bench.paired import UNSTEADY, Paired, alternate
+from bench.groups import Group
+from bench.paired import UNSTEADY
 from ppap.compute.allocator import keep_freed_memory
 from ppap.compute.cpu import cpu_model, instruction_set
-
-ROUNDS = 7
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,66 +32,40 @@ def _cores() -> None:
     keep_freed_memory()
 
 
-Measure = Callable[..., None]
+Measure = Callable[[Group, str], dict[str, Any]]
 
 
 @pytest.fixture
 def measure(benchmark: BenchmarkFixture, request: pytest.FixtureRequest, _cores: None) -> Measure:
-    """Time a way of doing something in rounds with its reference; see :mod:`bench.paired`.
+    """Put a way's row, as :mod:`bench.groups` measures it, beside pytest-benchmark's entry.
 
-    Called as ``measure(group, way, function, against=reference, images=B, counted=plain)``.
-    ``counted`` does the same operations in eager torch, where they can be counted: the function
-    itself, or what it was compiled from. Peak memory is that of one call alone. The machine's
-    ceiling is measured right before the rounds, for a machine that others share changes its speed
-    within minutes.
+    Called as ``measure(group, way)`` by a test with a parameter ``way`` and a group that outlives
+    it, as a fixture of the module. Gives the row, for what a suite adds to it.
     """
 
-    def run(
-        group: str,
-        way: str,
-        function: Callable[[], Any],
-        against: Callable[[], Any],
-        images: int = 0,
-        counted: Callable[[], Any] | None = None,
-        rounds: int = ROUNDS,
-    ) -> None:
-        function()
-        against()
-        peak, before = peak_memory(function)
-        ceiling = measure_ceiling()
-        wanted = request.config.getoption("--bench-rounds") or rounds
-        pairs = Paired.of_calls(*alternate(function, against, wanted, clock))
-        info = describe(benchmark, group, way, pairs)
-        info["peak_mib"] = round(peak, 1)
-        info["peak_above_resident_mib"] = round(peak - before, 1)
-        seconds = statistics.median(pairs.own)
-        if images:
-            info["images_per_second"] = round(images / seconds, 2)
-        if counted is not None:
-            with Operations() as counter:
-                counted()
-            info["gflops"] = round(counter.total / seconds / 1e9, 2)
-            share = ceiling.share(counter.convolutions, counter.products, seconds)
-            info["of_ceiling"] = round(share, 3)
-        info["convolution_gflops"] = round(ceiling.convolution / 1e9, 1)
-        info["product_gflops"] = round(ceiling.product / 1e9, 1)
+    def run(group: Group, way: str) -> dict[str, Any]:
+        rounds = request.config.getoption("--bench-rounds")
+        row = group.row(way, selected_ways(request.node, request.session.items), rounds)
+        benchmark.group = group.name
+        info: dict[str, Any] = benchmark.extra_info
+        info.update(row)
+        benchmark.pedantic(lambda: None, rounds=1)
+        return info
 
     return run
 
 
-def describe(benchmark: BenchmarkFixture, group: str, way: str, pairs: Paired) -> dict[str, Any]:
-    """Put a row's times and ratio beside pytest-benchmark's entry; what counts is these."""
-    benchmark.group = group
-    info: dict[str, Any] = benchmark.extra_info
-    ratio = pairs.ratio
-    info["way"], info["rounds"] = way, len(pairs.own)
-    info["ms"] = round(statistics.median(pairs.own) * 1e3, 4)
-    info["reference_ms"] = round(statistics.median(pairs.reference) * 1e3, 4)
-    info["ratio"] = round(ratio.median, 4)
-    info["ratio_interval"] = [round(ratio.low, 4), round(ratio.high, 4)]
-    info["spread"] = round(pairs.spread, 4)
-    benchmark.pedantic(lambda: None, rounds=1)
-    return info
+def selected_ways(test: Any, items: Iterable[Any]) -> list[str]:
+    """The ways of a test's group that a run has selected.
+
+    They are the parameter ``way`` of those of ``items`` that are this test but for it.
+    """
+
+    def group_of(item: Any) -> object:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        return getattr(item, "function", None), parameters | {"way": None}
+
+    return [item.callspec.params["way"] for item in items if group_of(item) == group_of(test)]
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
@@ -153,10 +124,10 @@ def line(info: dict[str, Any]) -> str:
     def cell(key: str, width: int, form: str) -> str:
         return f"{format(info[key], form) if key in info else '':>{width}}"
 
-    low, high = info["ratio_interval"]
+    interval = "-".join(f"{end:.2f}" for end in info.get("ratio_interval", ()))
     return (
         f"  {info['way']:28} {cell('ms', 9, '.3f')} {cell('reference_ms', 9, '.3f')} "
-        f"{cell('ratio', 6, '.2f')} {f'{low:.2f}-{high:.2f}':>13} {cell('spread', 6, '.0%')} "
+        f"{cell('ratio', 6, '.2f')} {interval:>13} {cell('spread', 6, '.0%')} "
         f"{cell('images_per_second', 8, '.1f')} {cell('gflops', 8, '.1f')} "
         f"{cell('of_ceiling', 7, '.0%')} {cell('peak_mib', 9, '.0f')}"
     )

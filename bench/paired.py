@@ -1,18 +1,27 @@
-"""Two ways timed in turn, and what can be said of their ratio.
+"""Ways timed in turn, and what can be said of their ratios.
 
-A round calls reference, own way, own way, reference: whatever drifts evenly during a round slows
-both alike. A row's milliseconds and its ratio come from the same rounds, so that they agree.
+A round calls all ways in order and then in reverse: whatever drifts evenly during a round slows all
+alike. A row's milliseconds and its ratio come from the same rounds, so that they agree.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["UNSTEADY", "Ceiling", "Interval", "Paired", "alternate", "median_interval", "spread"]
+__all__ = [
+    "UNSTEADY",
+    "Ceiling",
+    "Interval",
+    "Paired",
+    "interleave",
+    "median_interval",
+    "round_means",
+    "spread",
+]
 
 UNSTEADY = 0.15
 """Spread of rounds from which a machine is said to be unsteady."""
@@ -52,11 +61,7 @@ class Paired:
             raise ValueError(
                 f"a round is two calls of each way, got {len(own)} and {len(reference)} calls"
             )
-
-        def means(calls: Sequence[float]) -> tuple[float, ...]:
-            return tuple((a + b) / 2 for a, b in zip(calls[::2], calls[1::2], strict=True))
-
-        return cls(means(own), means(reference))
+        return cls(round_means(own), round_means(reference))
 
     @property
     def ratio(self) -> Interval:
@@ -88,20 +93,32 @@ class Ceiling:
         return (convolutions / self.convolution + products / self.product) / seconds
 
 
-def alternate(
-    function: Callable[[], Any],
-    against: Callable[[], Any],
+def interleave(
+    ways: Mapping[str, Callable[[], Any]],
     rounds: int,
     timed: Callable[[Callable[[], Any]], Timed],
-) -> tuple[list[Timed], list[Timed]]:
-    """What ``timed`` gives for two calls a round of a function, and of what it is compared with."""
-    own, reference = [], []
-    for _ in range(rounds):
-        reference.append(timed(against))
-        own.append(timed(function))
-        own.append(timed(function))
-        reference.append(timed(against))
-    return own, reference
+    there_and_back: bool = True,
+) -> dict[str, list[Timed]]:
+    """What ``timed`` gives for each call of each way.
+
+    Args:
+        ways: in the order in which a round calls them.
+        rounds: how many.
+        timed: calls a way and says how long it took.
+        there_and_back: whether a round calls every way twice, in order and in reverse. Without it
+            a round calls each once and every second round goes in reverse, for calls that are
+            long: an even drift then moves the ratios of one round up and of the next one down.
+    """
+    calls: dict[str, list[Timed]] = {name: [] for name in ways}
+    for turn in range(rounds * (2 if there_and_back else 1)):
+        for name in reversed(ways) if turn % 2 else ways:
+            calls[name].append(timed(ways[name]))
+    return calls
+
+
+def round_means(calls: Sequence[float]) -> tuple[float, ...]:
+    """One figure a round, from two calls each."""
+    return tuple((a + b) / 2 for a, b in zip(calls[::2], calls[1::2], strict=True))
 
 
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.paired import Paired, median_interval
+from bench.paired import Paired, interleave, median_interval
 from ppap.compute.cpu import cpu_model, instruction_set
 
 __all__ = [
@@ -116,11 +116,7 @@ def peak_mib(function: Callable[[], Any]) -> tuple[float, float]:
 
 def interleaved(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each way by round: in a round all are called in turn, then in reverse."""
-    calls: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name in (*ways, *reversed(ways)):
-            calls[name].append(clock(ways[name]))
-    return calls
+    return interleave(ways, rounds, clock)
 
 
 def row_of(own: Sequence[float], reference: Sequence[float], images: int) -> dict[str, Any]:

@@ -6,56 +6,76 @@ timed before its result and gradients agree with the reference in float64.
 
 from __future__ import annotations
 
-import statistics
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 
 import pytest
 import torch
-from ppap_kernels.operations import PASSES, Problem, Way, problems
-from pytest_benchmark.fixture import BenchmarkFixture
+from ppap_kernels.operations import PASSES, Problem, problems
 
-from bench.conftest import describe
+from bench.conftest import Measure
+from bench.groups import Group, Way
 
 from .preparation import prepared
-from .timing import device, pairs_of
+from .timing import device, device_memory, rounds_on, seconds_of
 
 ON = device()
 DTYPES = (torch.bfloat16, torch.float16) if ON.type == "cuda" else (torch.float32,)
-ALL = [
-    pytest.param(case, way, dtype, what, id=f"{case.name}-{case.shape}-{what}-{dtype}-{way.name}")
+FLOPS = {"forward": 1, "input gradient": 2, "full backward": 3}
+"""Of a pass, in those of the forward pass."""
+EAGER = "torch eager"
+
+Kernel = tuple[Problem, torch.dtype, str]
+KERNELS: list[Kernel] = [
+    (case, dtype, what)
     for case in problems(ON)
     for dtype in DTYPES
     for what in PASSES
     if what == "forward" or "x" in case.make(torch.float32, torch.device("cpu"))
     if what != "full backward" or case.trained
+]
+ALL = [
+    pytest.param(
+        (case, dtype, what), way.name, id=f"{case.name}-{case.shape}-{what}-{dtype}-{way.name}"
+    )
+    for case, dtype, what in KERNELS
     for way in case.ways
     if what in way.passes
 ]
 
 
-@pytest.mark.parametrize(("case", "way", "dtype", "what"), ALL)
-def test_kernel(
-    benchmark: BenchmarkFixture,
-    pytestconfig: pytest.Config,
-    case: Problem,
-    way: Way,
-    dtype: torch.dtype,
-    what: str,
-) -> None:
-    function, gate = prepared(case, way, dtype, what, ON)
-    gate()
-    eager = next(other for other in case.ways if other.name == "torch eager")
-    reference, _ = prepared(case, eager, dtype, what, ON)
-    rounds = pytestconfig.getoption("--bench-rounds") or 0
-    pairs, peak = pairs_of(function, reference, ON, rounds)
-    seconds = statistics.median(pairs.own)
-    passes = {"forward": 1, "input gradient": 2, "full backward": 3}[what]
-    kind = str(dtype).removeprefix("torch.")
-    group = f"{case.name} {case.shape}, {what}, {kind}"
-    info = describe(benchmark, group, "reference" if way.name == "torch eager" else way.name, pairs)
+@pytest.fixture(scope="module")
+def kernel(request: pytest.FixtureRequest) -> Iterator[tuple[Kernel, Group]]:
+    """An operation's pass in an element type, in all ways of doing it."""
+    case, dtype, what = request.param
+    named = {way.name: way for way in case.ways}
+
+    def make(way: str) -> Way:
+        run, gate = prepared(case, named[way], dtype, what, ON)
+        return Way(run, check=gate)
+
+    group = Group(
+        f"{case.name} {case.shape}, {what}, {str(dtype).removeprefix('torch.')}",
+        make,
+        reference=EAGER,
+        rounds=rounds_on(ON),
+        stopwatch=partial(seconds_of, on=ON),
+        memory=device_memory if ON.type == "cuda" else None,
+    )
+    with closing(group):
+        yield request.param, group
+
+
+@pytest.mark.parametrize(("kernel", "way"), ALL, indirect=["kernel"])
+def test_kernel(measure: Measure, kernel: tuple[Kernel, Group], way: str) -> None:
+    (case, dtype, what), group = kernel
+    info = measure(group, way)
+    info["way"] = "reference" if way == EAGER else way
     info["device"] = ON.type
-    if ON.type == "cuda":
-        info["peak_mib"] = round(peak, 1)
+    seconds = info["ms"] / 1e3
+    if "peak_mib" in info:  # what a call needs, whatever else is on the device
+        info["peak_mib"] = info["peak_above_resident_mib"]
     if what == "forward":
-        size = torch.empty(0, dtype=dtype).element_size()
-        info["gb_per_second"] = round(case.bytes(size) / seconds / 1e9, 2)
-    info["gflops"] = round(passes * case.flops / seconds / 1e9, 1)
+        info["gb_per_second"] = round(case.bytes(dtype.itemsize) / seconds / 1e9, 2)
+    info["gflops"] = round(FLOPS[what] * case.flops / seconds / 1e9, 1)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.machine import clock
-from bench.paired import Paired, alternate
+from bench.paired import Paired, interleave, round_means
 
-__all__ = ["device", "pairs_of"]
+__all__ = ["device", "device_memory", "pairs_of", "rounds_on", "seconds_of"]
 
 L2_BYTES = 256 * 2**20
 """Written between repetitions; more than any GPU's second-level cache."""
@@ -25,6 +25,29 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def rounds_on(on: torch.device) -> int:
+    """How many rounds a device is timed for."""
+    return ROUNDS_ON_GPU if on.type == "cuda" else ROUNDS_ON_CPU
+
+
+def seconds_of(
+    ways: Mapping[str, Callable[[], Any]], rounds: int, on: torch.device
+) -> dict[str, tuple[float, ...]]:
+    """Time ways in turn: seconds of each, a figure a round.
+
+    Args:
+        ways: launch work on the device.
+        rounds: of two calls of each way.
+        on: where; on a GPU every call finds a flushed L2 and is timed by events around it.
+    """
+    if on.type == "cuda":
+        _warm_up(ways.values())
+        calls = _events(ways, on, rounds)
+    else:
+        calls = _by_clock(ways, rounds)
+    return {name: round_means(own) for name, own in calls.items()}
+
+
 def pairs_of(
     function: Callable[[], Any], against: Callable[[], Any], on: torch.device, rounds: int = 0
 ) -> tuple[Paired, float]:
@@ -33,37 +56,59 @@ def pairs_of(
     Args:
         function: launches work on the device.
         against: what it is compared with.
-        on: where; on a GPU every call finds a flushed L2 and is timed by events around it.
-        rounds: of two calls each; by default 25 on a GPU and 7 on a CPU.
+        on: as of :func:`seconds_of`.
+        rounds: as of :func:`seconds_of`; by default 25 on a GPU and 7 on a CPU.
 
     Returns:
         Seconds, and MiB of device memory that a call of ``function`` needs above what was
         allocated before; 0 on a CPU.
     """
+    rounds = rounds or rounds_on(on)
     if on.type == "cuda":
-        return _by_events(function, against, on, rounds or ROUNDS_ON_GPU)
-    for warm in (function, against):
+        return _by_events(function, against, on, rounds)
+    calls = _by_clock({"reference": against, "own": function}, rounds)
+    return Paired.of_calls(calls["own"], calls["reference"]), 0.0
+
+
+def device_memory(function: Callable[[], Any]) -> tuple[float, float]:
+    """MiB allocated on the GPU at the peak of one call, and before it."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    return torch.cuda.max_memory_allocated() / 2**20, before / 2**20
+
+
+def _warm_up(ways: Iterable[Callable[[], Any]]) -> None:
+    for call in [*ways] * WARM_UPS:
+        call()
+
+
+def _by_clock(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    for warm in ways.values():
         warm()
-    repeats = {call: max(1, round(SHORTEST / clock(call))) for call in (function, against)}
+    repeats = {call: max(1, round(SHORTEST / clock(call))) for call in ways.values()}
 
     def timed(call: Callable[[], Any]) -> float:
         many = repeats[call]
         return clock(lambda: [call() for _ in range(many)]) / many
 
-    return Paired.of_calls(*alternate(function, against, rounds or ROUNDS_ON_CPU, timed)), 0.0
+    return interleave(ways, rounds, timed)
 
 
 def _by_events(
     function: Callable[[], Any], against: Callable[[], Any], on: torch.device, rounds: int
 ) -> tuple[Paired, float]:
-    for _ in range(WARM_UPS):
-        function()
-        against()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    function()
-    peak = (torch.cuda.max_memory_allocated() - before) / 2**20
+    _warm_up((function, against))
+    peak, before = device_memory(function)
+    calls = _events({"reference": against, "own": function}, on, rounds)
+    return Paired.of_calls(calls["own"], calls["reference"]), peak - before
+
+
+def _events(
+    ways: Mapping[str, Callable[[], Any]], on: torch.device, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of each call."""
     cold: Tensor = torch.empty(L2_BYTES, dtype=torch.int8, device=on)
 
     def timed(call: Callable[[], Any]) -> tuple[torch.cuda.Event, torch.cuda.Event]:
@@ -74,7 +119,6 @@ def _by_events(
         end.record()
         return start, end
 
-    calls = alternate(function, against, rounds, timed)
+    calls = interleave(ways, rounds, timed)
     torch.cuda.synchronize()
-    own, reference = ([a.elapsed_time(b) / 1e3 for a, b in events] for events in calls)
-    return Paired.of_calls(own, reference), peak
+    return {name: [a.elapsed_time(b) / 1e3 for a, b in own] for name, own in calls.items()}
