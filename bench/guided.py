@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from bench.reference import ReferenceExperts
 from bench.workloads import BATCH, SCALE, bank_of, denoiser
 from ppap.compute.cpu import native_bfloat16
 from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.denoiser import Denoiser, module_device
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.stepping import Stepper, plain_step
 from ppap.experts.bank import ExpertBank
@@ -26,6 +26,7 @@ __all__ = [
     "WAYS",
     "classes",
     "guide_of",
+    "step_of",
     "stepper",
 ]
 
@@ -63,13 +64,23 @@ def stepper(
         compile: whether the fast path compiles.
     """
     network = denoiser(device)
-    schedule = network.schedule.respace(SAMPLER.spacing)
     guide = guide_of(way, bank_of(predictor, device=device), batch)
+    if way not in (FAST, HALF):
+        return step_of(plain_step, network, guide, batch)
     fast = FastPath(network, batch, compile, precision="bf16" if way == HALF else "fp32")
+    return step_of(fast.step, network, guide, batch)
+
+
+def step_of(
+    stepper: Stepper, network: Denoiser, guide: Guide, batch: int = BATCH
+) -> Callable[[Tensor], Tensor]:
+    """(batch, C, H, W) at one timestep -> at the next, as a stepper computes it."""
+    schedule = network.schedule.respace(SAMPLER.spacing)
+    device = module_device(network)
     timesteps = torch.full((batch,), int(schedule.timesteps[INDEX]), device=device)
 
-    def run(stepper: Stepper, x_t: Tensor) -> Tensor:
+    def run(x_t: Tensor) -> Tensor:
         state = State(x_t, timesteps, network, number=INDEX)
         return stepper(SAMPLER, schedule, INDEX, state, guide, None, None).x
 
-    return partial(run, fast.step if way in (FAST, HALF) else plain_step)
+    return run

@@ -109,9 +109,10 @@ def interleave(
             a round calls each once and every second round goes in reverse, for calls that are
             long: an even drift then moves the ratios of one round up and of the next one down.
     """
-    calls: dict[str, list[Timed]] = {name: [] for name in ways}
+    order = list(ways)
+    calls: dict[str, list[Timed]] = {name: [] for name in order}
     for turn in range(rounds * (2 if there_and_back else 1)):
-        for name in reversed(ways) if turn % 2 else ways:
+        for name in order[::-1] if turn % 2 else order:
             calls[name].append(timed(ways[name]))
     return calls
 

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
 
-from bench.paired import Ceiling, Paired, alternate, median_interval, spread
+from bench.paired import Ceiling, Paired, interleave, median_interval, round_means, spread
 
 
-def test_a_round_is_reference_own_own_reference() -> None:
+def in_turn(rounds: int, **options: bool) -> tuple[str, dict[str, list[int]]]:
+    """Three ways, and the number of each call."""
     calls: list[str] = []
 
     def timed(function: object) -> int:
         function()  # type: ignore[operator]
         return len(calls)
 
-    own, reference = alternate(
-        lambda: calls.append("own"), lambda: calls.append("reference"), 2, timed
-    )
-    assert calls == ["reference", "own", "own", "reference"] * 2
-    assert own == [2, 3, 6, 7]
-    assert reference == [1, 4, 5, 8]
+    ways = {name: partial(calls.append, name) for name in "abc"}
+    found = interleave(ways, rounds, timed, **options)
+    return "".join(calls), found
+
+
+def test_a_round_goes_through_all_ways_and_back() -> None:
+    calls, found = in_turn(2)
+    assert calls == "abccba" * 2
+    assert found == {"a": [1, 6, 7, 12], "b": [2, 5, 8, 11], "c": [3, 4, 9, 10]}
+    assert {round_means(own) for own in found.values()} == {(3.5, 9.5)}
+
+
+def test_of_single_calls_every_second_round_goes_back() -> None:
+    calls, found = in_turn(3, there_and_back=False)
+    assert calls == "abccbaabc"
+    assert found == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
 
 
 def test_an_even_drift_leaves_the_ratio_alone() -> None:
