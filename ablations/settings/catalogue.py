@@ -29,6 +29,7 @@ def load_setting(name: str) -> Setting:
         "fashion": fashion.load,
         "fashion-large": large.load_fashion,
         "scenes": scenes.load,
+        "scenes-large": large.load_scenes,
     }
     for each in PUBLIC:
         makers[each] = partial(public.load, each)

@@ -1,8 +1,8 @@
-"""The embedded setting ``fashion-large``: garments with a denoiser that is worth guiding.
+"""The embedded settings ``fashion-large`` and ``scenes-large``: denoisers more worth guiding.
 
-Targets, predictors, judge and budgets are those of ``fashion``. The denoiser has five times the
-weights, draws its pixels at full resolution, and its samples lie much nearer to the test images;
-a step of it costs about three times as much.
+Targets, predictors, judges and budgets are those of ``fashion`` and ``scenes``. The denoisers have
+several times the weights, draw their pixels at full resolution, and their samples lie nearer to
+the test images; a step of them costs about three times as much.
 """
 
 from __future__ import annotations
@@ -10,29 +10,45 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from ablations.settings import fashion
-from ablations.settings.folded import fashion_unet
+from ablations.settings import fashion, scenes
+from ablations.settings.folded import fashion_unet, scenes_unet
 from ablations.settings.setting import Setting
 from ablations.settings.shipped import ShippedWeights
 
-__all__ = ["FASHION", "load_fashion"]
+__all__ = ["FASHION", "SCENES", "load_fashion", "load_scenes"]
 
 FASHION = ShippedWeights(
     "fashion-large", fashion.SHAPE, fashion_unet, fashion.evaluator, "fashion-evaluator-64"
 )
+SCENES = ShippedWeights(
+    "scenes-large", scenes.SHAPE, scenes_unet, scenes.evaluator, "scenes-evaluator-64"
+)
 
 
 def load_fashion() -> Setting:
-    """The setting, with the weights that the repository ships.
+    """Garments, with the weights that the repository ships.
 
     Raises:
         UserError: if there are none.
     """
-    small = fashion.load()
+    return _with_denoiser(fashion.load(), FASHION, 0.0060)
+
+
+def load_scenes() -> Setting:
+    """Scenes, with the weights that the repository ships.
+
+    Raises:
+        UserError: if there are none.
+    """
+    return _with_denoiser(scenes.load(), SCENES, 0.0070)
+
+
+def _with_denoiser(small: Setting, weights: ShippedWeights, seconds: float) -> Setting:
+    """The small setting with another denoiser, a step of which takes so long for an image."""
     return replace(
         small,
-        name=FASHION.name,
-        denoiser=lru_cache(FASHION.denoiser),
-        denoise_seconds=0.0060,
-        fingerprint=f"{small.fingerprint}-{FASHION.fingerprint()}",
+        name=weights.name,
+        denoiser=lru_cache(weights.denoiser),
+        denoise_seconds=seconds,
+        fingerprint=f"{small.fingerprint}-{weights.fingerprint()}",
     )

@@ -14,7 +14,7 @@ from ablations.zoo import fashion, large, scenes
 TRAININGS = {
     "fashion": fashion.train_all,
     "scenes": scenes.train_all,
-    "fashion-large": large.train_all,
+    **{name: each.train_all for name, each in large.LARGE.items()},
 }
 
 

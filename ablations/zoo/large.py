@@ -1,49 +1,76 @@
-"""Trains the network of ``fashion-large`` that ``fashion`` does not have: its denoiser.
+"""Trains what ``fashion-large`` and ``scenes-large`` have of their own: a denoiser each.
 
-The judge and the predictors are those of ``fashion``, whose weights are not written again.
+Judges and predictors are those of the small settings, whose weights are not written again.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ablations.zoo.denoisers import TRAININGS, Zoo
+from ablations.zoo.denoising import DenoiserRecipe
 from ablations.zoo.training import fingerprint
 from ppap.compute.precision import choose_precision
 
-__all__ = ["RECIPE", "assemble", "train_all"]
+__all__ = ["LARGE", "Large", "assemble"]
 
-NAME = "fashion"
-"""Among the trainings of denoisers."""
-RECIPE = replace(TRAININGS[NAME].recipe, steps=4_400, cooldown=1_000, evaluate_every=400)
-"""282 000 images: 50 minutes on one core with bfloat16, and as long again for what is measured."""
 MEASURED = 10_000
 
 
-def train_all(work: Path, target: Path) -> None:
-    """Train, or go on; measure; write weights, card and fingerprint.
+@dataclass(frozen=True)
+class Large:
+    """The training of a large setting.
 
-    Args:
-        work: folder for states and curves.
-        target: folder of the weights.
+    Attributes:
+        setting: its name.
+        denoiser: among the trainings of denoisers.
+        recipe: what two cores can do in a few hours; a GPU can do more.
     """
-    zoo = Zoo(NAME, work, "cpu", choose_precision("auto", "cpu"))
-    zoo.train(RECIPE)
-    zoo.measure(MEASURED)
-    assemble(work / "weights" / NAME, target)
+
+    setting: str
+    denoiser: str
+    recipe: DenoiserRecipe
+
+    def train_all(self, work: Path, target: Path) -> None:
+        """Train, or go on; measure; write weights, card and fingerprint.
+
+        Args:
+            work: folder for states and curves.
+            target: folder of the weights.
+        """
+        zoo = Zoo(self.denoiser, work, "cpu", choose_precision("auto", "cpu"))
+        zoo.train(self.recipe)
+        zoo.measure(MEASURED)
+        assemble(work / "weights" / self.denoiser, target)
+
+
+def _recipe(denoiser: str, steps: int, cooldown: int) -> DenoiserRecipe:
+    return replace(TRAININGS[denoiser].recipe, steps=steps, cooldown=cooldown, evaluate_every=400)
+
+
+LARGE = {
+    "fashion-large": Large("fashion-large", "fashion", _recipe("fashion", 4_400, 1_000)),
+    "scenes-large": Large("scenes-large", "scenes", _recipe("scenes", 4_400, 1_000)),
+}
+"""By setting: 282 thousand images each, about an hour on one core with bfloat16."""
 
 
 def assemble(source: Path, target: Path) -> None:
-    """From where a training was measured to where settings look for their weights."""
+    """From where a training was measured to where settings look for their weights.
+
+    Args:
+        source: folder of the training's weights, facts and card.
+        target: folder of the setting, whose name is the setting's.
+    """
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / "denoiser.safetensors", target / "denoiser.safetensors")
     shutil.copyfile(source / "DENOISER.md", target / "MODEL_CARD.md")
     facts = json.loads((source / "denoiser.json").read_text())
     about = {
-        "setting": "fashion-large",
+        "setting": target.name,
         "models": {"denoiser": facts},
         "fingerprint": fingerprint(target, ["denoiser"]),
     }
