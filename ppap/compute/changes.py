@@ -81,11 +81,13 @@ def _joined(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
     """All bits, (n,) int32 at a time."""
     for _, alike in groupby(map(_bits, tensors), key=lambda bits: bits.device):
         joined: list[Tensor] = []
+        count = 0
         for bits in alike:
             joined.append(bits)
-            if sum(map(len, joined)) >= CHUNK:
+            count += bits.numel()
+            if count >= CHUNK:
                 yield torch.cat(joined) if len(joined) > 1 else bits
-                joined = []
+                joined, count = [], 0
         if joined:
             yield torch.cat(joined)
 

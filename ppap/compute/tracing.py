@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._guards import TracingContext
+from torch._guards import tracing as in_context
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,7 +23,7 @@ from ppap.compute.constants import settle_constants
 from ppap.compute.cpu_operators import REPLACEMENTS, use_onednn
 from ppap.compute.precision import widened
 
-__all__ = ["Traced", "laid_out", "state_of"]
+__all__ = ["Traced", "graph_of", "laid_out", "state_of"]
 
 SHORT_ATTENTION = 256
 """Keys up to which attention written out beats the fused kernel on a CPU, once compiled."""
@@ -45,10 +48,10 @@ class Traced(nn.Module):
         super().__init__()
         on_cpu = all(leaf.device.type == "cpu" for leaf in tree_leaves(arguments))
         if on_cpu:
-            graph = make_fx(_attention_written_out(function), REPLACEMENTS)(*arguments)
+            graph = graph_of(_attention_written_out(function), arguments, REPLACEMENTS)
             use_onednn(graph)
         else:
-            graph = make_fx(function)(*arguments)
+            graph = graph_of(function, arguments)
             settle_constants(graph)
         own = list(arguments[0]) if frozen else []
         own += _lift_constants(graph)
@@ -67,6 +70,25 @@ class Traced(nn.Module):
         inputs = tree_leaves(arguments)
         found: list[Tensor] = self.graph(*own[: self.weights], *inputs, *own[self.weights :])
         return found
+
+
+def graph_of(
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    replacements: dict[Any, Callable[..., Any]] | None = None,
+) -> fx.GraphModule:
+    """A function's tensor operations, at the shapes of its arguments.
+
+    Args:
+        function: of lists of tensors and tensors.
+        arguments: examples, with which it is run once.
+        replacements: other operations for some, as :func:`make_fx` takes them.
+    """
+    # By itself make_fx describes every value in a fake mode of its own, and each mode reads the
+    # whole stack as it is made: nearly half the time of tracing. One in the context serves all.
+    with in_context(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        graph: fx.GraphModule = make_fx(function, replacements)(*arguments)
+    return graph
 
 
 def _is_half(value: Any) -> bool:

@@ -77,3 +77,33 @@ def test_short_attention_in_half_precision_is_computed_in_float32() -> None:
         wide = given.float()
         exact = F.scaled_dot_product_attention(wide, wide, wide)
         torch.testing.assert_close(found, exact.to(given.dtype), rtol=1e-2, atol=1e-5)
+
+
+def test_all_values_of_a_graph_are_described_in_one_fake_mode() -> None:
+    """For making a mode takes as long as tracing the operation whose value it describes."""
+
+    def both(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        return [torch.group_norm(F.conv2d(x, *weights), 2), x.softmax(1) @ x]
+
+    arguments = ([torch.randn(4, 3, 1, 1)], torch.randn(2, 3, 8, 8))
+    graph = Traced(both, arguments, frozen=False).graph
+    described = [node.meta["val"] for node in graph.graph.nodes if "val" in node.meta]
+    assert len(described) > 4
+    assert len({id(value.fake_mode) for value in described if isinstance(value, Tensor)}) == 1
+
+
+def test_what_is_drawn_and_not_used_is_drawn_all_the_same() -> None:
+    """Else whoever draws next would draw other numbers than beside the plain function."""
+
+    def wasteful(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        torch.rand_like(x)
+        return [x + weights[0]]
+
+    x = torch.ones(3)
+    traced = Traced(wasteful, ([x], x), frozen=False)
+    drawn = []
+    for function in (wasteful, traced):
+        torch.manual_seed(0)
+        function([x], x)
+        drawn.append(torch.rand(2))
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=0)
