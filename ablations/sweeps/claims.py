@@ -187,17 +187,18 @@ def claimed(lab: Lab, contrasts: Mapping[str, Contrast], shown: str, task: str) 
         )
 
 
-def picture(lab: Lab, made: Curve) -> Grid | Panel:
-    """Samples of an arm's first unit at its middle scale: the same seeds for all arms.
+def picture(lab: Lab, made: Curve, place: float = 0.5) -> Grid | Panel:
+    """Samples of an arm's first unit at one of its scales: the same seeds for all arms.
 
     Args:
         lab: of the sweep.
         made: the arm's curve.
+        place: of the scale among those that are always measured, 0 the least and 1 the largest.
     """
     drawn = [scores[0].samples for scores in made.points]
     scales = [samples for samples in drawn if not isinstance(samples, ExtendedSamples)]
     kind = Panel if lab.setting.target_images else Grid
-    return kind(lab.setup, made.about, scales[len(scales) // 2])
+    return kind(lab.setup, made.about, scales[round(place * (len(scales) - 1))])
 
 
 def guides(setting: Setting, predictors: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
