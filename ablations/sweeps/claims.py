@@ -198,7 +198,7 @@ def picture(lab: Lab, made: Curve, place: float = 0.5) -> Grid | Panel:
     drawn = [scores[0].samples for scores in made.points]
     scales = [samples for samples in drawn if not isinstance(samples, ExtendedSamples)]
     kind = Panel if lab.setting.target_images else Grid
-    return kind(lab.setup, made.about, scales[round(place * (len(scales) - 1))])
+    return kind(lab.setup, made.about, scales[int(place * (len(scales) - 1) + 0.5)])
 
 
 def guides(setting: Setting, predictors: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
