@@ -6,9 +6,7 @@ timed before its result and gradients agree with the reference in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from functools import partial
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -36,26 +34,25 @@ KERNELS: list[Kernel] = [
     if what != "full backward" or case.trained
 ]
 ALL = [
-    pytest.param(
-        (case, dtype, what), way.name, id=f"{case.name}-{case.shape}-{what}-{dtype}-{way.name}"
-    )
-    for case, dtype, what in KERNELS
+    pytest.param(kernel, way.name, id="-".join([case.name, case.shape, what, str(dtype), way.name]))
+    for kernel in KERNELS
+    for case, dtype, what in [kernel]
     for way in case.ways
     if what in way.passes
 ]
 
 
-@pytest.fixture(scope="module")
-def kernel(request: pytest.FixtureRequest) -> Iterator[tuple[Kernel, Group]]:
+@lru_cache(maxsize=1)  # its tests follow one another
+def group_of(kernel: Kernel) -> Group:
     """An operation's pass in an element type, in all ways of doing it."""
-    case, dtype, what = request.param
+    case, dtype, what = kernel
     named = {way.name: way for way in case.ways}
 
     def make(way: str) -> Way:
         run, gate = prepared(case, named[way], dtype, what, ON)
         return Way(run, check=gate)
 
-    group = Group(
+    return Group(
         f"{case.name} {case.shape}, {what}, {str(dtype).removeprefix('torch.')}",
         make,
         reference=EAGER,
@@ -63,14 +60,12 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[tuple[Kernel, Group]]:
         stopwatch=partial(seconds_of, on=ON),
         memory=device_memory if ON.type == "cuda" else None,
     )
-    with closing(group):
-        yield request.param, group
 
 
-@pytest.mark.parametrize(("kernel", "way"), ALL, indirect=["kernel"])
-def test_kernel(measure: Measure, kernel: tuple[Kernel, Group], way: str) -> None:
-    (case, dtype, what), group = kernel
-    info = measure(group, way)
+@pytest.mark.parametrize(("kernel", "way"), ALL)
+def test_kernel(measure: Measure, kernel: Kernel, way: str) -> None:
+    case, dtype, what = kernel
+    info = measure(group_of(kernel), way)
     info["way"] = "reference" if way == EAGER else way
     info["device"] = ON.type
     seconds = info["ms"] / 1e3
