@@ -110,7 +110,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Run the benchmarks: pytest --benchmark-only."""
-    run_shared(session, "pytest", "--benchmark-only", *session.posargs)
+    run_shared(session, "pytest", "--benchmark-only", *(session.posargs or ["bench"]))
 
 
 @nox.session(venv_backend="none")

@@ -100,7 +100,7 @@ def _measured(about: dict[str, Any], rows: int) -> str:
         )
     text = (
         f"Measured on {machine} ({about['instruction_set']}). {ratio} Milliseconds, ratio and its "
-        "interval are of the same rounds, each of which times reference, way, way and reference: "
+        "interval are of the same rounds, in which ways and reference take turns: "
         "medians, and the order statistics that enclose the ratio's median."
     )
     if "gpu" in about:
@@ -109,7 +109,7 @@ def _measured(about: dict[str, Any], rows: int) -> str:
         text += (
             f" The ceiling is that of a large convolution, {about['convolution_gflops']} GFLOP/s, "
             f"and of a large matrix product, {about['product_gflops']} GFLOP/s, measured again "
-            "before each row, in the proportion in which a row does both."
+            "before each group of rows, in the proportion in which a row does both."
         )
     if about["unsteady_rows"]:
         text = (

@@ -32,11 +32,13 @@ def row_of(folder: str, table: str, method: str, predictor: str) -> dict[str, st
     return found
 
 
-def best_point(folder: str, method: str, predictor: str) -> dict[str, str]:
-    """The point of a method's curve among the claims that has the highest score."""
+def best_point(
+    folder: str, method: str, predictor: str, sweep: str = "claims"
+) -> dict[str, str]:
+    """The point of a method's curve that has the highest score."""
     points = [
         row
-        for row in rows_of(folder, "claims-curves")
+        for row in rows_of(folder, f"{sweep}-curves")
         if (row["method"], row["predictor"]) == (method, predictor)
     ]
     return max(points, key=lambda row: float(row["score"]))
