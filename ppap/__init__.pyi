@@ -36,6 +36,7 @@ from .guidance.methods.fk_steering import FKSteering
 from .guidance.methods.freedom import FreeDoM
 from .guidance.methods.lgd_mc import LGD
 from .guidance.methods.mpgd import MPGD
+from .guidance.methods.signal_weighted import signal_weighted_guidance
 from .guidance.methods.tfg import TFG
 from .guidance.methods.universal import UniversalGuidance
 from .guidance.methods.x0_gradient import X0Gradient
@@ -43,6 +44,7 @@ from .guidance.wrappers import (
     ClippedGradient,
     GradientReuse,
     GuidanceInterval,
+    SignalWeighted,
 )
 from .predictors.predictor import Predictor
 from .predictors.public import load_predictor
@@ -95,6 +97,7 @@ __all__ = [
     "Predictor",
     "Preset",
     "SegmentationTask",
+    "SignalWeighted",
     "SimilarityTask",
     "SumOfGuides",
     "SumOfLikelihoods",
@@ -112,6 +115,7 @@ __all__ = [
     "naive_guide",
     "ppap_adapter",
     "sample",
+    "signal_weighted_guidance",
     "synthesize",
     "transfer",
     "with_softplus",

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "benchmark", "benchmark_row", "best_point", "claim_of", "row_of"]
+__all__ = ["RESULTS", "benchmark", "benchmark_row", "best_point", "claim_of", "row_of", "rows_of"]
 
 RESULTS = Path(__file__).parents[1] / "reports" / "results"
 
@@ -32,9 +32,7 @@ def row_of(folder: str, table: str, method: str, predictor: str) -> dict[str, st
     return found
 
 
-def best_point(
-    folder: str, method: str, predictor: str, sweep: str = "claims"
-) -> dict[str, str]:
+def best_point(folder: str, method: str, predictor: str, sweep: str = "claims") -> dict[str, str]:
     """The point of a method's curve that has the highest score."""
     points = [
         row

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ablations.settings.shipped import WEIGHTS
-from tests.records import RESULTS, benchmark, benchmark_row, claim_of, row_of
+from tests.records import RESULTS, benchmark, benchmark_row, claim_of, row_of, rows_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +47,18 @@ def contrast(name: str, *columns: str, sweep: str = "claims") -> list[float]:
     return [float(found[column]) for column in columns]
 
 
+PEERS = "fashion-large-full+curve_samples=25+selection_samples=32+timed_images=16+trials=8"
+
+
+def refined(name: str, *columns: str) -> list[float]:
+    """Of a claim about guidance that is held back."""
+    return contrast(name, *columns, sweep="refinements")
+
+
+def peer(method: str, column: str) -> float:
+    return value(f"{PEERS}/peers/{method}/resnet/{column}")
+
+
 def eight_steps(name: str, *columns: str) -> list[float]:
     """What 8 steps of DPM-Solver++ give, less 25 of DDIM."""
     return [abs(value) for value in contrast(name, *columns, sweep="speed-quality")]
@@ -81,6 +93,24 @@ README = {
     ", 0.014], margin 0.03)": lambda: contrast("no labels are needed", "high", "margin"),
     "by 0.071 [0.051, 0.090] without": lambda: contrast("adapters suffice", *INTERVAL),
     "0.088 [0.068, 0.108] with.": lambda: contrast("adapters suffice with labels", *INTERVAL),
+    "by 0.057 [0.044, 0.070] at equal": lambda: refined("held back: nearer", *INTERVAL),
+    "by 0.033 [0.017, 0.049] at the best": lambda: refined("held back: further", *INTERVAL),
+    "0.189 [0.148, 0.230] better": lambda: refined("held back, single is beaten", *INTERVAL),
+    "0.138 [0.129, 0.147] better": lambda: refined("held back, multi-experts is beaten", *INTERVAL),
+    "open (+0.021 [0.003, 0.039] at": lambda: refined(
+        "held back, ppap, 1 expert is beaten", *INTERVAL
+    ),
+    "it takes 689 s of a core": lambda: [peer("ppap, held back", "preparation_seconds")],
+    "(4.8 against 14.0)": lambda: [peer("x0-gradient", "fid"), peer("elucd", "fid")],
+    "preparation after 3162 images": lambda: [peer("x0-gradient", "cheaper_after")],
+    "against DPS after 8171": lambda: [peer("dps", "cheaper_after")],
+    "lies at 65.": lambda: [
+        min(
+            float(row["pixel_fid"])
+            for row in rows_of(PEERS, "peers-curves")
+            if row["method"] == "naive"
+        )
+    ],
     "supported (+0.022 [0.009, 0.034])": lambda: contrast(
         "a chain of experts is better", *INTERVAL
     ),

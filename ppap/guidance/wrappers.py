@@ -161,7 +161,7 @@ class SignalWeighted:
     At 0.5 the weight is the share sqrt(abar) that the image has in x_t, which is nearly nothing
     where sampling begins and 1 where it ends. Strong guidance of pure noise drives samples away
     from real images and gains little; held back there, the same experts reach a higher accuracy at
-    a smaller distance, at scales two to four times as large (the sweep ``refinements``).
+    a smaller distance, at larger scales (the sweep ``refinements``).
 
     Attributes:
         guide: what acts.
