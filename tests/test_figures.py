@@ -55,6 +55,16 @@ def refined(name: str, *columns: str) -> list[float]:
     return contrast(name, *columns, sweep="refinements")
 
 
+SCENES = "scenes-large-full+curve_samples=50+synthetic=2000"
+
+
+def on_scenes() -> list[float]:
+    """How much less accurate guidance that is held back is, and by how much at most."""
+    found = claim_of(SCENES, "refinements", "held back: nearer", "class")
+    assert found["verdict"] == "open"
+    return [-float(found[column]) for column in ("difference", "low")]
+
+
 def peer(method: str, column: str) -> float:
     return value(f"{PEERS}/peers/{method}/resnet/{column}")
 
@@ -100,6 +110,8 @@ README = {
     "open (+0.021 [0.003, 0.039] at": lambda: refined(
         "held back, ppap, 1 expert is beaten", *INTERVAL
     ),
+    "it is 0.069 [": lambda: on_scenes()[:1],
+    ", 0.151] less accurate": lambda: on_scenes()[1:],
     "it takes 689 s of a core": lambda: [peer("ppap, held back", "preparation_seconds")],
     "(4.8 against 14.0)": lambda: [peer("x0-gradient", "fid"), peer("elucd", "fid")],
     "preparation after 3162 images": lambda: [peer("x0-gradient", "cheaper_after")],

@@ -88,13 +88,14 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "standard": Preset(DDIM(25)),
     "fast": Preset(DPMSolver(8, last=80), fast=True),
-    "best": Preset(DPMSolver(8, last=80), fast=True, signal_power=0.5),
+    "held-back": Preset(DPMSolver(8, last=80), fast=True, signal_power=0.5),
 }
 """``"standard"`` is the paper's sampler, step by step. ``"fast"`` is DPM-Solver++ 2M in 8 steps
 from the last timestep down to 80 of 1000, ending at the predicted image, on the fast path: a third
-of the network evaluations. ``"best"`` is the same with guidance that is weaker the noisier the
-image: more accurate, and nearer to real images. A guidance scale that was chosen for one of them
-does not suit another: choose it anew."""
+of the network evaluations. ``"held-back"`` is the same with guidance that is weaker the noisier
+the image: of garments more accurate samples, nearer to real images; of scenes that is open (the
+sweep ``refinements``). A guidance scale that was chosen for one of them does not suit another:
+choose it anew."""
 
 
 def preset_of(preset: str | Preset) -> Preset:

@@ -74,7 +74,7 @@ def sample(
         preset: sampler, path, precision and weight of the guide under one name of
             :data:`ppap.fast.presets.PRESETS`, or a :class:`ppap.fast.presets.Preset`; a
             ``sampler``, ``fast`` or ``precision`` beside it takes the place of its own.
-            ``"fast"`` draws in 8 steps of DPM-Solver++ on the fast path, ``"best"`` holds the
+            ``"fast"`` draws in 8 steps of DPM-Solver++ on the fast path, ``"held-back"`` holds the
             guide back in the noise besides, ``"standard"`` is DDIM-25. A guidance scale that
             suits one of them does not suit another: choose it anew.
 

@@ -159,9 +159,9 @@ class SignalWeighted:
     """A guide that is weaker the noisier the image: its gradient times abar ** power.
 
     At 0.5 the weight is the share sqrt(abar) that the image has in x_t, which is nearly nothing
-    where sampling begins and 1 where it ends. Strong guidance of pure noise drives samples away
-    from real images and gains little; held back there, the same experts reach a higher accuracy at
-    a smaller distance, at larger scales (the sweep ``refinements``).
+    where sampling begins and 1 where it ends. Strong guidance of pure noise can drive samples away
+    from real images and gain little. Held back there, experts guide garments to a higher accuracy
+    at a smaller distance, at larger scales; for scenes that is open (the sweep ``refinements``).
 
     Attributes:
         guide: what acts.

@@ -136,18 +136,18 @@ def test_what_is_no_preset_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("made")
-def test_best_is_fast_with_guidance_that_is_weaker_in_the_noise() -> None:
+def test_held_back_is_fast_with_guidance_that_is_weaker_in_the_noise() -> None:
     denoiser, guide = tiny_denoiser(), naive_guide(tiny_predictor(), ClassTask(), [0, 1, 2], 20.0)
     weighted = SignalWeighted(guide, 0.5)
     expected = sample(denoiser, COUNT, weighted, DPMSolver(8, last=80), fast=False)
-    found = sample(denoiser, COUNT, guide, preset="best")
+    found = sample(denoiser, COUNT, guide, preset="held-back")
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
     assert (found - sample(denoiser, COUNT, guide, preset="fast")).abs().max() > 1e-2
-    unguided = sample(denoiser, COUNT, preset="best")
+    unguided = sample(denoiser, COUNT, preset="held-back")
     torch.testing.assert_close(unguided, sample(denoiser, COUNT, preset="fast"), rtol=0, atol=0)
 
 
-def test_best_refuses_a_guide_that_makes_whole_steps() -> None:
+def test_held_back_refuses_a_guide_that_makes_whole_steps() -> None:
     likelihood = ImageLikelihood(tiny_predictor(), ClassTask(), torch.tensor([0, 1, 2]))
     with pytest.raises(StepGuideError, match="makes whole steps"):
-        sample(tiny_denoiser(), COUNT, MPGD(likelihood, 1.0), preset="best")
+        sample(tiny_denoiser(), COUNT, MPGD(likelihood, 1.0), preset="held-back")
