@@ -69,6 +69,12 @@ def peer(method: str, column: str) -> float:
     return value(f"{PEERS}/peers/{method}/resnet/{column}")
 
 
+def times_as_fast(network: str, way: str, *, interval: bool = False) -> list[float]:
+    """As the reference, in whole calls of 256 images."""
+    found = benchmark_row("bench-cpu", f"PPAP-5, guided DDIM-25, {network}, 256 images", way)
+    return [found["ratio"], *(found["ratio_interval"] if interval else [])]
+
+
 def eight_steps(name: str, *columns: str) -> list[float]:
     """What 8 steps of DPM-Solver++ give, less 25 of DDIM."""
     return [abs(value) for value in contrast(name, *columns, sweep="speed-quality")]
@@ -112,6 +118,16 @@ README = {
     ),
     "it is 0.069 [": lambda: on_scenes()[:1],
     ", 0.151] less accurate": lambda: on_scenes()[1:],
+    "fast path 1.83 [1.67, 2.07] times": lambda: times_as_fast(
+        "resnet", "fast path", interval=True
+    ),
+    "and 1.43 [1.24, 1.63] with the ViT": lambda: times_as_fast("vit", "fast path", interval=True),
+    "in bfloat16 3.15 and 1.93 times": lambda: [
+        times_as_fast(network, "fast path, bf16")[0] for network in ("resnet", "vit")
+    ],
+    "5.76 and 4.50 times": lambda: [
+        times_as_fast(network, "preset fast")[0] for network in ("resnet", "vit")
+    ],
     "it takes 689 s of a core": lambda: [peer("ppap, held back", "preparation_seconds")],
     "(4.8 against 14.0)": lambda: [peer("x0-gradient", "fid"), peer("elucd", "fid")],
     "preparation after 3162 images": lambda: [peer("x0-gradient", "cheaper_after")],
