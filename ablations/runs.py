@@ -177,21 +177,23 @@ class Options:
         return self.output or OUTPUT / f"{name}-{lab.budget_name}"
 
     def _tasks(self, setting: Setting) -> tuple[str, ...]:
-        if unknown := [name for name in self.tasks if name not in setting.tasks]:
-            raise UserError(
-                f"setting {setting.name} has no task {unknown[0]!r}",
-                f"choose from {', '.join(setting.tasks)}",
-            )
+        _require_of(setting, "task", self.tasks, setting.tasks)
         return self.tasks
 
     def _predictors(self, setting: Setting) -> tuple[str, ...]:
         chosen = self.predictors or setting.predictors
-        if unknown := [name for name in chosen if name not in setting.predictors]:
-            raise UserError(
-                f"setting {setting.name} has no predictor {unknown[0]!r}",
-                f"choose from {', '.join(setting.predictors)}",
-            )
+        _require_of(setting, "predictor", chosen, setting.predictors)
         return chosen
+
+
+def _require_of(setting: Setting, kind: str, chosen: Iterable[str], known: Iterable[str]) -> None:
+    """Raises a UserError for a name that the setting does not have."""
+    known = tuple(known)
+    if unknown := [name for name in chosen if name not in known]:
+        raise UserError(
+            f"setting {setting.name} has no {kind} {unknown[0]!r}",
+            f"choose from {', '.join(known)}",
+        )
 
 
 def open_store(url: str | None) -> Store:

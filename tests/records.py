@@ -8,8 +8,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "benchmark", "benchmark_row", "best_point", "claim_of", "row_of", "rows_of"]
+__all__ = [
+    "CLAIMS",
+    "PEERS",
+    "RESULTS",
+    "SCENES",
+    "benchmark",
+    "benchmark_row",
+    "best_point",
+    "claim_of",
+    "row_of",
+    "rows_of",
+]
 
+CLAIMS = "fashion-large-full+curve_samples=200"
+PEERS = "fashion-large-full+curve_samples=25+selection_samples=32+timed_images=16+trials=8"
+SCENES = "scenes-large-full+curve_samples=50+synthetic=2000"
 RESULTS = Path(__file__).parents[1] / "reports" / "results"
 
 

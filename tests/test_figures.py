@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from ablations.settings.shipped import WEIGHTS
-from tests.records import RESULTS, benchmark, benchmark_row, claim_of, row_of, rows_of
+from tests.records import (
+    CLAIMS,
+    PEERS,
+    RESULTS,
+    SCENES,
+    benchmark,
+    benchmark_row,
+    claim_of,
+    row_of,
+    rows_of,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,24 +48,15 @@ def images_per_second(network: str) -> float:
     return float(benchmark_row("bench-nvidia-h200", group, "plain")["images_per_second"])
 
 
-CLAIMS = "fashion-large-full+curve_samples=200"
-
-
 def contrast(name: str, *columns: str, sweep: str = "claims") -> list[float]:
     """Of a claim about the ResNet."""
     found = claim_of(CLAIMS, sweep, name, "resnet")
     return [float(found[column]) for column in columns]
 
 
-PEERS = "fashion-large-full+curve_samples=25+selection_samples=32+timed_images=16+trials=8"
-
-
 def refined(name: str, *columns: str) -> list[float]:
     """Of a claim about guidance that is held back."""
     return contrast(name, *columns, sweep="refinements")
-
-
-SCENES = "scenes-large-full+curve_samples=50+synthetic=2000"
 
 
 def on_scenes() -> list[float]:

@@ -18,7 +18,7 @@ from ppap.compute.recent import Recent
 from ppap.diffusion.stepping import AnyGuide
 from ppap.guidance.guides import IgnoreTimestep, LikelihoodGuide, NoiseAwareModel
 
-__all__ = ["Guidance", "Guiding", "Model"]
+__all__ = ["AroundModel", "Guidance", "Guiding", "Model"]
 
 _recent: Recent[str, NoiseAwareModel] = Recent(2)
 """On the fast path, which has graphs of a model as long as that is the same object: one scale of a
@@ -109,6 +109,23 @@ class Model:
         if self.experts is None:
             return IgnoreTimestep(load_predictor(setup, self.predictor, load).to(device()))
         return self.experts.bank(load)
+
+
+class AroundModel:
+    """What guides by a model, in a way of its own: it has the model's task, experts and cells."""
+
+    model: Model
+
+    @property
+    def task(self) -> str:
+        return self.model.task
+
+    @property
+    def experts(self) -> Experts | None:
+        return self.model.experts
+
+    def inputs(self) -> Iterator[Cell]:
+        yield from self.model.inputs()
 
 
 @dataclass(frozen=True)

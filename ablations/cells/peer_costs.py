@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -158,10 +158,11 @@ class PeerRow(Row):
         """Before the first image: training of the experts, mean over seeds, and what it saw."""
         if not self.banks:
             return 0.0
-        trained = [load(bank).meta["provenance"]["wall_seconds"] for bank in self.banks]
-        drawn = [load(s).meta["provenance"]["wall_seconds"] for s in self.banks[0].data.shards]
-        per_seed = len(self.banks) / len(self.seeds)
-        return float(np.mean(trained)) * per_seed + float(sum(drawn))
+
+        def seconds(cells: Iterable[Cell]) -> float:
+            return float(sum(load(cell).meta["provenance"]["wall_seconds"] for cell in cells))
+
+        return seconds(self.banks) / len(self.seeds) + seconds(self.banks[0].data.shards)
 
     def inputs(self) -> Iterator[Cell]:
         yield from super().inputs()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from ablations.cells.experts import Experts
-from ablations.cells.guidance import Model
+from ablations.cells.guidance import AroundModel, Model
 from ablations.cells.setup import Setup
 from ablations.errors import UserError
-from ablations.machine.cell import Cell, Load
+from ablations.machine.cell import Load
 from ablations.settings.plugins import digest_of_code, load_plugin
 from ppap.diffusion.stepping import AnyGuide
 from ppap.guidance import METHODS
@@ -27,7 +26,7 @@ THROUGH_DENOISER = 3.0
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(AroundModel):
     """A way to guide by a model that is not its own gradient in x_t.
 
     Attributes:
@@ -45,17 +44,6 @@ class Method:
     def of(cls, name: str, model: Model) -> Method:
         """By its name alone."""
         return cls(name, model, digest(name))
-
-    @property
-    def task(self) -> str:
-        return self.model.task
-
-    @property
-    def experts(self) -> Experts | None:
-        return self.model.experts
-
-    def inputs(self) -> Iterator[Cell]:
-        yield from self.model.inputs()
 
     def image_seconds(self) -> float:
         return THROUGH_DENOISER * self.model.image_seconds()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ablations.cells.experts import Experts
-from ablations.cells.guidance import Model
+from ablations.cells.guidance import AroundModel, Model
 from ablations.cells.setup import Setup
-from ablations.machine.cell import Cell, Load
+from ablations.machine.cell import Load
 from ppap.diffusion.guide import Guide
 from ppap.guidance.guides import LikelihoodGuide
 from ppap.guidance.methods.elucd import CalibratedLogits
@@ -49,7 +47,7 @@ class Refinement:
 
 
 @dataclass(frozen=True)
-class Refined:
+class Refined(AroundModel):
     """A model that guides by a refinement.
 
     Attributes:
@@ -63,17 +61,6 @@ class Refined:
     @property
     def name(self) -> str:
         return f"{self.model.name}, refined"
-
-    @property
-    def task(self) -> str:
-        return self.model.task
-
-    @property
-    def experts(self) -> Experts | None:
-        return self.model.experts
-
-    def inputs(self) -> Iterator[Cell]:
-        yield from self.model.inputs()
 
     def image_seconds(self) -> float:
         return self.model.image_seconds()

@@ -18,7 +18,7 @@ from ablations.sweeps.recipes import FULL, MULTI, NAIVE, PPAP, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
 from ppap.diffusion.dpm_solver import DPMSolver
 
-__all__ = ["ARMS", "CLAIMS", "Contrast", "claimed", "curve", "guides"]
+__all__ = ["ARMS", "CLAIMS", "HERE", "Contrast", "claimed", "curve", "guides"]
 
 SAMPLER = DPMSolver(8, last=80)
 CURVE_SEED = 35 * 10**8

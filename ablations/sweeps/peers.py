@@ -22,7 +22,7 @@ from ablations.cells.results import Result
 from ablations.cells.samples import sampler_name
 from ablations.cells.scores import Score
 from ablations.sweeps.banks import SAMPLER
-from ablations.sweeps.claims import CURVE_SEED, Contrast, claimed
+from ablations.sweeps.claims import CURVE_SEED, HERE, Contrast, claimed
 from ablations.sweeps.lab import SEED_STRIDE, SELECTION_SEED, TOGETHER, Lab
 from ablations.sweeps.recipes import NAIVE, PPAP, QUALITY, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
@@ -32,7 +32,7 @@ __all__ = ["ROWS", "SPACES", "PeerRecipe", "contrasts", "trials"]
 TASKS = ("class", "depth", "segmentation")
 STRENGTHS = (0.25, 0.5, 1.0, 2.0)
 """Of the curve, rising, relative to the scale that the search has chosen."""
-REFERENCE, SOURCE = "ppap", "this library"
+REFERENCE = "ppap"
 COSTS = (
     "seconds_per_image",
     "preparation_seconds",
@@ -116,19 +116,19 @@ def contrasts(rows: Mapping[str, PeerRecipe]) -> dict[str, Contrast]:
         found[f"{name} beats {REFERENCE}"] = Contrast(
             f"At equal distance from real images, {name} guides better than five data-free "
             "experts do by themselves.",
-            name, REFERENCE, "near", source=SOURCE,
+            name, REFERENCE, "near", source=HERE,
         )  # fmt: skip
         found[f"{name} reaches further than {REFERENCE}"] = Contrast(
             f"At the best of its strengths, {name} guides better than five data-free experts do "
             "by themselves at theirs.",
-            name, REFERENCE, "far", "best_score", source=SOURCE,
+            name, REFERENCE, "far", "best_score", source=HERE,
         )  # fmt: skip
         alone = name.partition(" + ")[0]
         if alone != name and alone in rows:
             found[f"experts help {alone}, {name[-3:]}"] = Contrast(
                 f"At equal distance from real images, {name} guides better than {alone} with the "
                 "clean predictor.",
-                name, alone, "combined", source=SOURCE,
+                name, alone, "combined", source=HERE,
             )  # fmt: skip
     return found
 
@@ -192,7 +192,7 @@ def peer_row(
         )
         for unit in units
     ]
-    search = searched(lab, recipe.method, peer, guidance[0], tuple(sources))
+    search = searched(lab, peer, guidance[0], tuple(sources))
     samples = [
         PeerSamples(
             lab.setup, SAMPLER, together, CURVE_SEED + unit * SEED_STRIDE,
@@ -230,10 +230,10 @@ def peer_row(
 
 
 def searched(
-    lab: Lab, method: str, peer: Peer, guidance: tuple[Guidance, ...], tasks: tuple[str, ...]
+    lab: Lab, peer: Peer, guidance: tuple[Guidance, ...], tasks: tuple[str, ...]
 ) -> Search:
     """The search for a method's options, with what guides the first unit."""
-    tried = trials(method, lab.budget.trials, lab.scales)
+    tried = trials(peer.method, lab.budget.trials, lab.scales)
     picked = lab.budget.selection_samples
     scores = tuple(
         Score(PeerSamples(lab.setup, SAMPLER, guidance, SELECTION_SEED, picked, peer, trial))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ablations.cells.refined import Refinement
 from ablations.cells.results import Result
-from ablations.sweeps.claims import Contrast, claimed, curve, guides, picture
+from ablations.sweeps.claims import HERE, Contrast, claimed, curve, guides, picture
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import MULTI, NAIVE, PPAP, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
@@ -41,41 +41,36 @@ TOLD = {
     "half the marginal": "follow f_y - log Σ exp(f / 2) in place of the log-probability",
 }
 SOURCES = {
-    "held back": "this library",
-    "held back more": "this library",
+    "held back": HERE,
+    "held back more": HERE,
     "half the marginal": "arXiv 2310.11311",
 }
 INTERVAL = "arXiv 2404.07724"
 
 
 def contrasts() -> dict[str, Contrast]:
-    """Of every refinement with PPAP as published, near and far."""
+    """Of every refinement with PPAP as published, and of PPAP with its rivals, near and far."""
     found = {}
     for name in REFINEMENTS:
-        source = SOURCES.get(name, INTERVAL)
-        found[f"{name}: nearer"] = Contrast(
-            f"Five data-free experts that {TOLD[name]} guide better than as published, at equal "
-            "distance from real images.",
-            name, PUBLISHED, "near", source=source,
-        )  # fmt: skip
-        found[f"{name}: further"] = Contrast(
-            f"Five data-free experts that {TOLD[name]} guide better than as published, each at the "
-            "best of its scales.",
-            name, PUBLISHED, "far", "best_score", source=source,
-        )  # fmt: skip
+        stem = f"Five data-free experts that {TOLD[name]} guide better than as published"
+        pair = near_and_far(stem, name, PUBLISHED, SOURCES.get(name, INTERVAL))
+        found |= dict(zip((f"{name}: nearer", f"{name}: further"), pair, strict=True))
     for name in RIVALS:
-        ours, theirs = "held back", f"{name}, held back"
-        found[f"held back, {name} is beaten"] = Contrast(
-            f"Where both are held back, five data-free experts guide better than the arm {name}, "
-            "at equal distance from real images.",
-            ours, theirs, "near", source="this library",
-        )  # fmt: skip
-        found[f"held back, {name} is left behind"] = Contrast(
-            f"Where both are held back, five data-free experts guide better than the arm {name}, "
-            "each at the best of its scales.",
-            ours, theirs, "far", "best_score", source="this library",
-        )  # fmt: skip
+        stem = f"Where both are held back, five data-free experts guide better than the arm {name}"
+        pair = near_and_far(stem, "held back", f"{name}, held back", HERE)
+        names = f"held back, {name} is beaten", f"held back, {name} is left behind"
+        found |= dict(zip(names, pair, strict=True))
     return found
+
+
+def near_and_far(stem: str, ours: str, theirs: str, source: str) -> tuple[Contrast, Contrast]:
+    """That ours is better at equal distance, and at the best of each one's scales."""
+    near = f"{stem}, at equal distance from real images."
+    far = f"{stem}, each at the best of its scales."
+    return (
+        Contrast(near, ours, theirs, "near", source=source),
+        Contrast(far, ours, theirs, "far", "best_score", source=source),
+    )
 
 
 def arms(task: str) -> dict[str, Recipe]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ablations.cells.results import Result
 from ablations.cells.samples import AnySampler
-from ablations.sweeps.claims import Contrast, claimed, curve, guides
+from ablations.sweeps.claims import HERE, Contrast, claimed, curve, guides
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import PPAP
 from ablations.sweeps.registry import sweep
@@ -26,7 +26,7 @@ SAMPLERS: dict[str, AnySampler] = {
     "2M-6 to 80": DPMSolver(6, last=80),
 }
 """DPM-Solver++ 2M to t = 0, or down to 80 and ending with the predicted image."""
-AS_GOOD, SOURCE = 0.01, "this library"
+AS_GOOD = 0.01
 
 
 def contrasts() -> dict[str, Contrast]:
@@ -37,12 +37,12 @@ def contrasts() -> dict[str, Contrast]:
             found[f"{name} is as near"] = Contrast(
                 f"Guided by five data-free experts, {name} is as good as {STANDARD} at equal "
                 "distance from real images, each at scales of its own.",
-                name, STANDARD, "near", better=None, source=SOURCE, margin=AS_GOOD,
+                name, STANDARD, "near", better=None, source=HERE, margin=AS_GOOD,
             )  # fmt: skip
             found[f"{name} reaches as far"] = Contrast(
                 f"Guided by five data-free experts, {name} is as good as {STANDARD} at the best of "
                 "the scales of each.",
-                name, STANDARD, "far", "best_score", None, SOURCE, AS_GOOD,
+                name, STANDARD, "far", "best_score", None, HERE, AS_GOOD,
             )  # fmt: skip
     return found
 

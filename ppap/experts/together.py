@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ppap.compute.compiler import can_compile
 from ppap.compute.precision import Precision
+from ppap.compute.tracing import graph_of
 from ppap.experts.bank import ExpertBank
 from ppap.experts.compiled_step import Inputs, Run, Step, as_function, compiled, predicted
 
@@ -95,7 +95,7 @@ class JointStep:
         self._step.show(inputs[3][0])
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of operators without a batching rule
-            graph = make_fx(as_function(self._step))(*inputs)
+            graph = graph_of(as_function(self._step), inputs)
             graph.graph.eliminate_dead_code()
             graph.recompile()
 

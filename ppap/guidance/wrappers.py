@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,7 +23,25 @@ SCALE_INSTEAD = "give it a scale that is a function of the noise level and 0 els
 
 
 @dataclass(frozen=True, eq=False)
-class GuidanceInterval:
+class _Around:
+    """A guide around one other, whose targets are its own."""
+
+    guide: Guide
+
+    @property
+    def target_count(self) -> int | None:
+        return self.guide.target_count
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the guide within."""
+        move(self.guide, device)
+
+    def rows(self, chosen: slice) -> Self:
+        return replace(self, guide=self.guide.rows(chosen))
+
+
+@dataclass(frozen=True, eq=False)
+class GuidanceInterval(_Around):
     """A guide that acts between two timesteps, both included, and nowhere else.
 
     Outside the interval the guide is not called and the step is the unguided one, bit for bit.
@@ -38,7 +57,6 @@ class GuidanceInterval:
         ValueError: for an interval without a timestep.
     """
 
-    guide: Guide
     first: int = 0
     last: int | None = None
 
@@ -61,20 +79,9 @@ class GuidanceInterval:
             return gradient
         return torch.where(active[:, None, None, None], gradient, 0.0)
 
-    @property
-    def target_count(self) -> int | None:
-        return self.guide.target_count
-
-    def to(self, device: torch.device | str) -> None:
-        """Move the guide within."""
-        move(self.guide, device)
-
-    def rows(self, chosen: slice) -> GuidanceInterval:
-        return replace(self, guide=self.guide.rows(chosen))
-
 
 @dataclass(frozen=True, eq=False)
-class GradientReuse:
+class GradientReuse(_Around):
     """A guide that is asked every ``every``-th step; the steps between use its last answer.
 
     The last answer is kept in the state's memory, which a trajectory starts empty: batches
@@ -89,7 +96,6 @@ class GradientReuse:
         ValueError: for an ``every`` below 1.
     """
 
-    guide: Guide
     every: int
 
     def __post_init__(self) -> None:
@@ -102,20 +108,9 @@ class GradientReuse:
         gradient: Tensor | None = state.memory[self]
         return gradient
 
-    @property
-    def target_count(self) -> int | None:
-        return self.guide.target_count
-
-    def to(self, device: torch.device | str) -> None:
-        """Move the guide within."""
-        move(self.guide, device)
-
-    def rows(self, chosen: slice) -> GradientReuse:
-        return replace(self, guide=self.guide.rows(chosen))
-
 
 @dataclass(frozen=True, eq=False)
-class ClippedGradient:
+class ClippedGradient(_Around):
     """A guide whose gradient is shortened, sample by sample, to a largest norm.
 
     Attributes:
@@ -127,7 +122,6 @@ class ClippedGradient:
         ValueError: unless the norm is positive.
     """
 
-    guide: Guide
     norm: float
 
     def __post_init__(self) -> None:
@@ -142,20 +136,9 @@ class ClippedGradient:
         length = gradient.flatten(1).norm(dim=1)[:, None, None, None]
         return torch.where(length > self.norm, gradient * (self.norm / length), gradient)
 
-    @property
-    def target_count(self) -> int | None:
-        return self.guide.target_count
-
-    def to(self, device: torch.device | str) -> None:
-        """Move the guide within."""
-        move(self.guide, device)
-
-    def rows(self, chosen: slice) -> ClippedGradient:
-        return replace(self, guide=self.guide.rows(chosen))
-
 
 @dataclass(frozen=True, eq=False)
-class SignalWeighted:
+class SignalWeighted(_Around):
     """A guide that is weaker the noisier the image: its gradient times abar ** power.
 
     At 0.5 the weight is the share sqrt(abar) that the image has in x_t, which is nearly nothing
@@ -172,7 +155,6 @@ class SignalWeighted:
         ValueError: unless the power is finite and not negative.
     """
 
-    guide: Guide
     power: float = 0.5
 
     def __post_init__(self) -> None:
@@ -186,14 +168,3 @@ class SignalWeighted:
             return None
         weight = state.signal.to(gradient) ** self.power
         return weight.reshape(-1, 1, 1, 1) * gradient
-
-    @property
-    def target_count(self) -> int | None:
-        return self.guide.target_count
-
-    def to(self, device: torch.device | str) -> None:
-        """Move the guide within."""
-        move(self.guide, device)
-
-    def rows(self, chosen: slice) -> SignalWeighted:
-        return replace(self, guide=self.guide.rows(chosen))

@@ -17,11 +17,7 @@ from reports.amortised import cheaper_after, with_cheaper_after
         ((0.5, 150.0), (0.1, 200.0), 125.0),
         ((0.5, 300.0), (0.1, 200.0), 0.0),
         ((0.1, 0.0), (0.1, 200.0), math.nan),
-        (
-            (0.1, 900.0),
-            (0.2, 200.0),
-            math.nan,
-        ),  # the rival's lead ends; the reference's never comes
+        ((0.1, 900.0), (0.2, 200.0), math.nan),  # the reference leads, and not for ever
         ((math.nan, 0.0), (0.1, 200.0), math.nan),
     ],
 )
