@@ -5,25 +5,47 @@ Everything else is divided between the processes. They must see the same store.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from ablations.cells.experts import Experts
+from ablations.errors import UserError
 from ablations.machine.cell import Cell
 from ablations.machine.engine import Outcome, plan
 from ablations.machine.kept import Kept
 from ablations.machine.pools import put
 from ablations.machine.store import Store
 
-__all__ = ["is_main_process", "run"]
+__all__ = ["is_main_process", "launched", "run"]
+
+
+def launched() -> Accelerator:
+    """The accelerator of all processes that were launched together.
+
+    Raises:
+        UserError: if it cannot see them all: each would do the whole work, and write what the
+            others write.
+    """
+    # Without an accelerated device accelerate takes a process for the only one, unless told.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != processes:
+        raise UserError(
+            f"{processes} processes were launched, but accelerate sees "
+            f"{accelerator.num_processes} of them",
+            "launch with torchrun, or see what 'accelerate env' says",
+        )
+    return accelerator
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that reports."""
-    return Accelerator().is_main_process
+    """Whether this process is the one that reports; errors as :func:`launched`."""
+    return launched().is_main_process
 
 
 def run(targets: Iterable[Cell], store: Store) -> Outcome:
@@ -34,11 +56,15 @@ def run(targets: Iterable[Cell], store: Store) -> Outcome:
     Args:
         targets: the cells wanted, the same in every process.
         store: where artifacts are looked for and put.
+
+    Raises:
+        UserError: as :func:`launched`.
     """
-    accelerator = Accelerator()
+    accelerator = launched()
     cells = _everything(targets)
     # One process decides what is missing: another may look when more is there.
-    keys = [cell.key for cell in plan(cells.values(), store).todo]
+    alone = accelerator.is_main_process
+    keys = [cell.key for cell in plan(cells.values(), store).todo] if alone else []
     (keys,) = broadcast_object_list([keys])
     for wave in _waves([cells[key] for key in keys]):
         own = [cell for cell in wave if not isinstance(cell, Experts)]

@@ -179,7 +179,8 @@ class TrainingFile:
             )
             own = self._rank
             buffers = {k: v[own] for k, v in _below("buffer", tensors).items()}
-            random = {k: v[own] for k, v in _below("random", tensors).items()}
+            # Copied: a generator reads a view from the beginning of what it is a view of.
+            random = {k: v[own].clone() for k, v in _below("random", tensors).items()}
             self.bank.experts.load_state_dict(experts | buffers)
             torch.set_rng_state(random["cpu"])
             if "cuda" in random:

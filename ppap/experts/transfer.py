@@ -6,6 +6,7 @@ the teacher's for the clean x_0 (data-free, the paper's way) or to a label.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,8 @@ def transfer(
     and gradients are averaged, so that several processes give what one does, batch norms aside,
     whose statistics are those of the shares. So is a share in several parts, one after another,
     under ``Accelerator(gradient_accumulation_steps=...)``, which takes less memory. (On CPUs
-    without MPI the former starts one process.)
+    ``accelerate launch`` starts one process where there is no MPI, and processes see each other
+    under ``Accelerator(cpu=True)`` alone.)
 
     Args:
         bank: its experts are trained in place; what was merged into its predictor is unmerged. To
@@ -95,8 +97,8 @@ def transfer(
         ValueError: if there are no images, none of uint8, or of another shape than the denoiser's,
             the bank's ranges and the schedule differ in length, the training would write one expert
             over others that are trained already, processes cannot share the batch
-            evenly, the device would emulate the precision asked for, or an accelerator brings
-            one of its own, ``every`` is below 1, or the file has another ending.
+            evenly or don't see each other, the device would emulate the precision asked for, or an
+            accelerator brings one of its own, ``every`` is below 1, or the file has another ending.
         CheckpointError: if the file is damaged or of another training.
         OSError: if the file cannot be written, which is tried before anything is computed.
     """
@@ -202,6 +204,12 @@ def _check(
             f"the schedule at {len(schedule)}; make the bank with steps={len(schedule)}"
         )
     workers = accelerator.num_processes if accelerator else 1
+    together = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator and workers < together:
+        raise ValueError(
+            f"{together} processes were launched, but the accelerator sees {workers} of them, and "
+            "each would train and write by itself; on a CPU make it with Accelerator(cpu=True)"
+        )
     parts = accelerator.gradient_accumulation_steps if accelerator else 1
     if training.batch % (workers * parts):
         raise ValueError(

@@ -46,7 +46,7 @@ def launch(out: Path, processes: int) -> dict[str, torch.Tensor]:
     return load_file(out)
 
 
-def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_train_what_one_does_though_interrupted(tmp_path: Path) -> None:
     shared = launch(tmp_path / "two.safetensors", processes=2)
     assert shared["processes"].item() == 2
     alone, losses = train(None)
@@ -125,3 +125,10 @@ def test_gradients_gathered_over_parts_of_a_batch_are_those_of_the_batch() -> No
 def test_a_batch_that_does_not_split_into_its_parts_is_refused() -> None:
     with pytest.raises(ValueError, match="in 5 parts each; choose a multiple"):
         train(Accelerator(cpu=True, gradient_accumulation_steps=5))
+
+
+def test_processes_that_do_not_see_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Accelerator(cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="2 processes were launched, but the accelerator sees 1"):
+        train(alone)
