@@ -88,6 +88,15 @@ class Arm:
             for unit, part in self.points.groupby("unit")
         }
 
+    def measure_at(self, unit: int, score: float, measure: str) -> float:
+        """A unit's ``saturation``, ``recall`` or other measure of its points, at a score.
+
+        Returns:
+            NaN where the unit does not reach the score, or the measure was not taken.
+        """
+        values = self.points.loc[self.points["unit"] == unit, measure]
+        return self.curves[unit].measure_at(score, values.tolist())
+
     @property
     def scales(self) -> list[float]:
         """Guidance scales, rising; every unit was measured at each."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from reports.arms import Arm, Claim
 from reports.curves import Curve, common_distances, common_scores
@@ -22,6 +23,15 @@ FEWEST = 8
 """Units that a verdict takes."""
 LEVEL = 0.05
 VERDICTS = ("supported", "refuted", "open")
+HIGH = 0.9
+"""Of the way from the worst score that all units of two arms reach to the best one."""
+UNITS = {
+    "distance_at_matched_score": "distance",
+    "distance_ratio_at_high_score": "ratio of distances",
+    "saturation_ratio_at_high_score": "ratio of saturations",
+    "recall_at_high_score": "recall",
+}
+"""What quantities are measured in that are no scores."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Finding:
 
     Attributes:
         claim: what is said.
-        unit: what the difference is measured in: the metric's name, or ``distance``.
+        unit: what the difference is measured in: the metric's name, or one of :data:`UNITS`.
         reading: the values compared.
         test: of their differences; None where there are no values.
         p: of the test that may support the claim: of no difference, or where the arms are to be
@@ -122,6 +132,9 @@ def read_contrast(claim: Claim, ours: Arm, theirs: Arm) -> Reading:
     read = {
         "score_at_matched_distance": _score_at_matched_distance,
         "distance_at_matched_score": _distance_at_matched_score,
+        "distance_ratio_at_high_score": partial(_at_high_score, "pixel_fid", True),
+        "saturation_ratio_at_high_score": partial(_at_high_score, "saturation", True),
+        "recall_at_high_score": partial(_at_high_score, "recall", False),
         "area": _area,
         "best_score": _best_score,
         "collapse": _collapse,
@@ -172,6 +185,40 @@ def _matched(
     return Reading((), ours, theirs, f"at {what} {level:.3g}")
 
 
+def _at_high_score(
+    measure: str,
+    ratio: bool,
+    units: Sequence[int],
+    ours: Arm,
+    theirs: Arm,
+    at: float | None,
+) -> Reading:
+    """A measure of both arms' points where they have the same high score, near the best of both."""
+    reach = common_scores(curve for side in _curves(units, ours, theirs) for curve in side)
+    if reach is None:
+        return Reading(missing=f"not reached: there is no {ours.metric} that all units reach")
+    worst, best = reach if ours.higher_is_better else reach[::-1]
+    level = worst + HIGH * (best - worst) if at is None else at
+    read = [
+        tuple(
+            arm.curves[unit].distance_at(level)
+            if measure == "pixel_fid"
+            else arm.measure_at(unit, level, measure)
+            for unit in units
+        )
+        for arm in (ours, theirs)
+    ]
+    if any(math.isnan(value) for side in read for value in side):
+        return Reading(missing=f"not every unit has {measure} at {ours.metric} {level:.3g}")
+    where = f"at {ours.metric} {level:.3g}"
+    if not ratio:
+        return Reading((), *read, where)
+    if not all(read[1]):
+        return Reading(missing=f"{theirs.method} has no {measure} to compare with")
+    ratios = tuple(our / their for our, their in zip(*read, strict=True))
+    return Reading((), ratios, (1.0,) * len(ratios), where)
+
+
 def _area(units: Sequence[int], ours: Arm, theirs: Arm, at: float | None) -> Reading:
     curves = _curves(units, ours, theirs)
     reach = common_distances(curve for side in curves for curve in side)
@@ -211,7 +258,7 @@ def _collapse(units: Sequence[int], ours: Arm, theirs: Arm, at: float | None) ->
 def _tested(claim: Claim, arms: Sequence[Arm]) -> Finding:
     """The claim with its own test; no verdict yet."""
     ours, theirs = (_arm(claim, method, arms) for method in (claim.ours, claim.theirs))
-    unit = "distance" if claim.quantity == "distance_at_matched_score" else "score"
+    unit = UNITS.get(claim.quantity, "score")
     if not ours or not theirs:
         gone = [m for m, arm in ((claim.ours, ours), (claim.theirs, theirs)) if not arm]
         reading = Reading(missing=f"no curve of {' and '.join(gone)} has been measured")

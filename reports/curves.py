@@ -70,6 +70,22 @@ class Curve:
         found = _crossings([(y, x) for x, y in self._points], score)
         return math.exp(min(found)) if found else math.nan
 
+    def measure_at(self, score: float, values: Sequence[float]) -> float:
+        """Another measure of the points, where the curve has a score at the least distance.
+
+        Args:
+            score: that the curve is to have.
+            values: (K,) of the points in order of their scales; straight between neighbours.
+
+        Returns:
+            NaN where the curve does not reach the score.
+        """
+        points = [(y, (x, z)) for (x, y), z in zip(self._points, values, strict=True)]
+        distances, found = (
+            _crossings([(y, both[which]) for y, both in points], score) for which in (0, 1)
+        )
+        return found[int(np.argmin(distances))] if found else math.nan
+
     def area(self, low: float, high: float) -> float:
         """Mean of :meth:`score_at` over the logarithm of the distance, from low to high.
 

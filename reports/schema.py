@@ -15,6 +15,9 @@ __all__ = ["POINT_MEASURES", "QUANTITIES", "RecordError", "parse"]
 QUANTITIES = (
     "score_at_matched_distance",
     "distance_at_matched_score",
+    "distance_ratio_at_high_score",
+    "saturation_ratio_at_high_score",
+    "recall_at_high_score",
     "area",
     "best_score",
     "collapse",

@@ -19,7 +19,14 @@ from ablations.machine.store import Artifact
 __all__ = ["Claim", "Curve", "Expected", "Quantity"]
 
 Quantity = Literal[
-    "score_at_matched_distance", "distance_at_matched_score", "area", "best_score", "collapse"
+    "score_at_matched_distance",
+    "distance_at_matched_score",
+    "distance_ratio_at_high_score",
+    "saturation_ratio_at_high_score",
+    "recall_at_high_score",
+    "area",
+    "best_score",
+    "collapse",
 ]
 Expected = Literal["greater", "less", "equivalent"]
 

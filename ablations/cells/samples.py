@@ -167,9 +167,11 @@ class Samples(Cell):
         batch: int | None,
     ) -> Tensor:
         """Images in [-1, 1], on the setup's path, in ``batch`` at once or what the setup says."""
-        fast = self.setup.fast_with(denoiser)
+        fast, precision = self.setup.fast_with(denoiser), self.setup.precision
         return in_batches_that_fit(
-            lambda size: sample(denoiser, seeds, guide, sampler, batch=size, fast=fast),
+            lambda size: sample(
+                denoiser, seeds, guide, sampler, batch=size, fast=fast, precision=precision
+            ),
             batch or self.setup.batch_for(len(seeds)),
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ablations.settings.catalogue import load_setting
 from ablations.settings.setting import RunPath, Setting
+from ppap.compute.precision import Precision
 from ppap.diffusion.denoiser import Denoiser
 
 __all__ = ["PER_MILLE", "Setup"]
@@ -22,7 +23,7 @@ class Setup:
     Attributes:
         name: of the setting.
         fingerprint: of its weights.
-        path: on which networks are run.
+        path: on which networks are run: step by step, on the fast path, or on it in bfloat16.
     """
 
     name: str
@@ -36,7 +37,12 @@ class Setup:
     @property
     def fast(self) -> bool:
         """Whether networks are run on the fast path, where it can run them."""
-        return self.path == "fast"
+        return self.path != "plain"
+
+    @property
+    def precision(self) -> Precision:
+        """In which networks draw samples."""
+        return "bf16" if self.path == "bf16" else "fp32"
 
     def fast_with(self, denoiser: Denoiser) -> bool:
         """The same for sampling: conditions that differ between images need the plain path."""

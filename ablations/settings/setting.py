@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Split = Literal["train", "test"]
-RunPath = Literal["plain", "fast"]
+RunPath = Literal["plain", "fast", "bf16"]
 """How networks are run: module by module, or merged, folded and compiled."""
 Metric = Callable[[Any, Tensor], Any]
 """(prediction for N images, (N, ...) targets) -> (N,) figures, an array or a tensor."""

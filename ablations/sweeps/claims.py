@@ -12,7 +12,7 @@ from ablations.cells.pictures import Grid, Panel
 from ablations.cells.pixel_reference import PixelReference
 from ablations.cells.results import Result
 from ablations.cells.samples import AnySampler, Samples, sampler_name
-from ablations.settings.setting import GuidedTask, Setting
+from ablations.settings.setting import GuidedTask, RunPath, Setting
 from ablations.sweeps.lab import SEED_STRIDE, Lab, Models
 from ablations.sweeps.recipes import FULL, MULTI, NAIVE, PPAP, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
@@ -40,6 +40,13 @@ ARMS: dict[str, Recipe | None] = {
 }
 """All that are trained are trained for the same number of steps."""
 
+WAY_UP: dict[Quantity, bool] = {
+    "distance_at_matched_score": False,
+    "distance_ratio_at_high_score": False,
+    "saturation_ratio_at_high_score": False,
+    "recall_at_high_score": True,
+}
+"""Of quantities that are no scores, whether more is better."""
 WORTH = {"depth_rmse": 0.1, "pixel_error": 0.2}
 """What a difference of errors is worth in accuracy: guidance brings accuracy from 0.10 to 0.95, and
 errors down by about so much of that, from 0.13 to 0.06 and from 0.26 to 0.06."""
@@ -57,7 +64,8 @@ class Contrast:
         quantity: what is compared.
         better: whether ours is better, or is as good, or comes to more harm.
         source: who says so.
-        margin: the smallest difference in accuracy that matters; see :data:`WORTH` for errors.
+        margin: the smallest difference that matters, of scores in accuracy; see :data:`WORTH` for
+            errors.
     """
 
     statement: str
@@ -70,14 +78,17 @@ class Contrast:
     margin: float = 0.01
 
     def margin_in(self, metric: str) -> float:
-        """The smallest difference in a metric that matters."""
+        """The smallest difference that matters, in a metric or in what else is compared."""
+        if self.quantity in WAY_UP:
+            return self.margin
         return round(self.margin * WORTH.get(metric, 1.0), 6)
 
     def expected(self, task: GuidedTask) -> Expected:
         """Of ours less theirs."""
         if self.better is None:
             return "equivalent"
-        return "greater" if self.better == task.selection.higher_is_better else "less"
+        upward = WAY_UP.get(self.quantity, task.selection.higher_is_better)
+        return "greater" if self.better == upward else "less"
 
 
 AS_GOOD, HERE = 0.03, "this library"
@@ -220,6 +231,7 @@ def curve(
     task: str,
     predictor: str,
     sampler: AnySampler = SAMPLER,
+    path: RunPath | None = None,
 ) -> Curve:
     """The curve of an arm over all units.
 
@@ -231,7 +243,9 @@ def curve(
         task: of the setting, by name.
         predictor: that guides.
         sampler: draws every point.
+        path: on which it does; None for the run's own. What is trained is trained on that.
     """
+    setup = replace(lab.setup, path=path or lab.setup.path)
     units = tuple(range(lab.budget.units))
     rule = lab.setting.tasks[task].selection
     guided: list[Models] = [
@@ -246,7 +260,7 @@ def curve(
         for unit, models in zip(units, guided, strict=True):
             guidance = tuple(Guidance(model, scale) for model in models)
             common = (
-                lab.setup, sampler, guidance, CURVE_SEED + unit * SEED_STRIDE,
+                setup, sampler, guidance, CURVE_SEED + unit * SEED_STRIDE,
                 lab.budget.curve_samples,
             )  # fmt: skip
             samples = Samples(*common)
@@ -261,7 +275,7 @@ def curve(
         points = (*points, measured(scales[-1] * 2**doubling, further))
     banks = tuple(model.experts for models in guided for model in models if model.experts)
     return Curve(
-        lab.setup,
+        setup,
         lab.about(name, recipe, shown),
         sampler_name(sampler),
         units,

@@ -1,50 +1,146 @@
-"""How few evaluations of the denoiser are enough: curves of one guide under several samplers."""
+"""How little is enough: curves of the same experts by fewer steps, in bfloat16, held back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from ablations.cells.curves import Quantity
 from ablations.cells.results import Result
 from ablations.cells.samples import AnySampler
+from ablations.settings.setting import RunPath, device
 from ablations.sweeps.claims import HERE, Contrast, claimed, curve, guides
 from ablations.sweeps.lab import Lab
-from ablations.sweeps.recipes import PPAP
+from ablations.sweeps.recipes import PPAP, Recipe
+from ablations.sweeps.refinements import HELD_BACK
 from ablations.sweeps.registry import sweep
+from ppap.compute.precision import choose_precision
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.dpm_solver import DPMSolver
 
-__all__ = ["SAMPLERS", "STANDARD"]
+__all__ = ["STANDARD", "WAYS", "Way"]
 
-STANDARD = "DDIM-25"
-"""What the released code draws by, and every other way is compared with."""
-SAMPLERS: dict[str, AnySampler] = {
-    STANDARD: DDIM(25),
-    "DDIM-12": DDIM(12),
-    "2M-12": DPMSolver(12),
-    "2M-12 to 80": DPMSolver(12, last=80),
-    "2M-8 to 80": DPMSolver(8, last=80),
-    "2M-6 to 80": DPMSolver(6, last=80),
+
+@dataclass(frozen=True)
+class Way:
+    """How images are drawn under five data-free experts.
+
+    Attributes:
+        sampler: its steps.
+        path: on which; None for the run's own.
+        recipe: how the experts guide.
+    """
+
+    sampler: AnySampler
+    path: RunPath | None = None
+    recipe: Recipe = PPAP
+
+    @property
+    def possible(self) -> bool:
+        """Whether the device has what it takes; emulated, bfloat16 saves nothing."""
+        return self.path != "bf16" or choose_precision("auto", device()) == "bf16"
+
+
+STANDARD, FAST, HELD = "DDIM-25", "2M-8 to 80", "2M-8 to 80, held back"
+"""What the released code draws by; and what the presets ``fast`` and ``held-back`` do."""
+HALF = "in bfloat16"
+EIGHT, WEAKER = DPMSolver(8, last=80), replace(PPAP, refinement=HELD_BACK)
+WAYS: dict[str, Way] = {
+    STANDARD: Way(DDIM(25)),
+    "DDIM-12": Way(DDIM(12)),
+    "2M-12": Way(DPMSolver(12)),
+    "2M-12 to 80": Way(DPMSolver(12, last=80)),
+    FAST: Way(EIGHT),
+    "2M-6 to 80": Way(DPMSolver(6, last=80)),
+    f"{FAST}, {HALF}": Way(EIGHT, "bf16"),
+    HELD: Way(EIGHT, recipe=WEAKER),
+    f"{HELD}, {HALF}": Way(EIGHT, "bf16", WEAKER),
 }
 """DPM-Solver++ 2M to t = 0, or down to 80 and ending with the predicted image."""
 AS_GOOD = 0.01
+MARGINS: dict[str, tuple[Quantity, float]] = {
+    "distance": ("distance_ratio_at_high_score", 0.10),
+    "saturation": ("saturation_ratio_at_high_score", 0.10),
+    "recall": ("recall_at_high_score", 0.03),
+}
+"""What else is the same where samples are of equal quality, and within which bounds."""
 
 
 def contrasts() -> dict[str, Contrast]:
-    """Of every way that takes fewer steps with the standard one: as good, near and far."""
-    found = {}
-    for name in SAMPLERS:
-        if name != STANDARD:
-            found[f"{name} is as near"] = Contrast(
-                f"Guided by five data-free experts, {name} is as good as {STANDARD} at equal "
-                "distance from real images, each at scales of its own.",
-                name, STANDARD, "near", better=None, source=HERE, margin=AS_GOOD,
-            )  # fmt: skip
-            found[f"{name} reaches as far"] = Contrast(
-                f"Guided by five data-free experts, {name} is as good as {STANDARD} at the best of "
-                "the scales of each.",
-                name, STANDARD, "far", "best_score", None, HERE, AS_GOOD,
-            )  # fmt: skip
+    """Of every way with the standard one; and of bfloat16 with float32, otherwise the same."""
+    found: dict[str, Contrast] = {}
+    for name, way in WAYS.items():
+        if way.path == "bf16":
+            found |= as_good(name, name.removesuffix(f", {HALF}"), "rounding")
+        elif way.recipe.refinement:
+            found |= better(name)
+        elif name != STANDARD:
+            found |= as_good(name, STANDARD, "")
     return found
+
+
+def as_good(name: str, other: str, family: str) -> dict[str, Contrast]:
+    """That samples drawn in one way are of the quality of those drawn in another.
+
+    Args:
+        name: of a way.
+        other: that it is compared with.
+        family: of the claims; empty for families by what is compared.
+    """
+    stem = f"Guided by five data-free experts, {name} is as good as {other}"
+    same = f"Guided by five data-free experts, {name} and {other}, where they are as accurate, have"
+    alike = {
+        f"{name}: {what}": Contrast(
+            f"{same} the same {what}.",
+            name,
+            other,
+            family or "equal quality",
+            quantity,
+            None,
+            HERE,
+            margin,
+        )
+        for what, (quantity, margin) in MARGINS.items()
+    }
+    return {
+        f"{name} is as near": Contrast(
+            f"{stem} at equal distance from real images, each at scales of its own.",
+            name, other, family or "near", better=None, source=HERE, margin=AS_GOOD,
+        ),
+        f"{name} reaches as far": Contrast(
+            f"{stem} at the best of the scales of each.",
+            name, other, family or "far", "best_score", None, HERE, AS_GOOD,
+        ),
+    } | alike  # fmt: skip
+
+
+def better(name: str) -> dict[str, Contrast]:
+    """That samples drawn in one way are better than those drawn in the standard one."""
+    stem = f"Guided by five data-free experts, {name} is better than {STANDARD}"
+    told = {"distance": "less distance", "saturation": "less saturation", "recall": "more recall"}
+    where = {
+        f"{name}: {what}": Contrast(
+            f"{stem} where both are as accurate: it has {told[what]}.",
+            name,
+            STANDARD,
+            "better quality",
+            quantity,
+            True,
+            HERE,
+            margin,
+        )
+        for what, (quantity, margin) in MARGINS.items()
+    }
+    return {
+        f"{name} is nearer": Contrast(
+            f"{stem} at equal distance from real images, each at scales of its own.",
+            name, STANDARD, "better, near", source=HERE,
+        ),
+        f"{name} reaches further": Contrast(
+            f"{stem} at the best of the scales of each.",
+            name, STANDARD, "better, far", "best_score", source=HERE,
+        ),
+    } | where  # fmt: skip
 
 
 @sweep("speed-quality", metrics=("accuracy",), figure="none")
@@ -53,8 +149,12 @@ def speed_quality(lab: Lab) -> Iterator[Result]:
 
     The experts of the sweep of claims guide several samplers, every one over scales of its own,
     from the same noise. A step is one evaluation of the denoiser and of the experts' gradient.
+    In bfloat16 are convolutions and products, on a device that has it; held back is guidance that
+    is weaker the noisier the image (see the sweep ``refinements``).
     """
     for shown, task, predictor in guides(lab.setting, lab.predictors):
-        for name, sampler in SAMPLERS.items():
-            yield curve(lab, name, PPAP, shown, task, predictor, sampler)
+        for name, way in WAYS.items():
+            if way.possible:
+                drawn = way.sampler, way.path
+                yield curve(lab, name, way.recipe, shown, task, predictor, *drawn)
         yield from claimed(lab, contrasts(), shown, task)

@@ -11,7 +11,8 @@ import pytest
 
 from reports.__main__ import main
 from reports.arms import Arm, Claim
-from reports.claims import FEWEST, Finding, read_contrast, settle
+from reports.claims import FEWEST, Finding, Reading, read_contrast, settle
+from reports.curves import Curve
 from reports.records import RecordError, read_folder
 from tests.reports.conftest import Record, claim, curve, write_folder
 
@@ -77,6 +78,45 @@ def test_the_distance_is_read_at_the_middle_of_the_scores_that_all_units_reach()
     assert reading.ours == pytest.approx((math.e, math.e**0.5))
     assert reading.theirs == pytest.approx((math.e**1.5, math.e))
     assert reading.where == "at accuracy 0.4"
+
+
+def at_high_score(quantity: str, ours: list[float], theirs: list[float]) -> Reading:
+    """Of two arms whose scores rise from 0 to 1 over scales, one at twice the other's distances."""
+    measure = quantity.split("_", maxsplit=1)[0]
+    records = [
+        arm(name, {0: [0.0, 0.5, 1.0]}, [start, start * 4, start * 16])
+        for name, start in (("a", 2.0), ("b", 1.0))
+    ]
+    for record, values in zip(records, (ours, theirs), strict=True):
+        for point, value in zip(record["points"], values, strict=True):
+            point[measure] = value
+    a, b = map(Arm.of, records)
+    return read_contrast(Claim.of(versus(quantity=quantity)), a, b)
+
+
+def test_quality_is_read_at_nine_tenths_of_the_score_that_both_reach() -> None:
+    flat = [0.5] * 3
+    found = at_high_score("distance_ratio_at_high_score", flat, flat)
+    assert (found.ours, found.theirs) == (pytest.approx((2.0,)), (1.0,))
+    assert found.where == "at accuracy 0.9"
+    # Four fifths of the way from the second scale to the third.
+    found = at_high_score("saturation_ratio_at_high_score", [0.0, 0.1, 0.2], [0.0, 0.3, 0.4])
+    assert found.ours == pytest.approx((0.18 / 0.38,))
+    found = at_high_score("recall_at_high_score", [0.9, 0.4, 0.3], [0.9, 0.6, 0.5])
+    assert (found.ours, found.theirs) == (pytest.approx((0.32,)), pytest.approx((0.52,)))
+
+
+def test_what_was_not_measured_at_a_score_is_not_compared() -> None:
+    unknown = at_high_score("recall_at_high_score", [0.9, 0.4, None], [0.9, 0.6, 0.5])  # type: ignore[list-item]
+    assert unknown.missing == "not every unit has recall at accuracy 0.9"
+    none = at_high_score("saturation_ratio_at_high_score", [0.0, 0.1, 0.2], [0.0, 0.0, 0.0])
+    assert none.missing == "b has no saturation to compare with"
+
+
+def test_where_a_curve_has_a_score_twice_the_lesser_distance_counts() -> None:
+    there_and_back = Curve.of([1, 2, 4], [1.0, math.e, math.e**2], [0.0, 1.0, 0.0])
+    assert there_and_back.measure_at(0.5, [0.0, 1.0, 9.0]) == pytest.approx(0.5)
+    assert math.isnan(there_and_back.measure_at(2.0, [0.0, 1.0, 9.0]))
 
 
 def test_the_area_is_the_mean_score_over_the_distances_that_all_units_reach() -> None:

@@ -1,26 +1,59 @@
-"""Samplers are compared under the same experts, from the same noise."""
+"""Ways to draw are compared under the same experts, from the same noise."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from ablations.cells.curves import Claim, Curve
-from ablations.sweeps import HEADLINE, SWEEPS
-from ablations.sweeps.speed_quality import SAMPLERS, STANDARD
+from ablations.sweeps import HEADLINE, SWEEPS, speed_quality
+from ablations.sweeps.refinements import HELD_BACK
+from ablations.sweeps.speed_quality import MARGINS, STANDARD, WAYS
 from tests.ablations.sweeps.test_claims import curves as curves_of_claims
 from tests.ablations.sweeps.test_claims import lab, scores
 
+HALVES = {name for name, way in WAYS.items() if way.path == "bf16"}
 
-def test_only_the_sampler_differs() -> None:
-    results = list(SWEEPS["speed-quality"].build(lab()))
-    found = [r for r in results if isinstance(r, Curve)]
-    assert len(found) == 2 * len(SAMPLERS)
-    assert len({curve.sampler for curve in found}) == len(SAMPLERS)
+
+@pytest.fixture(autouse=True)
+def _with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every device, whether it has it or not: nothing is computed here."""
+    monkeypatch.setattr(speed_quality, "choose_precision", lambda *_: "bf16")
+
+
+def test_experts_seeds_and_targets_are_the_same() -> None:
+    found = [r for r in SWEEPS["speed-quality"].build(lab()) if isinstance(r, Curve)]
+    assert len(found) == 2 * len(WAYS)
     for curve in found:
-        theirs = curves_of_claims(lab())[curve.about.predictor, "ppap"]
+        way, theirs = (
+            WAYS[curve.about.method],
+            curves_of_claims(lab())[curve.about.predictor, "ppap"],
+        )
         assert [bank.key for bank in curve.banks] == [bank.key for bank in theirs.banks]
         drawn = {(score.samples.first_seed, score.samples.count) for score in scores(curve)}
         assert drawn == {(s.samples.first_seed, s.samples.count) for s in scores(theirs)}
-        samplers = {score.samples.sampler for score in scores(curve)}
-        assert samplers == {SAMPLERS[curve.about.method]}
+        assert {score.samples.sampler for score in scores(curve)} == {way.sampler}
+        assert {score.samples.setup.path for score in scores(curve)} == {way.path or "plain"}
+        assert curve.setup.path == way.path or way.path is None
+
+
+def test_guidance_is_held_back_where_the_way_says_so() -> None:
+    for curve in SWEEPS["speed-quality"].build(lab()):
+        if isinstance(curve, Curve):
+            guides = {part.model for s in scores(curve) for part in s.samples.guidance}
+            refined = {getattr(model, "refinement", None) for model in guides}
+            assert refined == {HELD_BACK if "held back" in curve.about.method else None}
+
+
+def test_without_instructions_for_it_nothing_is_drawn_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(speed_quality, "choose_precision", lambda *_: "fp32")
+    found = list(SWEEPS["speed-quality"].build(lab()))
+    assert {r.about.method for r in found if isinstance(r, Curve)} == set(WAYS) - HALVES
+    # What is said of it stays open, and says that there is no curve of it.
+    assert {r.ours for r in found if isinstance(r, Claim)} == set(WAYS) - {STANDARD}
 
 
 def test_what_the_sweep_of_claims_has_drawn_is_not_drawn_again() -> None:
@@ -33,14 +66,26 @@ def test_what_the_sweep_of_claims_has_drawn_is_not_drawn_again() -> None:
     assert [score.key for score in scores(ours)] == [score.key for score in scores(theirs)]
 
 
-def test_every_other_sampler_is_claimed_to_be_as_good_as_the_standard_one() -> None:
+def test_every_way_is_compared_with_the_standard_one_and_bfloat16_with_float32() -> None:
     claims = [r for r in SWEEPS["speed-quality"].build(lab()) if isinstance(r, Claim)]
-    pairs = {(claim.ours, claim.theirs, claim.quantity) for claim in claims}
-    others = set(SAMPLERS) - {STANDARD}
-    assert pairs == {
-        (name, STANDARD, quantity)
-        for name in others
-        for quantity in ("score_at_matched_distance", "best_score")
-    }
-    assert {claim.expected for claim in claims} == {"equivalent"}
+    quantities = {"score_at_matched_distance", "best_score"} | {q for q, _ in MARGINS.values()}
+    for name in set(WAYS) - {STANDARD}:
+        own = [c for c in claims if (c.about.predictor, c.ours) == ("vit", name)]
+        assert {claim.quantity for claim in own} == quantities
+        other = name.removesuffix(", in bfloat16") if name in HALVES else STANDARD
+        assert {claim.theirs for claim in own} == {other}
+        equal = name in HALVES or "held back" not in name
+        directions = {"greater", "less"} if not equal else {"equivalent"}
+        assert {claim.expected for claim in own} == directions
     assert "speed-quality" not in HEADLINE
+
+
+def test_better_is_less_distance_less_saturation_and_more_recall() -> None:
+    (contrast,) = (
+        c for name, c in speed_quality.better("2M-8 to 80, held back").items() if "recall" in name
+    )
+    task = lab().setting.tasks["class"]
+    assert contrast.expected(task) == "greater"
+    assert contrast.margin_in("depth_rmse") == contrast.margin == 0.03
+    less = replace(contrast, quantity="distance_ratio_at_high_score")
+    assert less.expected(task) == "less"
