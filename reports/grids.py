@@ -26,6 +26,7 @@ class Grid:
         scale: guidance scale; NaN for several guides, each with its own.
         labels: of the rows.
         images: (R, K, H, W) or (R, K, H, W, 3) uint8, R = len(labels).
+        score: of all samples at that scale, where it was chosen by that; NaN if not.
     """
 
     method: str
@@ -33,13 +34,17 @@ class Grid:
     scale: float
     labels: tuple[str, ...]
     images: npt.NDArray[np.uint8]
+    score: float = math.nan
 
     @property
     def scale_text(self) -> str:
-        """The scale in words; empty where nothing guides."""
+        """The scale in words, and the score if it was chosen by it; empty where nothing guides."""
         if self.method == "unguided":
             return ""
-        return "scales of each guide" if math.isnan(self.scale) else f"scale {self.scale:g}"
+        if math.isnan(self.scale):
+            return "scales of each guide"
+        score = "" if math.isnan(self.score) else f", score {self.score:.3f}"
+        return f"scale {self.scale:g}{score}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +103,9 @@ def read_grids(path: Path, records: list[dict[str, Any]]) -> dict[str, Grid | St
             grids[record["key"]] = Strip(*owner, labels, columns, experts, images)
         else:
             scale = math.nan if record["scale"] is None else float(record["scale"])
-            grids[record["key"]] = Grid(*owner, scale, labels, images)
+            grids[record["key"]] = Grid(
+                *owner, scale, labels, images, float(record.get("score", math.nan))
+            )
     if len({grid.images.shape[2:4] for grid in grids.values()}) > 1:
         raise RecordError(f"{path} holds images of several sizes", mend)
     return grids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -208,8 +209,10 @@ def _grids(grids: Iterable[Grid]) -> str:
             f'<img {size} src="{_png(picture)}" alt="{alternative}">'
             "</div></div>"
         )
+    matched = any(not math.isnan(grid.score) for grid in grids)
+    told = "Every block is at the scale whose score is nearest to one and the same. " * matched
     return (
-        '<p class="hint">Samples: the same column is the same seed in every block. '
+        f'<p class="hint">Samples: the same column is the same seed in every block. {told}'
         f'<label>Row <select class="classes"><option value="all">all</option>{options}'
         f'</select></label></p><div class="grids">{"".join(blocks)}</div>'
     )

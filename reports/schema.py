@@ -51,6 +51,8 @@ def parse(line: bytes, where: str) -> dict[str, Any]:
         fault = "timesteps and accuracy differ in length"
     if not fault and kind in ("tradeoff", "grid", "strip") and "sampler" in record:
         fault = _fault(record, {"sampler": _text})
+    if not fault and kind == "grid" and "score" in record:
+        fault = _fault(record, {"score": _number})
     if not fault and kind == "curve":
         fault = _curve_fault(record)
     if not fault and kind == "claim":

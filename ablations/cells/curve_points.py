@@ -8,7 +8,7 @@ draw nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,7 +30,15 @@ from ppap.files.images import from_uint8
 from ppap.guidance.likelihoods import AtLeastNoise
 from ppap.tasks.classes import ClassTask
 
-__all__ = ["CurveScore", "ExtendedSamples", "Extension", "Points", "best_place", "mean_scores"]
+__all__ = [
+    "CurveScore",
+    "ExtendedSamples",
+    "Extension",
+    "Points",
+    "SamplesAtScore",
+    "best_place",
+    "mean_scores",
+]
 
 QUALITY = ("fid", "kid", "precision", "recall")
 SEEN_AT_ONCE = 128
@@ -166,6 +174,44 @@ class Extension(Cell):
         ended = len(scores) < len(self.points)
         further = not ended and best_place(scores, self.higher_is_better) == len(scores) - 1
         return Artifact({"further": further})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesAtScore(Samples):
+    """Of a curve's samples those of its first unit at the scale whose mean score is nearest to one.
+
+    Attributes:
+        points: of the curve.
+        score: wanted.
+    """
+
+    points: Points
+    score: float
+
+    @classmethod
+    def of(cls, points: Points, score: float) -> SamplesAtScore:
+        """With what all of a curve's samples have in common."""
+        first = points[0][0].samples
+        common = {f.name: getattr(first, f.name) for f in fields(Samples)}
+        return cls(**common, points=points, score=score)
+
+    def shards(self) -> tuple[SampleShard, ...]:
+        return ()
+
+    def inputs(self) -> Iterator[Cell]:
+        for row in self.points:
+            yield from row
+            yield row[0].samples
+
+    def seconds(self) -> float:
+        return 0.1
+
+    def compute(self, load: Load) -> Artifact:
+        scores = mean_scores(self.points, load)
+        place = int(np.argmin([abs(score - self.score) for score in scores]))
+        drawn = load(self.points[place][0].samples)
+        told = {"scales": drawn.meta["scales"], "score": scores[place]}
+        return Artifact(told, drawn.arrays)
 
 
 @dataclass(frozen=True, kw_only=True)

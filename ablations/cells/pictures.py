@@ -45,7 +45,7 @@ class Grid(Result):
         grid = np.moveaxis(drawn.arrays["images"][places], 2, -1)
         about, sampler = self.about, sampler_name(self.samples.sampler)
         record = self.head("grid") | {
-            "scale": record_scale(drawn.meta["scales"]),
+            **told(drawn),
             "sampler": sampler,
             "array": f"{about.sweep}/{about.method}/{about.predictor}/{sampler}",
             "labels": [classes[row] for row in rows],
@@ -84,7 +84,7 @@ class Panel(Result):
         titles = [title for title, _ in MAPS.values()]
         sampler = sampler_name(self.samples.sampler)
         record = self.head("grid") | {
-            "scale": record_scale(drawn.meta["scales"]),
+            **told(drawn),
             "sampler": sampler,
             "array": f"{about.sweep}/{about.method}/{about.predictor}/{sampler}",
             "labels": [
@@ -144,6 +144,12 @@ class Trajectory(Result):
             "experts": [*experts.blank(load).ranges.expert_of(timesteps).tolist(), None, None],
         }
         return Artifact({"record": record}, {"grid": np.stack(rows)})
+
+
+def told(drawn: Artifact) -> dict[str, float | None]:
+    """The scale of samples, and the score there if they were chosen by it."""
+    scale = {"scale": record_scale(drawn.meta["scales"])}
+    return scale | ({"score": drawn.meta["score"]} if "score" in drawn.meta else {})
 
 
 def judged_maps(setting: Setting, images: Tensor) -> dict[str, Tensor]:

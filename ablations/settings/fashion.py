@@ -162,6 +162,7 @@ def load() -> Setting:
         targets=lambda numbers: torch.tensor(numbers) % len(CLASSES),
         metrics={"accuracy": correct},
         selection=SELECTION,
+        shown_at=0.9,
     )
     return Setting(
         name="fashion",

@@ -206,6 +206,7 @@ def _tasks(weights: ShippedWeights) -> dict[str, GuidedTask]:
             targets=partial(numbered_targets, "class"),
             metrics={"accuracy": classes.score},
             selection=SelectionRule("accuracy", margin=0.05, relative=True),
+            shown_at=0.6,
         ),
         "depth": GuidedTask(
             task=depth,
@@ -219,6 +220,7 @@ def _tasks(weights: ShippedWeights) -> dict[str, GuidedTask]:
             ),
             judge=judge(OUTPUTS["depth"], "depth-evaluator"),
             scale=20.0,
+            shown_at=0.08,
         ),
         "segmentation": GuidedTask(
             task=segmentation,
@@ -232,5 +234,6 @@ def _tasks(weights: ShippedWeights) -> dict[str, GuidedTask]:
             ),
             judge=judge(OUTPUTS["segmentation"], "segmentation-evaluator"),
             scale=20.0,
+            shown_at=0.12,
         ),
     }

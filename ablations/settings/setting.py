@@ -110,6 +110,8 @@ class GuidedTask:
             None for the logits of the feature extractor.
         scale: guidance scales relative to the budget's, which are a classifier's: a likelihood
             per pixel is flatter.
+        shown_at: the score at which samples of several arms are shown side by side; None for
+            samples at one scale.
     """
 
     task: Task
@@ -121,6 +123,7 @@ class GuidedTask:
     selection: SelectionRule
     judge: Callable[[], nn.Module] | None = None
     scale: float = 1.0
+    shown_at: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ablations.cells.curve_points import CurveScore, ExtendedSamples, Extension, Points
+from ablations.cells.curve_points import (
+    CurveScore,
+    ExtendedSamples,
+    Extension,
+    Points,
+    SamplesAtScore,
+)
 from ablations.cells.curves import Claim, Curve, Expected, Quantity
 from ablations.cells.guidance import Guidance
 from ablations.cells.pictures import Grid, Panel
@@ -169,7 +175,7 @@ def claims(lab: Lab) -> Iterator[Result]:
         for name, recipe in ARMS.items():
             made = curve(lab, name, recipe, shown, task, predictor)
             yield made
-            yield picture(lab, made)
+            yield picture(lab, made, task)
         yield from claimed(lab, CLAIMS, shown, task)
 
 
@@ -198,18 +204,23 @@ def claimed(lab: Lab, contrasts: Mapping[str, Contrast], shown: str, task: str) 
         )
 
 
-def picture(lab: Lab, made: Curve, place: float = 0.5) -> Grid | Panel:
-    """Samples of an arm's first unit at one of its scales: the same seeds for all arms.
+def picture(lab: Lab, made: Curve, task: str) -> Grid | Panel:
+    """Samples of an arm's first unit: the same seeds for all arms, and about the same score.
+
+    Where the task names no score to show arms at, it is the middle of the scales.
 
     Args:
         lab: of the sweep.
         made: the arm's curve.
-        place: of the scale among those that are always measured, 0 the least and 1 the largest.
+        task: of the setting, by name.
     """
+    wanted = lab.setting.tasks[task].shown_at
     drawn = [scores[0].samples for scores in made.points]
     scales = [samples for samples in drawn if not isinstance(samples, ExtendedSamples)]
+    middle = scales[len(scales) // 2]
+    shown = middle if wanted is None else SamplesAtScore.of(made.points, wanted)
     kind = Panel if lab.setting.target_images else Grid
-    return kind(lab.setup, made.about, scales[int(place * (len(scales) - 1) + 0.5)])
+    return kind(lab.setup, made.about, shown)
 
 
 def guides(setting: Setting, predictors: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:

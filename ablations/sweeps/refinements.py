@@ -100,7 +100,6 @@ def refinements(lab: Lab) -> Iterator[Result]:
         for name, recipe in made.items():
             found = curve(lab, name, recipe, shown, task, predictor)
             yield found
-            held_back = recipe.refinement is not None and recipe.refinement.power > 0
-            yield picture(lab, found, 1.0 if held_back else 0.5)
+            yield picture(lab, found, task)
         possible = {name: c for name, c in contrasts().items() if c.ours in made}
         yield from claimed(lab, possible, shown, task)

@@ -140,6 +140,13 @@ def test_samples_shows_the_recorded_pixels(records: Records) -> None:
     np.testing.assert_array_equal(shown[33:65, 66:98], images[1, 2])
 
 
+def test_samples_that_were_chosen_by_their_score_say_so(tmp_path: Path) -> None:
+    chosen = grid("ppap", "vit") | {"scale": 8.0, "score": 0.9041}
+    records = Records.read(write_folder(tmp_path, [chosen]))
+    assert records.grids[0].scale_text == "scale 8, score 0.904"
+    assert "score 0.904" in samples_figure(records).axes[0].get_title()
+
+
 def test_samples_may_be_in_colour(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, [grid("ppap", "vit")])
     images = np.random.default_rng(1).integers(0, 256, (10, 2, 8, 8, 3), dtype=np.uint8)

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from ablations.cells.curve_points import CurveScore, ExtendedSamples, Extension, best_place
+from ablations.cells.curve_points import (
+    CurveScore,
+    ExtendedSamples,
+    Extension,
+    SamplesAtScore,
+    best_place,
+)
 from ablations.cells.curves import Claim, Curve
 from ablations.cells.guidance import Guidance, Model
 from ablations.cells.pixel_reference import PixelReference
@@ -161,6 +167,28 @@ def test_samples_beyond_the_end_are_neither_drawn_nor_scored(pixels: Artifact) -
     same = Samples(SETUP, SAMPLER, NAIVE, 50, 2).compute(lambda cell: Artifact({}))
     np.testing.assert_array_equal(drawn.arrays["images"], same.arrays["images"])
     assert drawn.meta["scales"] == [4.0]
+
+
+@pytest.mark.parametrize(
+    ("score", "scale"), [(0.1, 2.0), (0.45, 4.0), (0.75, 8.0), (0.95, 8.0), (0.7, 4.0)]
+)
+def test_samples_are_shown_at_the_scale_whose_mean_score_is_nearest(
+    score: float, scale: float
+) -> None:
+    made, load = points(0.2, 0.5, 0.9, None)  # halfway, at 0.7, the smaller scale
+
+    def drawn(cell: Any) -> Artifact:
+        if not isinstance(cell, Samples):
+            return load(cell)
+        own = cell.guidance[0].scale
+        return Artifact({"scales": [own]}, {"images": np.full(1, cell.first_seed + own)})
+
+    shown = SamplesAtScore.of(made, score)
+    assert {s.samples.key for row in made for s in row[:1]} < {cell.key for cell in shown.inputs()}
+    found = shown.compute(drawn)
+    assert found.meta["scales"] == [scale]
+    assert found.meta["score"] == pytest.approx({2.0: 0.2, 4.0: 0.5, 8.0: 0.9}[scale])
+    np.testing.assert_array_equal(found.arrays["images"], [scale])
 
 
 @pytest.mark.parametrize(

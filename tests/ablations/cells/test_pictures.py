@@ -39,6 +39,9 @@ def test_a_panel_shows_targets_samples_and_what_is_seen_in_them() -> None:
     np.testing.assert_array_equal(grid[0], grid[3])
     assert abs(grid[1].astype(float) - grid[4]).mean() < 20
     assert (grid[2] == grid[5]).all(-1).mean() > 0.9
+    assert "score" not in record
+    chosen = panel.compute(lambda cell: Artifact({"scales": [8], "score": 0.5}, {"images": images}))
+    assert (chosen.meta["record"]["scale"], chosen.meta["record"]["score"]) == (8, 0.5)
 
 
 def test_a_trajectory_ends_in_the_first_sample_of_its_row(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from ablations.cells.curves import Claim, Curve
-from ablations.cells.pictures import Grid
 from ablations.cells.refined import Refinement
 from ablations.sweeps import HEADLINE, SWEEPS, Lab
 from ablations.sweeps.refinements import REFINEMENTS, RIVALS
@@ -50,14 +49,6 @@ def test_every_refinement_is_claimed_to_be_better_and_to_keep_what_experts_are_w
             *(("held back", f"{name}, held back") for name in RIVALS),
         )
     }
-
-
-def test_pictures_are_at_scales_that_suit_the_arm() -> None:
-    results = [r for r in SWEEPS["refinements"].build(lab()) if r.about.predictor == "resnet"]
-    shown = {r.about.method: r.samples.guidance[0].scale for r in results if isinstance(r, Grid)}
-    scales = lab().budget.curve_scales
-    assert shown["ppap"] == shown["not in the noise"] == scales[len(scales) // 2]
-    assert shown["held back"] == shown["single, held back"] == scales[-1]
 
 
 def gradient(refinement: Refinement, timestep: int, scale: float = 3.0) -> Any:
