@@ -18,15 +18,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.guided import FAST, HALF, SAMPLER, guide_of
+from bench.guided import FAST, HALF, SAMPLER, WAYS, guide_of
 from bench.workloads import BATCH, bank_of, denoiser
+from ppap.compute.precision import Precision
 from ppap.diffusion.guide import Guide
 from ppap.diffusion.sampling import Step
 from ppap.fast.sampling import sample
 
-__all__ = ["PRESET", "Beginning", "NewProcesses", "drawn", "second_call"]
+__all__ = ["PRESETS", "Beginning", "NewProcesses", "drawn", "second_call"]
 
-PRESET = "preset fast"
+PRESETS: dict[str, tuple[str, Precision]] = {"preset fast": ("fast", "fp32")}
+if HALF in WAYS:
+    PRESETS["preset held-back, bf16"] = ("held-back", "bf16")
+"""Ways of fewer steps: the presets of ``sample``, and in which precision."""
 USUAL_STEPS = 8
 """After the first one, whose median a new process takes for a step without set-up."""
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,15 +46,19 @@ def drawn(
     """(count, C, H, W) images of one call.
 
     Args:
-        way: of :data:`bench.guided.WAYS`, or :data:`PRESET`, which takes other steps.
+        way: of :data:`bench.guided.WAYS`, or of :data:`PRESETS`, which take other steps.
         guide: to as many targets.
         count: images, drawn in batches of :data:`~bench.workloads.BATCH`.
         on_step: sees every step.
         fast: False for the way's steps on the plain path.
     """
     network = denoiser()
-    if way == PRESET:
-        return sample(network, count, guide, batch=BATCH, preset="fast", on_step=on_step, fast=fast)
+    if way in PRESETS:
+        preset, precision = PRESETS[way]
+        return sample(
+            network, count, guide, batch=BATCH, preset=preset, on_step=on_step, fast=fast,
+            precision=precision,
+        )  # fmt: skip
     return sample(
         network, count, guide, SAMPLER, batch=BATCH, on_step=on_step,
         fast=way in (FAST, HALF) if fast is None else fast,
