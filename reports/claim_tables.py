@@ -144,7 +144,7 @@ def arms_table(arms: Sequence[Arm]) -> Table:
                 "gap": _mean_cell(at_best["gap"], "+.3f"),
                 "collapse": _mean_cell(fall, "+.3f"),
                 "scale": Cell(f"{best:g}", "at the edge" if arm.unbounded else "", best),
-                "saturation": _mean_cell(at_best["saturation"], ".1%"),
+                "saturation": _mean_cell(at_best["saturation_bright"], ".1%"),
                 "units": Cell(str(len(arm.units)), value=len(arm.units)),
                 "supervision": _word(arm.supervision or ""),
                 "experts": _count(arm.experts),
@@ -196,7 +196,8 @@ def arms_legend(arms: Sequence[Arm]) -> list[str]:
         (
             "gap: by how much the guide finds its samples better than an independent judge "
             "does, at the best scale. collapse: score at the largest scale less the best. "
-            "saturation: share of pixel values at the ends of their range, at the best scale."
+            "saturation: share of pixel values at the upper end of their range, at the best scale; "
+            "a black background is at the lower one."
         ),
     ]
     for predictor in dict.fromkeys(arm.predictor for arm in arms if _spans(arm)):

@@ -133,7 +133,7 @@ def read_contrast(claim: Claim, ours: Arm, theirs: Arm) -> Reading:
         "score_at_matched_distance": _score_at_matched_distance,
         "distance_at_matched_score": _distance_at_matched_score,
         "distance_ratio_at_high_score": partial(_at_high_score, "pixel_fid", True),
-        "saturation_ratio_at_high_score": partial(_at_high_score, "saturation", True),
+        "saturation_ratio_at_high_score": partial(_at_high_score, "saturation_bright", True),
         "recall_at_high_score": partial(_at_high_score, "recall", False),
         "area": _area,
         "best_score": _best_score,

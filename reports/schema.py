@@ -274,7 +274,15 @@ _POINT: dict[str, Check] = {
 POINT_MEASURES: dict[str, Check] = {
     **dict.fromkeys(("fid", "kid", "pixel_kid", "belief"), _measured),
     **dict.fromkeys(
-        ("precision", "recall", "pixel_precision", "pixel_recall", "pixel_coverage", "saturation"),
+        (
+            "precision",
+            "recall",
+            "pixel_precision",
+            "pixel_recall",
+            "pixel_coverage",
+            "saturation",
+            "saturation_bright",
+        ),
         _share,
     ),
 }

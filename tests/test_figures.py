@@ -109,7 +109,8 @@ README = {
     "supported, 0.062 [0.050, 0.075] at": lambda: eight_steps(f"{HELD} is nearer", *INTERVAL),
     "where both are 0.94 accurate": lambda: [equally_accurate(f"{HELD}: distance")],
     "it has 0.28 of the distance": lambda: eight_steps(f"{HELD}: distance", "ours_mean"),
-    "less saturation and 0.112 more recall": lambda: eight_steps(f"{HELD}: recall", "difference"),
+    "0.34 of the saturated pixels": lambda: eight_steps(f"{HELD}: saturation", "ours_mean"),
+    "and 0.112 more recall": lambda: eight_steps(f"{HELD}: recall", "difference"),
     "(0.032 better without, margin 0.03)": lambda: contrast(
         "no labels are needed by full experts", "difference", "margin"
     ),

@@ -157,6 +157,7 @@ def curve(method: str, predictor: str = "resnet", units: int = 8, **changes: Any
             "pixel_recall": 0.5, "pixel_precision": 0.7, "pixel_coverage": 0.6, "pixel_kid": 0.01,
             "fid": 8.0 - 4 * score, "kid": 0.2, "precision": 0.7, "recall": 0.4,
             "saturation": 0.01 * (1 + scale),
+            "saturation_bright": 0.005 * (1 + scale),
             "belief": None if method == "unguided" else min(1.0, score + 0.01 * scale),
         }
         for unit in range(units)

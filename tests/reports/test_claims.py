@@ -82,7 +82,7 @@ def test_the_distance_is_read_at_the_middle_of_the_scores_that_all_units_reach()
 
 def at_high_score(quantity: str, ours: list[float], theirs: list[float]) -> Reading:
     """Of two arms whose scores rise from 0 to 1 over scales, one at twice the other's distances."""
-    measure = quantity.split("_", maxsplit=1)[0]
+    measure = {"saturation_ratio_at_high_score": "saturation_bright"}.get(quantity, "recall")
     records = [
         arm(name, {0: [0.0, 0.5, 1.0]}, [start, start * 4, start * 16])
         for name, start in (("a", 2.0), ("b", 1.0))
@@ -110,7 +110,7 @@ def test_what_was_not_measured_at_a_score_is_not_compared() -> None:
     unknown = at_high_score("recall_at_high_score", [0.9, 0.4, None], [0.9, 0.6, 0.5])  # type: ignore[list-item]
     assert unknown.missing == "not every unit has recall at accuracy 0.9"
     none = at_high_score("saturation_ratio_at_high_score", [0.0, 0.1, 0.2], [0.0, 0.0, 0.0])
-    assert none.missing == "b has no saturation to compare with"
+    assert none.missing == "b has no saturation_bright to compare with"
 
 
 def test_where_a_curve_has_a_score_twice_the_lesser_distance_counts() -> None:
