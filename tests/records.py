@@ -23,7 +23,7 @@ __all__ = [
 
 CLAIMS = "fashion-large-full+curve_samples=200"
 PEERS = "fashion-large-full+curve_samples=25+selection_samples=32+timed_images=16+trials=8"
-SCENES = "scenes-large-full+curve_samples=50+synthetic=2000"
+SCENES = "scenes-large-full+curve_samples=100+synthetic=2000"
 RESULTS = Path(__file__).parents[1] / "reports" / "results"
 
 

@@ -93,9 +93,9 @@ PRESETS: dict[str, Preset] = {
 """``"standard"`` is the paper's sampler, step by step. ``"fast"`` is DPM-Solver++ 2M in 8 steps
 from the last timestep down to 80 of 1000, ending at the predicted image, on the fast path: a third
 of the network evaluations. ``"held-back"`` is the same with guidance that is weaker the noisier
-the image: of garments more accurate samples, nearer to real images; of scenes that is open (the
-sweep ``refinements``). A guidance scale that was chosen for one of them does not suit another:
-choose it anew."""
+the image: of garments more accurate samples, nearer to real images; of scenes less accurate ones
+(the sweep ``refinements``). A guidance scale that was chosen for one of them does not suit
+another: choose it anew."""
 
 
 def preset_of(preset: str | Preset) -> Preset:
