@@ -60,6 +60,13 @@ def refined(name: str, *columns: str) -> list[float]:
     return contrast(name, *columns, sweep="refinements")
 
 
+def of_the_vit(name: str, *columns: str) -> list[float]:
+    """Of a claim about guidance by the ViT that is supported."""
+    found = claim_of(CLAIMS, "claims", name, "vit")
+    assert found["verdict"] == "supported"
+    return [float(found[column]) for column in columns]
+
+
 def on_scenes(name: str, verdict: str, *columns: str, sweep: str = "claims") -> list[float]:
     """Of a claim about guidance by class, with the verdict that it is stated with."""
     found = claim_of(SCENES, sweep, name, "class")
@@ -143,6 +150,26 @@ README = {
     "open (+0.021 [0.003, 0.039] at": lambda: refined(
         "held back, ppap, 1 expert is beaten", *INTERVAL
     ),
+    "(PPAP-5 is better by 0.449)": lambda: of_the_vit("naive guidance fails", "difference"),
+    "(+0.036 [0.010, 0.062] at equal distance": lambda: of_the_vit(
+        "experts beat one network", *INTERVAL
+    ),
+    "distance, +0.098 at the best": lambda: of_the_vit(
+        "experts reach further than one network", "difference"
+    ),
+    "and without (+0.051 [0.024, 0.079] and +0.090)": lambda: [
+        *of_the_vit("data-free experts beat one", *INTERVAL),
+        *of_the_vit("data-free experts reach further than one", "difference"),
+    ],
+    "and +0.090); one network collapses": lambda: (
+        of_the_vit("data-free experts reach further than one", "difference")
+        + of_the_vit("one network collapses")
+    ),
+    "is 0.665 with PPAP-5, which trains 5.8 % of an expert, and 0.871 with": lambda: [
+        float(best_point(CLAIMS, "ppap", "vit")["score"]),
+        share(f"{DEFAULT}/ppap/vit/trainable_share"),
+        float(best_point(CLAIMS, "multi-experts", "vit")["score"]),
+    ],
     "by 0.071 [0.030, 0.112] at equal distance; the claim": worse_on_scenes,
     "(gap 0.260, as published 0.195)": lambda: [
         float(best_point(SCENES, method, "class", "refinements")["gap"])
