@@ -12,6 +12,7 @@ from ablations.settings.shipped import WEIGHTS
 from tests.records import (
     CLAIMS,
     PEERS,
+    RATES,
     RESULTS,
     SCENES,
     benchmark,
@@ -58,6 +59,15 @@ def contrast(name: str, *columns: str, sweep: str = "claims") -> list[float]:
 def refined(name: str, *columns: str) -> list[float]:
     """Of a claim about guidance that is held back."""
     return contrast(name, *columns, sweep="refinements")
+
+
+def at_the_tuned_rate(name: str) -> list[float]:
+    """Of a claim about full experts that is refuted at the rate chosen for them, too."""
+    tuned = {row["learning_rate"] for row in rows_of(f"{CLAIMS}+seeds=1", "tuning")}
+    assert {float(rate) for rate in tuned} == {float(RATES.rpartition("=")[2])}
+    found = claim_of(RATES, "claims", name, "resnet")
+    assert found["verdict"] == "refuted"
+    return [float(found[column]) for column in INTERVAL]
 
 
 def of_the_vit(name: str, *columns: str) -> list[float]:
@@ -150,6 +160,8 @@ README = {
     "open (+0.021 [0.003, 0.039] at": lambda: refined(
         "held back, ppap, 1 expert is beaten", *INTERVAL
     ),
+    "by 0.067 [0.051, 0.083] and": lambda: at_the_tuned_rate("adapters suffice"),
+    "and 0.080 [0.062, 0.099]": lambda: at_the_tuned_rate("adapters suffice with labels"),
     "(PPAP-5 is better by 0.449)": lambda: of_the_vit("naive guidance fails", "difference"),
     "(+0.036 [0.010, 0.062] at equal distance": lambda: of_the_vit(
         "experts beat one network", *INTERVAL
