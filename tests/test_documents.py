@@ -168,6 +168,7 @@ COMPARED = {
     "naive": "naive", "EluCD": "elucd", "gradient": "x0-gradient", "DPS": "dps", "MPGD": "mpgd",
     "one noise-aware": "single (ADM-G)", "PPAP-5": "ppap", "**PPAP-5": "ppap, held back",
     "experts on x_t in DPS": "dps + experts on x_t",
+    "experts on x̂₀ in DPS": "dps + experts on x_0",
     "experts on x̂₀ in MPGD": "mpgd + experts on x_0",
     "experts on x_t in EluCD": "elucd + experts on x_t",
     "experts on x̂₀ in EluCD": "elucd + experts on x_0",

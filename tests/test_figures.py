@@ -221,7 +221,10 @@ README = {
     "against DPS after 8171": lambda: [peer("dps", "cheaper_after")],
     "They help DPS by 0.243 [0.192, 0.295]": lambda: experts_help("dps, x_t"),
     "EluCD by 0.130 [0.102, 0.158] on x_t": lambda: experts_help("elucd, x_t"),
-    "and 0.122 [0.100, 0.144] on": lambda: experts_help("elucd, x_0"),
+    "by 0.184 [0.084, 0.283] and 0.122 [0.100, 0.144]: supported": lambda: [
+        *experts_help("dps, x_0"),
+        *experts_help("elucd, x_0"),
+    ],
     "lies at 65.": lambda: [
         min(
             float(row["pixel_fid"])
