@@ -67,8 +67,7 @@ class Curve:
 
     def distance_at(self, score: float) -> float:
         """The least distance at which the curve has a score; NaN where it does not reach it."""
-        found = _crossings([(y, x) for x, y in self._points], score)
-        return math.exp(min(found)) if found else math.nan
+        return math.exp(self.measure_at(score, [x for x, _ in self._points]))
 
     def measure_at(self, score: float, values: Sequence[float]) -> float:
         """Another measure of the points, where the curve has a score at the least distance.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 from reports.errors import UserError
 from reports.metrics import METRICS
 
-__all__ = ["POINT_MEASURES", "QUANTITIES", "RecordError", "parse"]
+__all__ = ["POINT_MEASURES", "QUANTITIES", "Quantity", "RecordError", "parse"]
 
-QUANTITIES = (
+Quantity = Literal[
     "score_at_matched_distance",
     "distance_at_matched_score",
     "distance_ratio_at_high_score",
@@ -21,7 +21,8 @@ QUANTITIES = (
     "area",
     "best_score",
     "collapse",
-)
+]
+QUANTITIES = get_args(Quantity)
 """What a claim may compare of two curves: see :mod:`reports.curves`."""
 Check = Callable[[Any], bool]
 

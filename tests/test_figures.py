@@ -61,27 +61,30 @@ def refined(name: str, *columns: str) -> list[float]:
     return contrast(name, *columns, sweep="refinements")
 
 
+def settled(
+    folder: str, sweep: str, name: str, predictor: str, verdict: str, *columns: str
+) -> list[float]:
+    """Of a claim that has the verdict with which it is stated."""
+    found = claim_of(folder, sweep, name, predictor)
+    assert found["verdict"] == verdict
+    return [float(found[column]) for column in columns]
+
+
 def at_the_tuned_rate(name: str) -> list[float]:
     """Of a claim about full experts that is refuted at the rate chosen for them, too."""
     tuned = {row["learning_rate"] for row in rows_of(f"{CLAIMS}+seeds=1", "tuning")}
     assert {float(rate) for rate in tuned} == {float(RATES.rpartition("=")[2])}
-    found = claim_of(RATES, "claims", name, "resnet")
-    assert found["verdict"] == "refuted"
-    return [float(found[column]) for column in INTERVAL]
+    return settled(RATES, "claims", name, "resnet", "refuted", *INTERVAL)
 
 
 def of_the_vit(name: str, *columns: str) -> list[float]:
     """Of a claim about guidance by the ViT that is supported."""
-    found = claim_of(CLAIMS, "claims", name, "vit")
-    assert found["verdict"] == "supported"
-    return [float(found[column]) for column in columns]
+    return settled(CLAIMS, "claims", name, "vit", "supported", *columns)
 
 
 def on_scenes(name: str, verdict: str, *columns: str, sweep: str = "claims") -> list[float]:
     """Of a claim about guidance by class, with the verdict that it is stated with."""
-    found = claim_of(SCENES, sweep, name, "class")
-    assert found["verdict"] == verdict
-    return [float(found[column]) for column in columns]
+    return settled(SCENES, sweep, name, "class", verdict, *columns)
 
 
 def worse_on_scenes() -> list[float]:
@@ -97,9 +100,7 @@ def peer(method: str, column: str) -> float:
 
 def experts_help(method: str) -> list[float]:
     """How much better a method is with experts in place of the clean predictor."""
-    found = claim_of(PEERS, "peers", f"experts help {method}", "resnet")
-    assert found["verdict"] == "supported"
-    return [float(found[column]) for column in INTERVAL]
+    return settled(PEERS, "peers", f"experts help {method}", "resnet", "supported", *INTERVAL)
 
 
 def times_as_fast(

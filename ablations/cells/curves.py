@@ -15,19 +15,10 @@ from ablations.cells.experts import Experts
 from ablations.cells.results import Result, provenance
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
+from reports.schema import Quantity
 
 __all__ = ["Claim", "Curve", "Expected", "Quantity"]
 
-Quantity = Literal[
-    "score_at_matched_distance",
-    "distance_at_matched_score",
-    "distance_ratio_at_high_score",
-    "saturation_ratio_at_high_score",
-    "recall_at_high_score",
-    "area",
-    "best_score",
-    "collapse",
-]
 Expected = Literal["greater", "less", "equivalent"]
 
 

@@ -215,10 +215,12 @@ def picture(lab: Lab, made: Curve, task: str) -> Grid | Panel:
         task: of the setting, by name.
     """
     wanted = lab.setting.tasks[task].shown_at
-    drawn = [scores[0].samples for scores in made.points]
-    scales = [samples for samples in drawn if not isinstance(samples, ExtendedSamples)]
-    middle = scales[len(scales) // 2]
-    shown = middle if wanted is None else SamplesAtScore.of(made.points, wanted)
+    if wanted is None:
+        drawn = [scores[0].samples for scores in made.points]
+        scales = [samples for samples in drawn if not isinstance(samples, ExtendedSamples)]
+        shown = scales[len(scales) // 2]
+    else:
+        shown = SamplesAtScore.of(made.points, wanted)
     kind = Panel if lab.setting.target_images else Grid
     return kind(lab.setup, made.about, shown)
 

@@ -57,13 +57,13 @@ WAYS: dict[str, Way] = {
     f"{HELD}, {HALF}": Way(EIGHT, "bf16", WEAKER),
 }
 """DPM-Solver++ 2M to t = 0, or down to 80 and ending with the predicted image."""
-AS_GOOD = 0.01
 MARGINS: dict[str, tuple[Quantity, float]] = {
     "distance": ("distance_ratio_at_high_score", 0.10),
     "saturation": ("saturation_ratio_at_high_score", 0.10),
     "recall": ("recall_at_high_score", 0.03),
 }
 """What else is the same where samples are of equal quality, and within which bounds."""
+BETTER = {"distance": "less distance", "saturation": "less saturation", "recall": "more recall"}
 
 
 def contrasts() -> dict[str, Contrast]:
@@ -71,76 +71,48 @@ def contrasts() -> dict[str, Contrast]:
     found: dict[str, Contrast] = {}
     for name, way in WAYS.items():
         if way.path == "bf16":
-            found |= as_good(name, name.removesuffix(f", {HALF}"), "rounding")
+            found |= compared(name, name.removesuffix(f", {HALF}"), ("rounding",) * 3)
         elif way.recipe.refinement:
-            found |= better(name)
+            families = "better, near", "better, far", "better quality"
+            found |= compared(name, STANDARD, families, better=True)
         elif name != STANDARD:
-            found |= as_good(name, STANDARD, "")
+            found |= compared(name, STANDARD, ("near", "far", "equal quality"))
     return found
 
 
-def as_good(name: str, other: str, family: str) -> dict[str, Contrast]:
-    """That samples drawn in one way are of the quality of those drawn in another.
+def compared(
+    name: str, other: str, families: tuple[str, str, str], better: bool | None = None
+) -> dict[str, Contrast]:
+    """Samples drawn in one way with those drawn in another: near, far and where as accurate.
 
     Args:
         name: of a way.
         other: that it is compared with.
-        family: of the claims; empty for families by what is compared.
+        families: of the claims at equal distance, at the best of scales, and of equal accuracy.
+        better: whether the first is to be better; None if it is to be as good.
     """
-    stem = f"Guided by five data-free experts, {name} is as good as {other}"
-    same = f"Guided by five data-free experts, {name} and {other}, where they are as accurate, have"
-    alike = {
-        f"{name}: {what}": Contrast(
-            f"{same} the same {what}.",
-            name,
-            other,
-            family or "equal quality",
-            quantity,
-            None,
-            HERE,
-            margin,
-        )
-        for what, (quantity, margin) in MARGINS.items()
+    guided = "Guided by five data-free experts,"
+    if better:
+        near, far = f"{name} is nearer", f"{name} reaches further"
+        stem = f"{guided} {name} is better than {other}"
+        alike, said = f"{stem} where both are as accurate: it has", BETTER
+    else:
+        near, far = f"{name} is as near", f"{name} reaches as far"
+        stem = f"{guided} {name} is as good as {other}"
+        alike = f"{guided} {name} and {other}, where they are as accurate, have"
+        said = {what: f"the same {what}" for what in MARGINS}
+    distance = f"{stem} at equal distance from real images, each at scales of its own."
+    best = f"{stem} at the best of the scales of each."
+    found = {
+        near: Contrast(distance, name, other, families[0], better=better, source=HERE),
+        far: Contrast(best, name, other, families[1], "best_score", better, HERE),
     }
-    return {
-        f"{name} is as near": Contrast(
-            f"{stem} at equal distance from real images, each at scales of its own.",
-            name, other, family or "near", better=None, source=HERE, margin=AS_GOOD,
-        ),
-        f"{name} reaches as far": Contrast(
-            f"{stem} at the best of the scales of each.",
-            name, other, family or "far", "best_score", None, HERE, AS_GOOD,
-        ),
-    } | alike  # fmt: skip
-
-
-def better(name: str) -> dict[str, Contrast]:
-    """That samples drawn in one way are better than those drawn in the standard one."""
-    stem = f"Guided by five data-free experts, {name} is better than {STANDARD}"
-    told = {"distance": "less distance", "saturation": "less saturation", "recall": "more recall"}
-    where = {
-        f"{name}: {what}": Contrast(
-            f"{stem} where both are as accurate: it has {told[what]}.",
-            name,
-            STANDARD,
-            "better quality",
-            quantity,
-            True,
-            HERE,
-            margin,
+    for what, (quantity, margin) in MARGINS.items():
+        statement = f"{alike} {said[what]}."
+        found[f"{name}: {what}"] = Contrast(
+            statement, name, other, families[2], quantity, better, HERE, margin
         )
-        for what, (quantity, margin) in MARGINS.items()
-    }
-    return {
-        f"{name} is nearer": Contrast(
-            f"{stem} at equal distance from real images, each at scales of its own.",
-            name, STANDARD, "better, near", source=HERE,
-        ),
-        f"{name} reaches further": Contrast(
-            f"{stem} at the best of the scales of each.",
-            name, STANDARD, "better, far", "best_score", source=HERE,
-        ),
-    } | where  # fmt: skip
+    return found
 
 
 @sweep("speed-quality", metrics=("accuracy",), figure="none")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import save_file
 from torch import nn
 
@@ -21,6 +22,12 @@ from ppap.experts.training import Training
 from ppap.experts.transfer import transfer
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
+
+
+def forget_accelerators() -> None:
+    """All accelerators of a process share their state: the next one is to be made anew."""
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
 
 
 class TrainingInterruptedError(Exception):

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ablations.cells.experts import Experts
 from ablations.cells.launched import launched
@@ -20,6 +19,7 @@ from ablations.errors import UserError
 from ablations.machine.engine import run
 from ablations.machine.store import Store
 from ablations.sweeps import Lab, Recipe
+from tests.ppap.accelerated import forget_accelerators
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
@@ -78,8 +78,7 @@ def test_two_processes_make_what_one_engine_makes(tmp_path: Path) -> None:
 
 
 def test_processes_that_do_not_see_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
+    forget_accelerators()
     assert launched().num_processes == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="2 processes were launched, but accelerate sees 1"):

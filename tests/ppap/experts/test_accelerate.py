@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 from torch import nn
 
@@ -23,15 +22,14 @@ from ppap.experts.training import Training
 from ppap.experts.transfer import transfer
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
-from tests.ppap.accelerated import train
+from tests.ppap.accelerated import forget_accelerators, train
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(autouse=True)
 def _fresh_state() -> None:
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
+    forget_accelerators()
 
 
 def launch(out: Path, processes: int) -> dict[str, torch.Tensor]:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor, nn
 
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
@@ -25,6 +24,7 @@ from ppap.files.checkpoints import CheckpointError
 from ppap.files.images import to_uint8
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
+from tests.ppap.accelerated import forget_accelerators
 from tests.ppap.networks import SHAPE, images, tiny_predictor
 
 DATA = to_uint8(images(20, 5).clamp(-1, 1))
@@ -206,8 +206,7 @@ def test_a_file_of_another_training_is_refused(
 def test_a_file_of_another_accelerator_is_refused(
     options: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
-    for state in (AcceleratorState, GradientState, PartialState):  # all of a process share them
-        state._reset_state()
+    forget_accelerators()
     file = tmp_path / "training.safetensors"
     train(bank_of(), TRAINING, file)
     with pytest.raises(CheckpointError, match=f"of another training: {said}"):
