@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ppap.compute.constants import settle_constants
-from ppap.compute.cpu_operators import REPLACEMENTS, use_onednn
+from ppap.compute.cpu_operators import REPLACEMENTS, use_onednn, write_out_permuted
 from ppap.compute.precision import widened
 
 __all__ = ["Traced", "graph_of", "laid_out", "state_of"]
@@ -50,6 +50,7 @@ class Traced(nn.Module):
         if on_cpu:
             graph = graph_of(_attention_written_out(function), arguments, REPLACEMENTS)
             use_onednn(graph)
+            write_out_permuted(graph)
         else:
             graph = graph_of(function, arguments)
             settle_constants(graph)

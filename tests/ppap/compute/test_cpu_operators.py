@@ -221,3 +221,29 @@ def test_the_onednn_product_keeps_the_rules_of_an_operator() -> None:
     arguments = torch.randn(5, 12), torch.randn(20, 12).t().contiguous().t(), torch.randn(20)
     torch.library.opcheck(torch.ops.ppap.onednn_linear.default, arguments)
     torch.library.opcheck(torch.ops.ppap.onednn_linear.default, (*arguments[:2], None))
+
+
+@pytest.mark.parametrize(
+    ("width", "kind", "count"),
+    [(16, torch.bfloat16, 1), (24, torch.float32, 1), (16, torch.float32, 0)],
+)
+def test_heads_that_fill_no_vector_are_put_together_by_a_copy(
+    width: int, kind: torch.dtype, count: int
+) -> None:
+    heads, weight = draw(2, 3, 5, width).to(kind), draw(8, 3 * width).to(kind)
+
+    def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        columns = x.transpose(1, 2).reshape(10, -1)
+        apart = x.transpose(1, 2).contiguous() + 1  # keeps its last axis
+        return [columns @ weights[0].t(), columns.sum(0), apart]
+
+    traced = Traced(run, ([weight], heads), frozen=False)
+    used = [node.target for node in traced.graph.graph.nodes]
+    assert used.count(torch.ops.ppap.written_out.default) == count
+    for ours, expected in zip(traced([weight], heads), run([weight], heads), strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_the_copy_keeps_the_rules_of_an_operator() -> None:
+    for heads in (draw(2, 3, 5, 4).transpose(1, 2), draw(2, 3)):
+        torch.library.opcheck(torch.ops.ppap.written_out.default, (heads,))
