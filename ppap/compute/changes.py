@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ def _digests(tensors: Iterable[Tensor]) -> list[int]:
     not values: NaN equals itself.
     """
     found = [
-        (part * _weights(part.device)[: len(part)]).sum()
+        (part * _weights(part.device)[: len(part)]).sum(dtype=torch.int32)
         for bits in _joined(tensors)
         for part in torch.split(bits, CHUNK)
     ]
@@ -78,25 +78,34 @@ def _digests(tensors: Iterable[Tensor]) -> list[int]:
 
 
 def _joined(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    """All bits, (n,) int32 at a time."""
-    for _, alike in groupby(map(_bits, tensors), key=lambda bits: bits.device):
+    """All bits, (n,) int32 at a time, of values of one type on one device."""
+    alike: defaultdict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        alike[tensor.device, tensor.dtype].append(_row(tensor))
+    for rows in alike.values():
         joined: list[Tensor] = []
         count = 0
-        for bits in alike:
-            joined.append(bits)
-            count += bits.numel()
+        for row in rows:
+            joined.append(row)
+            count += row.numel()
             if count >= CHUNK:
-                yield torch.cat(joined) if len(joined) > 1 else bits
+                yield _bits(torch.cat(joined) if len(joined) > 1 else row)
                 joined, count = [], 0
         if joined:
-            yield torch.cat(joined)
+            yield _bits(torch.cat(joined))
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    """The bits of a tensor's values, (n,) int32."""
-    values = tensor.detach().resolve_conj().resolve_neg()
-    values = torch.view_as_real(values) if values.is_complex() else values
-    values = values.contiguous().reshape(-1)
+def _row(tensor: Tensor) -> Tensor:
+    """A tensor's values, (n,)."""
+    values = tensor.detach()
+    if values.is_complex() or values.is_neg():
+        values = values.resolve_conj().resolve_neg()
+    return values.reshape(-1)
+
+
+def _bits(row: Tensor) -> Tensor:
+    """The bits of (n,) values, (m,) int32."""
+    values = torch.view_as_real(row).reshape(-1) if row.is_complex() else row.contiguous()
     if values.dtype.itemsize >= 4:
         return values.view(torch.int32)
     narrow = torch.uint8 if values.dtype.itemsize == 1 else torch.int16
