@@ -71,8 +71,11 @@ def _convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int],
     dilation: list[int], transposed: bool, output_padding: list[int], groups: int,
 ) -> Any:  # fmt: skip
-    """A convolution of sequences that is a product, as in an attention block, done as one."""
-    del dilation, output_padding
+    """One of sequences that is a product, as in attention, done as one; a stem channels-last."""
+    turned = _channels_last_too(weight, groups)
+    if turned is not None:
+        about = stride, padding, dilation, transposed, output_padding, groups
+        return _aten.convolution.default(x, turned, bias, *about)
     if x.ndim != 3 or weight.shape[2:] != (1,) or transposed or groups > 1:
         return NotImplemented
     if list(stride) != [1] or list(padding) != [0]:
@@ -92,7 +95,10 @@ def _convolution_backward(
     Of few channels it is a product per tap, then a sum of shifted planes; oneDNN's fills a vector
     of sixteen channels with one or three, and takes 1050 us instead of 200.
     """
-    del bias_sizes, output_padding
+    turned = _channels_last_too(weight, groups)
+    if turned is not None:
+        about = stride, padding, dilation, transposed, output_padding, groups, output_mask
+        return _aten.convolution_backward.default(gradient, x, turned, bias_sizes, *about)
     if list(output_mask) != [True, False, False] or x.ndim != 4 or transposed or groups > 1:
         return NotImplemented
     count, channels, height, width = x.shape
@@ -125,6 +131,23 @@ def _convolution_backward(
     for plane in shifted[1:]:
         total = total + plane
     return total, None, None
+
+
+def _channels_last_too(weight: Tensor, groups: int) -> Tensor | None:
+    """The same (N, 1, H, W) weight with strides of channels-last alone; None if it has them.
+
+    Of one input channel strides leave open which layout it is, and those of its images do, too.
+    oneDNN then computes in the other one and turns around what came channels-last: for 64 images
+    of 32x32 and 16 filters the gradient in the weight took 2090 us instead of 370, the
+    convolution 1060 instead of 610.
+    """
+    if weight.ndim != 4 or weight.shape[1] != 1 or groups > 1:
+        return None
+    _, _, height, width = weight.shape
+    strides = (height * width, 1, width, 1)
+    if weight.stride() == strides or not weight.is_contiguous():
+        return None
+    return weight.as_strided(weight.shape, strides)
 
 
 _LIBRARY = torch.library.Library("ppap", "DEF")  # type: ignore[no-untyped-call]

@@ -247,3 +247,40 @@ def test_heads_that_fill_no_vector_are_put_together_by_a_copy(
 def test_the_copy_keeps_the_rules_of_an_operator() -> None:
     for heads in (draw(2, 3, 5, 4).transpose(1, 2), draw(2, 3)):
         torch.library.opcheck(torch.ops.ppap.written_out.default, (heads,))
+
+
+def test_a_stem_of_one_channel_and_its_gradient_are_channels_last() -> None:
+    stem = frozen(nn.Conv2d(1, 6, 3, padding=1))
+    weight, x = stem.weight.detach(), draw(4, 1, 8, 10)
+
+    def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        with torch.enable_grad():
+            own = weights[0].detach().requires_grad_()
+            out = torch.nn.functional.conv2d(x, own, stem.bias, padding=1).relu()
+            rows = out.flatten(1)  # of one layout is a view, of the other a copy
+            (gradient,) = torch.autograd.grad(rows.square().sum(), own)
+        return [rows.detach(), gradient]
+
+    traced = Traced(run, ([weight], x), frozen=False)
+    places = {aten.convolution.default: 1, aten.convolution_backward.default: 2}
+    strides = [
+        node.args[places[node.target]].meta["val"].stride()
+        for node in traced.graph.graph.nodes
+        if node.target in places
+    ]
+    assert strides == [(9, 1, 3, 1)] * 2
+    for ours, expected in zip(traced([weight], x), run([weight], x), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_the_weights_of_a_depthwise_convolution_keep_their_layout() -> None:
+    layer = frozen(nn.Conv2d(6, 6, 3, groups=6))
+    weight, x = layer.weight.detach(), draw(2, 6, 8, 8)
+
+    def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        return [torch.nn.functional.conv2d(x, weights[0], groups=6)]
+
+    traced = Traced(run, ([weight], x), frozen=False)
+    (node,) = [n for n in traced.graph.graph.nodes if n.target == aten.convolution.default]
+    assert node.args[1].meta["val"].stride() == (9, 9, 3, 1)
+    torch.testing.assert_close(traced([weight], x), run([weight], x))
