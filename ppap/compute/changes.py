@@ -65,11 +65,12 @@ def _digests(tensors: Iterable[Tensor]) -> list[int]:
     """Of each chunk of bits a sum in which every place counts otherwise.
 
     The weights are odd, so that no change of a single value leaves the sum as it was; they differ
-    from place to place, so that values which change places are noticed, too. Bits are compared and
-    not values: NaN equals itself.
+    from place to place, so that values which change places are noticed, too. High bits are mixed
+    into lower ones first: every odd weight leaves the highest, a sign, in its place, where two
+    changes may cancel. Bits are compared and not values: NaN equals itself.
     """
     found = [
-        (part * _weights(part.device)[: len(part)]).sum(dtype=torch.int32)
+        ((part ^ (part >> 16)) * _weights(part.device)[: len(part)]).sum()
         for bits in _joined(tensors)
         for part in torch.split(bits, CHUNK)
     ]

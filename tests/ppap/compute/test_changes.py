@@ -106,6 +106,16 @@ def test_the_last_bit_of_one_value_among_many_is_noticed() -> None:
     assert watch.changed(lambda: [values])
 
 
+def test_signs_that_change_together_are_noticed() -> None:
+    values, watch = torch.linspace(0.3, 2, 64), Watch()
+    watch.changed(lambda: [values])
+    for first in range(0, 64, 7):
+        for second in range(first + 1, 64):
+            for place in (first, second):
+                values.data[place] *= -1
+            assert watch.changed(lambda: [values]), (first, second)
+
+
 def test_weights_that_are_no_numbers_do_not_change_by_themselves() -> None:
     module, watch = network(), Watch()
     module[0].weight.data.fill_(float("nan"))
