@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ppap.compute.cpu import cpu_model, instruction_set, native_bfloat16
 
@@ -18,6 +20,7 @@ __all__ = [
     "autocast",
     "check_precision",
     "choose_precision",
+    "in_float32",
     "widened",
     "without_autocast",
 ]
@@ -96,6 +99,18 @@ def without_autocast(
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, enabled=False)
+
+
+def in_float32(function: Callable[[Any, Any], Tensor], prediction: Any, target: Any) -> Tensor:
+    """``function(prediction, target)``; under autocast from the prediction on in float32.
+
+    For log-likelihoods and losses, whose sums and differences bfloat16 rounds to noise.
+    """
+    first = next((leaf for leaf in tree_leaves(prediction) if isinstance(leaf, Tensor)), None)
+    if first is None or not torch.is_autocast_enabled(first.device.type):
+        return function(prediction, target)
+    with torch.autocast(first.device.type, enabled=False):
+        return function(tree_map_only(Tensor, widened, prediction), target)
 
 
 def widened(tensor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ppap.compute.attributes import Attributes
 from ppap.compute.compiler import just_in_time
 from ppap.compute.exclusive import exclusive
 from ppap.compute.packages import cache_folder, package
-from ppap.compute.precision import Precision, autocast
+from ppap.compute.precision import Precision, autocast, in_float32
 from ppap.compute.tracing import Traced
 from ppap.experts.bank import ExpertBank
 from ppap.files.checkpoints import one_line
@@ -120,7 +120,7 @@ class Step:
                     dict(zip(self.base, base, strict=True)),
                     x_t,
                 )
-                loss = self.loss(predictions, tree_unflatten(targets, self._form))
+                loss = in_float32(self.loss, predictions, tree_unflatten(targets, self._form))
             total = loss * self.weight
             found: Sequence[Tensor | None] = torch.autograd.grad(total, leaves, allow_unused=True)
         self.used = [place for place, gradient in enumerate(found) if gradient is not None]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ppap.compute.precision import Precision, autocast
+from ppap.compute.precision import Precision, autocast, in_float32
 from ppap.diffusion.schedule import Schedule
 from ppap.experts.bank import ExpertBank
 from ppap.experts.draws import Draws
@@ -165,7 +165,8 @@ class Trainer:
             targets = self.loss.targets(some)
             own = autocast(self.precision, x_t.device)
             with self.accelerator.autocast() if self.accelerator else own:
-                value = self.loss.compare(self.bank.predict(noisy, number), targets)
+                predictions = self.bank.predict(noisy, number)
+                value = in_float32(self.loss.compare, predictions, targets)
             if self.accelerator is None:
                 value.backward()  # type: ignore[no-untyped-call]
             else:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from ppap.compute.agreement import agree, as_near
-from ppap.compute.precision import Precision, autocast, widened, without_autocast
+from ppap.compute.precision import Precision, autocast, in_float32, without_autocast
 from ppap.compute.recent import Recent
 from ppap.compute.tracing import Traced
 from ppap.diffusion.guide import Guide
@@ -211,10 +211,8 @@ def likelihood_gradient(
         x = x_t.detach().requires_grad_()
         with autocast(precision, x.device):
             prediction = model(x.clone(), timesteps.clone())
-        if precision != "fp32":
-            prediction = tree_map_only(Tensor, widened, prediction)
+            likelihood = in_float32(task.log_likelihood, prediction, targets)
         with without_autocast(precision, x.device):
-            likelihood = task.log_likelihood(prediction, targets)
             (gradient,) = torch.autograd.grad(likelihood.sum(), x)
     return gradient
 

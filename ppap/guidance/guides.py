@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ppap.compute.modules import evaluating
+from ppap.compute.precision import in_float32
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.stepping import check_gives_gradient
 from ppap.files.checkpoints import one_line
@@ -86,7 +87,8 @@ class LikelihoodGuide:
             x = state.x_t.detach().clone().requires_grad_()
             # A copy, which a model that computes in place may overwrite.
             prediction = self.model(x.clone(), state.timesteps.clone())
-            likelihood = self.task.log_likelihood(prediction, targets_for(self.targets, x))
+            targets = targets_for(self.targets, x)
+            likelihood = in_float32(self.task.log_likelihood, prediction, targets)
             (gradient,) = torch.autograd.grad(likelihood.sum(), x)
         return scaled(self.scale, gradient, state)
 

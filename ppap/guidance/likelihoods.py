@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ppap.compute.modules import evaluating
+from ppap.compute.precision import in_float32
 from ppap.diffusion.guide import State
 from ppap.guidance.guides import (
     NoiseAwareModel,
@@ -89,7 +90,7 @@ class _OfTargets:
     def _of_prediction(self, prediction: Any, x: Tensor) -> Tensor:
         """(B,) of what the model says of a batch ``x``."""
         targets = targets_for(cast(Tensor, self.targets), x)
-        return self.weight * self.task.log_likelihood(prediction, targets)
+        return self.weight * in_float32(self.task.log_likelihood, prediction, targets)
 
     @property
     def target_count(self) -> int | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ppap.compute import precision
 from ppap.compute.precision import PrecisionError
 from ppap.diffusion.schedule import linear_schedule
+from ppap.experts import in_turn
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.parts import Full
 from ppap.experts.bank import ExpertBank
@@ -166,6 +167,33 @@ def test_bfloat16_trains_nearly_the_same_on_float32_weights(
     assert not torch.equal(state(near, 1), state(exact, 1))
     assert divergence(near.eval()) == pytest.approx(divergence(exact.eval()), rel=0.05)
     assert torch.equal(state(trained(replace(plain, precision="auto")), 1), state(near, 1))
+
+
+@pytest.mark.parametrize(
+    ("start", "order", "compile"),
+    [
+        ("previous", "ascending", False),
+        ("previous", "ascending", True),
+        ("base", "together", False),
+    ],
+)
+def test_what_is_compared_with_labels_is_float32(
+    start: str, order: str, compile: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    monkeypatch.setattr(in_turn, "can_compile", lambda: False)  # the same step, and quicker
+    seen = []
+
+    class Seen(ClassTask):
+        def supervised_loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+            seen.append((predictions.dtype, (predictions @ predictions.T).dtype))
+            return super().supervised_loss(predictions, targets)
+
+    bank = ExpertBank(tiny_predictor(), 2, ppap_adapter(2, 2.0))
+    training = replace(SHORT, steps=2, start=start, order=order, precision="bf16")
+    labels = Supervision(torch.arange(64) % 5, Seen())
+    transfer(bank, SCHEDULE, DATA, labels, training, compile=compile)
+    assert {*seen} == {(torch.float32, torch.float32)}
 
 
 def test_without_native_bfloat16_training_is_refused_or_chooses_float32_and_says_so(

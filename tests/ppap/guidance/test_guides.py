@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,6 +13,7 @@ from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
 from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
+from ppap.guidance.likelihoods import NoisyLikelihood, noisy_gradient
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from ppap.tasks.protocol import Task
@@ -116,3 +120,21 @@ def test_what_a_derived_guide_overrides_reaches_every_batch() -> None:
     assert silent.rows(slice(0, 2))(State(x, t)) is None
     once, twice = (kind((part,)).rows(slice(1, 3))(State(x, t)) for kind in (SumOfGuides, Doubled))
     assert torch.equal(twice, 2 * once)
+
+
+def test_under_autocast_networks_are_rounded_and_likelihoods_are_not() -> None:
+    # Depth maps around 10: in bfloat16 their mean and what lies beside it have three digits.
+    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) / 8
+    targets = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(1))
+    given = (lambda x, t: 10 + (x[:, 0].flatten(1) @ weight).view(-1, 8, 8)), DepthTask(), targets
+    state = State(images(4), torch.zeros(4))
+    guides: list[Callable[[State], Any]] = [
+        LikelihoodGuide(*given),
+        lambda state: noisy_gradient(NoisyLikelihood(*given), state)[0],
+    ]
+    for guide in guides:
+        exact = guide(state)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = guide(state)
+        assert found.dtype == torch.float32
+        assert 0 < (found - exact).norm() < 0.1 * exact.norm()
