@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ppap.compute.modules import evaluating
 from ppap.compute.options import check_choice, check_whole
 from ppap.diffusion.schedule import Schedule
 
@@ -134,6 +135,15 @@ class Denoiser(nn.Module):
     def decode(self, x_0: Tensor) -> Tensor:
         """The images in [-1, 1] that clean samples (B, C, H, W) stand for; differentiable."""
         return x_0 if self.decoder is None else self.decoder(x_0)
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that clean samples stand for; a decoder is asked for one."""
+        if self.decoder is None:
+            return self.shape
+        with torch.no_grad(), evaluating(self):
+            decoded = self.decode(torch.zeros(1, *self.shape, device=module_device(self)))
+        _, channels, height, width = decoded.shape
+        return channels, height, width
 
     def forward(self, x_t: Tensor, timesteps: Tensor) -> Prediction:
         """Predict the noise in ``x_t``: (B, C, H, W), at original ``timesteps``: (B,)."""

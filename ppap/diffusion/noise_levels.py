@@ -112,7 +112,7 @@ def check_schedule(networks: Networks, schedule: Schedule) -> None:
     for module in networks.modules:
         for part in module.modules():
             steps, kind = getattr(part, "noise_steps", None), type(part).__name__
-            if isinstance(steps, int) and steps != len(schedule):
+            if isinstance(steps, int | np.integer) and steps != len(schedule):
                 raise NoiseLevelsError(
                     f"the guide's {kind} is made for a noise schedule of {steps} "
                     f"timesteps, the denoiser's has {len(schedule)}"

@@ -196,7 +196,7 @@ def sample(
                 check_finite(decoded, f"the decoded image (seeds from {seeds[start]} on)")
                 images.append(decoded.clamp(-1, 1).float().cpu())
             done(len(last.x))
-    return torch.cat(images) if images else torch.empty(0, *denoiser.shape)
+    return torch.cat(images) if images else torch.empty(0, *denoiser.image_shape())
 
 
 def _observed(steps: Iterator[Step], on_step: Callable[[Step], None] | None) -> Iterator[Step]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 from torch import Tensor
 
 from ppap.compute.options import check_whole
@@ -19,7 +20,7 @@ from ppap.diffusion.sampling import sample
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import Stepper, plain_step
 from ppap.diffusion.streams import MAX_SEED
-from ppap.files.checkpoints import fingerprint
+from ppap.files.checkpoints import fingerprint, plain_number
 from ppap.files.images import to_uint8
 from ppap.files.shards import ImageShards, claim_folder, claimed_shard, write_shard
 
@@ -115,7 +116,7 @@ def synthesize(
         return draw(0, count, progress)
     folder = Path(folder)
     claim_folder(folder, _manifest(denoiser, sampler, first_seed, shard))
-    found = ImageShards(folder, count, denoiser.shape, shard)
+    found = ImageShards(folder, count, denoiser.image_shape(), shard)
     missing = found.missing()
     done = count - sum(stop - start for start, stop in missing)
     with reporting(progress, count, "synthesis", "images", done) as report:
@@ -162,6 +163,8 @@ def _manifest(denoiser: Denoiser, sampler: Sampler, first_seed: int, shard: int)
     }
 
 
-def _described(value: Any) -> dict[str, Any]:
+def _described(value: Any) -> Any:
     """A sampler by its fields, and a scheduler of diffusers within it by its configuration."""
+    if isinstance(value, np.generic):
+        return plain_number(value)
     return {"kind": type(value).__name__, **getattr(value, "config", vars(value))}

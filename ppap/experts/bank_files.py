@@ -18,6 +18,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from ppap.diffusion.noise_levels import NoiseLevels
@@ -32,7 +33,13 @@ from ppap.experts.identity import (
     former_fingerprints,
 )
 from ppap.experts.routing import NoiseRanges
-from ppap.files.checkpoints import CheckpointError, check_state, load_state, save_weights
+from ppap.files.checkpoints import (
+    CheckpointError,
+    check_state,
+    load_state,
+    plain_number,
+    save_weights,
+)
 from ppap.predictors.predictor import Predictor
 from ppap.predictors.wrappers import plain_name
 from ppap.tasks.classes import ClassTask
@@ -110,7 +117,8 @@ class BankDescription:
             "experts": self.digests,
         }
         scratch = path.with_name(f"{path.name}.part")
-        scratch.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(written, indent=2, default=plain_number)
+        scratch.write_text(text + "\n", encoding="utf-8")
         scratch.replace(path)
 
     def check_predictor(self, folder: Path, predictor: Predictor) -> None:
@@ -287,7 +295,11 @@ def _part_fields(part: Part) -> dict[str, Any]:
     stated = fields(given) if is_dataclass(given) else ()
     settings = {field.name: getattr(given, field.name) for field in stated}
     written = {"part": CUSTOM, "name": type(part).__name__, "settings": settings}
-    return dict(json.loads(json.dumps(written, default=repr)))
+    return dict(json.loads(json.dumps(written, default=_shown)))
+
+
+def _shown(value: Any) -> Any:
+    return plain_number(value) if isinstance(value, np.generic) else repr(value)
 
 
 def _flag(written: Mapping[str, Any], name: str, default: bool) -> bool:

@@ -34,6 +34,8 @@ class NoiseRanges:
     def __post_init__(self) -> None:
         for boundary in self.boundaries:
             check_whole("a boundary", boundary, 0)
+        # Whatever sequence of whatever integers was given, equal ranges are equal, and hashed.
+        object.__setattr__(self, "boundaries", tuple(map(int, self.boundaries)))
         rising = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
         if len(self.boundaries) < 2 or self.boundaries[0] != 0 or not rising:
             raise ValueError(f"boundaries must increase from 0, got {self.boundaries}")

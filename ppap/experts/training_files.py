@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -278,6 +279,8 @@ def _described(value: Any) -> str:
     """In words that are the same in another process: tensors as digests, others by their fields."""
     if isinstance(value, Tensor):
         return fingerprint({"tensor": value})
+    if isinstance(value, np.generic):
+        return repr(value.item())
     if is_dataclass(value) and not isinstance(value, type):
         parts = (f"{f.name}={_described(getattr(value, f.name))}" for f in fields(value))
         return f"{type(value).__name__}({', '.join(parts)})"

@@ -7,7 +7,9 @@ import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ __all__ = [
     "load_weights",
     "misfit",
     "one_line",
+    "plain_number",
     "save_weights",
 ]
 
@@ -194,6 +197,17 @@ def save_weights(
     # safetensors' own writing to a file leaves one of an unknown name behind if it is killed.
     scratch.write_bytes(save(tensors, metadata=dict(metadata or {})))
     scratch.replace(path)
+
+
+def plain_number(value: Any) -> Any:
+    """What JSON can hold of a number of NumPy's or a tensor's: the ``default`` of ``json.dumps``.
+
+    Raises:
+        TypeError: for anything but a single number.
+    """
+    if isinstance(value, np.generic | Tensor) and getattr(value, "ndim", 0) == 0:
+        return value.item()
+    raise TypeError(f"no number that could be written down: {value!r}")
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

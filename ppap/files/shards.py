@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ppap.files.checkpoints import CheckpointError
+from ppap.files.checkpoints import CheckpointError, plain_number
 
 __all__ = ["ImageShards", "claim_folder", "claimed_shard", "shard_bounds", "write_shard"]
 
@@ -44,7 +44,9 @@ def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
         CheckpointError: if the folder holds other images, or anything else.
     """
     path = folder / MANIFEST
-    wanted = json.loads(json.dumps(manifest))  # tuples become lists, as in the file
+    wanted = json.loads(
+        json.dumps(manifest, default=plain_number)
+    )  # tuples become lists, as in the file
     if not path.exists():
         others = [file.name for file in folder.iterdir()] if folder.is_dir() else []
         if any(not name.startswith(MANIFEST) for name in others) and not path.exists():

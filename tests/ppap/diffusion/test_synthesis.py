@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -18,6 +19,7 @@ from ppap.diffusion import synthesis
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.diffusers_scheduler import DiffusersSampler
+from ppap.diffusion.sampling import sample
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
 from ppap.diffusion.synthesis import synthesize
 from ppap.experts.adapters.adapter import ppap_adapter
@@ -57,6 +59,27 @@ def test_a_folder_holds_what_would_be_in_memory(tmp_path: Path) -> None:
         "00000008-00000010.npy",
         "images.json",
     ]
+
+
+def test_a_folder_holds_decoded_images_of_a_denoiser_of_latents(tmp_path: Path) -> None:
+    def decode(x_0: Tensor) -> Tensor:
+        return x_0.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :1]
+
+    latents = tiny_denoiser()
+    latents.decoder = decode
+    whole = synthesize(latents, 5, DDIM(3))
+    _, height, width = SHAPE
+    assert whole.shape[1:] == latents.image_shape() == (1, 2 * height, 2 * width) != SHAPE
+    for _ in range(2):  # what is there is found whole
+        found = synthesize(latents, 5, DDIM(3), folder=tmp_path / "decoded", shard=2)
+        assert found.shape == whole.shape
+        assert torch.equal(found[:], whole)
+    assert sample(latents, 0).shape == (0, *latents.image_shape())
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
+    given = {"sampler": DDIM(np.int64(5)), "first_seed": np.int64(10), "shard": np.int64(4)}
+    assert torch.equal(in_folder(tmp_path / "a", **given)[:], in_folder(tmp_path / "a")[:])
 
 
 def test_an_interrupted_synthesis_goes_on_to_the_same_images(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,14 @@ def test_a_saved_bank_comes_back(tmp_path: Path) -> None:
     loaded = ExpertBank.load(tmp_path / "bank", tiny_predictor())
     assert loaded.ranges == bank.ranges
     assert torch.equal(loaded(images(7), TIMESTEPS), bank(images(7), TIMESTEPS))
+
+
+def test_a_bank_of_numpys_numbers_is_saved(tmp_path: Path) -> None:
+    ranges = NoiseRanges(tuple(np.linspace(0, 1000, 4).astype(int)))
+    bank = ExpertBank(tiny_predictor(), ranges, ppap_adapter(np.int64(2), np.float32(2)))
+    bank.save(tmp_path / "bank")
+    loaded = ExpertBank.load(tmp_path / "bank", tiny_predictor())
+    assert (loaded.ranges, loaded.adapter) == (bank.ranges, ppap_adapter(2, 2.0))
 
 
 def test_the_released_codes_quirks_are_saved(tmp_path: Path) -> None:

@@ -18,6 +18,15 @@ def test_a_boundary_goes_up_or_as_in_the_released_code_down() -> None:
     assert published.expert_of(timesteps).tolist() == [0, 0, 0, 1, 1, 4]
 
 
+def test_equal_ranges_are_equal_however_they_are_written() -> None:
+    plain = NoiseRanges((0, 333, 1000))
+    for other in ([0, 333, 1000], np.array([0, 333, 1000]), tuple(np.int16([0, 333, 1000]))):
+        found = NoiseRanges(other)  # type: ignore[arg-type]
+        assert found == plain
+        assert hash(found) == hash(plain)
+        assert {type(boundary) for boundary in found.boundaries} == {int}
+
+
 @pytest.mark.parametrize("count", [1, 2, 5, 10])
 def test_ranges_of_equal_log_snr_span_equal_parts_of_it(count: int) -> None:
     schedule = linear_schedule()

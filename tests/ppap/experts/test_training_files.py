@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -117,6 +118,15 @@ def test_a_finished_training_is_read(tmp_path: Path) -> None:
     assert train(again, TRAINING, file, progress=interrupt_at(TRAINING.steps)) == losses
     assert same(again, whole)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_training_is_told_by_numpys_numbers_as_by_others(tmp_path: Path) -> None:
+    file = tmp_path / "training.safetensors"
+    train(bank_of(), replace(TRAINING, seed=np.int64(3)), file)
+    losses = train(bank_of(), replace(TRAINING, seed=3), file, progress=interrupt_at(1))
+    assert len(losses) == len(bank_of())
+    with pytest.raises(CheckpointError):
+        train(bank_of(), replace(TRAINING, seed=np.int64(4)), file)
 
 
 def test_the_same_bank_goes_on_after_an_exception(tmp_path: Path) -> None:
