@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Networks", "evaluating", "outer_call"]
+__all__ = ["Networks", "evaluating", "outer_call", "weights_dtype"]
 
 DEPTH = 8
 """How many objects deep a network is looked for: a guide's model in a few wrappers."""
@@ -85,6 +86,13 @@ def evaluating(*things: object) -> AbstractContextManager[None]:
     if any(networks.cover(things) for networks in outer):
         return nullcontext()
     return Networks(*things).evaluating()
+
+
+def weights_dtype(network: object, otherwise: torch.dtype) -> torch.dtype:
+    """The one floating type of all of a network's parameters; ``otherwise`` if there is none."""
+    weights = network.parameters() if isinstance(network, nn.Module) else ()
+    types = {weight.dtype for weight in weights if weight.is_floating_point()}
+    return types.pop() if len(types) == 1 else otherwise
 
 
 def outer_call() -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -102,15 +102,19 @@ def without_autocast(
 
 
 def in_float32(function: Callable[[Any, Any], Tensor], prediction: Any, target: Any) -> Tensor:
-    """``function(prediction, target)``; under autocast from the prediction on in float32.
+    """``function(prediction, target)``, from the prediction on in float32 at least.
 
-    For log-likelihoods and losses, whose sums and differences bfloat16 rounds to noise.
+    For log-likelihoods and losses, whose sums and differences half precision rounds to noise:
+    that of a prediction, or of an autocast around it.
     """
-    first = next((leaf for leaf in tree_leaves(prediction) if isinstance(leaf, Tensor)), None)
-    if first is None or not torch.is_autocast_enabled(first.device.type):
+    leaves = [leaf for leaf in tree_leaves(prediction) if isinstance(leaf, Tensor)]
+    kinds = {leaf.device.type for leaf in leaves if torch.is_autocast_enabled(leaf.device.type)}
+    if any(leaf.dtype in HALF for leaf in leaves):
+        prediction = tree_map_only(Tensor, widened, prediction)
+    with ExitStack() as outside:
+        for kind in kinds:
+            outside.enter_context(torch.autocast(kind, enabled=False))
         return function(prediction, target)
-    with torch.autocast(first.device.type, enabled=False):
-        return function(tree_map_only(Tensor, widened, prediction), target)
 
 
 def widened(tensor: Tensor) -> Tensor:

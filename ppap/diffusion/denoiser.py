@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppap.compute.modules import evaluating
+from ppap.compute.modules import evaluating, weights_dtype
 from ppap.compute.options import check_choice, check_whole
 from ppap.diffusion.schedule import Schedule
 
@@ -152,7 +152,7 @@ class Denoiser(nn.Module):
                 raise ValueError(f"{name} is given for {len(value)} images, got {len(x_t)}")
         # Copies, which a network that computes in place may overwrite.
         given = {name: value.clone() for name, value in self.conditions.items()}
-        shown = x_t.to(self._network_dtype(x_t), copy=True)
+        shown = x_t.to(weights_dtype(self.network, x_t.dtype), copy=True)
         raw = self.network(shown, timesteps.clone(), **given)
         output: Tensor = raw if isinstance(raw, Tensor) else raw.sample
         output = output.to(x_t.dtype)  # under autocast a network may return bfloat16
@@ -165,12 +165,6 @@ class Denoiser(nn.Module):
                 "learned_variance must be True exactly if it has twice the channels"
             )
         return Prediction(self._to_epsilon(output, x_t, timesteps), fraction)
-
-    def _network_dtype(self, x_t: Tensor) -> torch.dtype:
-        """The images' own, unless all weights are of one other type, such as bfloat16."""
-        weights = self.network.parameters() if isinstance(self.network, nn.Module) else ()
-        types = {weight.dtype for weight in weights if weight.is_floating_point()}
-        return types.pop() if len(types) == 1 else x_t.dtype
 
     def _to_epsilon(self, output: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
         if self.target == "epsilon":

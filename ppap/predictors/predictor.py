@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppap.compute.exclusive import exclusive
+from ppap.compute.modules import weights_dtype
 from ppap.compute.options import check_whole
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.protocol import Task
@@ -71,8 +72,9 @@ class Predictor(nn.Module):
     def prepare(self, images: Tensor, normalised: bool = True) -> Tensor:
         """(B, C, H, W) images in [-1, 1] -> what the network takes; differentiable.
 
-        Without ``normalised`` they are resized only. What is given is never the images themselves,
-        for a network may compute in place.
+        Without ``normalised`` they are resized only. They are in the type of the network's weights,
+        if these have one. What is given is never the images themselves, for a network may compute
+        in place.
         """
         if images.ndim != 4 or images.shape[1] != self.mean.shape[1]:
             raise ValueError(
@@ -85,8 +87,9 @@ class Predictor(nn.Module):
                 images, self.size, mode="bilinear", antialias=True, align_corners=False
             )
         if normalised:
-            return ((images + 1) / 2 - self.mean) / self.std
-        return images.clone() if images is given else images
+            images = ((images + 1) / 2 - self.mean) / self.std
+        shown = images.to(weights_dtype(self.network, images.dtype))
+        return shown.clone() if shown is given else shown
 
     def forward(self, images: Tensor) -> Any:
         """The network's prediction for (B, C, H, W) images in [-1, 1]."""

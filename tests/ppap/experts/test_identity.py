@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from ppap.diffusion.guide import State
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases
@@ -148,3 +149,17 @@ def test_bfloat16_weights_are_saved_and_come_back(tmp_path: Path) -> None:
     loaded = ExpertBank.load(tmp_path, tiny_predictor().to(torch.bfloat16))
     x = torch.randn(2, *SHAPE, dtype=torch.bfloat16)
     assert torch.equal(loaded(x, TIMESTEPS[:2]), bank.eval()(x, TIMESTEPS[:2]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_experts_guide_by_a_network_of_another_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    bank = scrambled(ExpertBank(tiny_predictor(), 2, ADAPTER))
+    bank.save(tmp_path)
+    other = tiny_predictor()
+    other.network.to(dtype)
+    state = State(torch.randn(4, *SHAPE), torch.tensor([0, 400, 500, 999]))
+    exact = bank.guide(1)(state)
+    found = ExpertBank.load(tmp_path, other).guide(1)(state)
+    assert found.dtype == torch.float32
+    assert 0 < (found - exact).norm() < 0.1 * exact.norm()
+    assert torch.isfinite(other(state.x_t)).all()
