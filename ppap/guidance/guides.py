@@ -23,6 +23,7 @@ from ppap.files.checkpoints import one_line
 from ppap.guidance.scale import (
     Scale,
     checked_scale,
+    differentiable,
     is_zero,
     scale_at,
     scale_count,
@@ -228,6 +229,7 @@ def as_targets(targets: Targets) -> Tensor:
             found = torch.stack([torch.as_tensor(target) for target in targets])
         else:
             found = torch.as_tensor(targets)
+        found = differentiable(found)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             "targets are a number, a tensor (N, ...) or a list of numbers or of tensors of one "

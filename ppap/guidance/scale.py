@@ -13,6 +13,7 @@ from ppap.diffusion.guide import State
 __all__ = [
     "Scale",
     "checked_scale",
+    "differentiable",
     "is_zero",
     "scale_at",
     "scale_count",
@@ -43,7 +44,7 @@ def checked_scale(scale: Scale, target_count: int | None) -> float | Tensor | Sc
             raise ValueError(f"a guidance scale must be finite, got {scale}")
         return scale
     try:
-        values = torch.as_tensor(scale, dtype=torch.float32)
+        values = differentiable(torch.as_tensor(scale, dtype=torch.float32))
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"a guidance scale is a number, numbers or a function of abar, got {scale!r}"
@@ -97,7 +98,15 @@ def scaled(scale: Scale, gradient: Tensor, state: State) -> Tensor:
     value = scale_at(scale, state)
     if not isinstance(value, Tensor):
         return value * gradient
-    return value.to(gradient).reshape(-1, 1, 1, 1) * gradient
+    rows = value.to(gradient).reshape(-1, 1, 1, 1)
+    # What is to be unguided is so whatever its gradient: NaN, too, where a predictor overflowed.
+    return torch.where(rows == 0, 0, rows * gradient)
+
+
+def differentiable(values: Tensor) -> Tensor:
+    """The same values; a copy of those made in inference mode, which no graph may hold."""
+    with torch.inference_mode(False):
+        return values.clone() if values.is_inference() else values
 
 
 def weighted(scale: Scale, weight: float) -> Scale:

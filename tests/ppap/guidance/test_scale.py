@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.guide import State
@@ -39,6 +41,32 @@ def test_a_scale_may_follow_the_noise_level() -> None:
     torch.testing.assert_close(rising, plain * 3 * level.sqrt()[:, None, None, None])
     constant = sample(denoiser, 4, guide(lambda signal: 7.0), DDIM(5))
     assert torch.equal(constant, sample(denoiser, 4, guide(7.0), DDIM(5)))
+
+
+def test_an_image_of_scale_0_is_unguided_whatever_its_gradient() -> None:
+    def overflowing(x: Tensor, t: Tensor) -> Tensor:
+        rising = torch.tensor([math.inf, 1.0, 1.0, 1.0])[:, None]
+        return x.flatten(1)[:, :5] * rising
+
+    denoiser, seeds = tiny_denoiser(), [0, 1, 2, 3]
+    given = overflowing, ClassTask(), torch.arange(4)
+    found = sample(denoiser, seeds, LikelihoodGuide(*given, [0.0, 0.0, 2.0, 3.0]), DDIM(5))
+    plain = sample(denoiser, seeds, None, DDIM(5))
+    torch.testing.assert_close(found[:2], plain[:2], rtol=0, atol=1e-5)
+    assert ((found[2:] - plain[2:]).abs().amax((1, 2, 3)) > 1e-3).all()
+
+
+def test_a_guide_may_be_made_in_inference_mode() -> None:
+    denoiser = tiny_denoiser()
+    made: list[Callable[[], Any]] = [
+        lambda: guide(2.0, 1),
+        lambda: guide([1.0, 2.0], [1, 2]),
+        lambda: guide(torch.tensor([1.0, 2.0]), torch.tensor([1, 2])),
+    ]
+    for make in made:
+        with torch.inference_mode():
+            found = sample(denoiser, 2, make(), DDIM(3))
+        assert torch.equal(found, sample(denoiser, 2, make(), DDIM(3)))
 
 
 def test_one_target_stands_for_every_sample() -> None:
