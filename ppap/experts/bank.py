@@ -100,10 +100,11 @@ class ExpertBank(nn.Module):
         self.adapter = default_adapter(predictor.network) if adapter is None else adapter
         self.seed = seed
         device = next(predictor.network.parameters()).device
-        self.experts = nn.ModuleList(self.fresh()).to(device)
+        self._weights = NetworkWeights(predictor.network)
+        with self._weights.as_it_was():  # another bank may be merged into it
+            self.experts = nn.ModuleList(self.fresh()).to(device)
         report_coverage(predictor.network, self.adapter)
         self.student = self.adapter.student(predictor.network)
-        self._weights = NetworkWeights(predictor.network)
         self._mixed = self._mixed_pass()
 
     def __len__(self) -> int:

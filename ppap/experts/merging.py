@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +56,10 @@ class NetworkWeights:
     def write(self, values: Mapping[str, Tensor]) -> None:
         """Overwrite the network's parameters and buffers by name."""
         self._written.write(values)
+
+    def as_it_was(self) -> AbstractContextManager[None]:
+        """Within it the network has its own weights, whatever is written into it."""
+        return self._written.lifted()
 
     def restore(self) -> None:
         """Make the network what it was before :meth:`write`, bit for bit."""
@@ -108,33 +114,52 @@ class MergedWeights:
 class WrittenWeights:
     """Values written into a module in place, which remembers what they replaced.
 
+    All who write into one module share what it was before: a second bank takes a predictor into
+    which a first one is merged for what it was.
+
     Args:
         module: whose parameters and buffers are overwritten.
-
-    Attributes:
-        replaced: the original values by name; empty when nothing is written.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.replaced: dict[str, Tensor] = {}
+        self._replaced: dict[str, Tensor] = _REPLACED.setdefault(module, {})
+
+    @property
+    def replaced(self) -> dict[str, Tensor]:
+        """The original values by name; empty when nothing is written."""
+        return _REPLACED.setdefault(self.module, self._replaced)  # of a copied module, the copied
 
     @torch.no_grad()
     def write(self, values: Mapping[str, Tensor]) -> None:
         """Overwrite parameters and buffers by name; what is there already is left alone."""
-        live = self._live()
+        live, replaced = self._live(), self.replaced
         for key, value in values.items():
             if value is not live[key]:
-                self.replaced.setdefault(key, live[key].clone())
+                replaced.setdefault(key, live[key].clone())
                 live[key].copy_(value)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the original values back, bit for bit."""
-        live = self._live()
-        for key, value in self.replaced.items():
+        live, replaced = self._live(), self.replaced
+        for key, value in replaced.items():
             live[key].copy_(value)
-        self.replaced = {}
+        replaced.clear()
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Within it the original values are in place; then what was written."""
+        live = self._live()
+        written = {key: live[key].clone() for key in self.replaced}
+        self.restore()
+        try:
+            yield
+        finally:
+            self.write(written)
 
     def _live(self) -> dict[str, Tensor]:
         return dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+
+
+_REPLACED: WeakKeyDictionary[nn.Module, dict[str, Tensor]] = WeakKeyDictionary()

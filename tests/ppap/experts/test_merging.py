@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,3 +152,34 @@ def fresh(bank: ExpertBank) -> ExpertBank:
     other = lora_bank()
     other.load_state_dict(bank.state_dict())
     return other
+
+
+def test_a_bank_takes_a_predictor_for_what_it_was_before_another_was_merged(tmp_path: Path) -> None:
+    predictor, x = tiny_predictor(), images(4)
+    alone = ExpertBank(tiny_predictor(), 2, ppap_adapter(2))
+    plain = alone.teacher_prediction(x)
+    first = scrambled(ExpertBank(predictor, 1, ppap_adapter(2)))
+    merged = first.merge(0)(x)
+    second = ExpertBank(predictor, 2, ppap_adapter(2))
+    assert torch.equal(predictor(x), merged)  # making it left the merge alone
+    assert torch.equal(second.teacher_prediction(x), plain)
+    torch.testing.assert_close(second.eval().predict(x, 1), alone.eval().predict(x, 1))
+    second.save(tmp_path)
+    assert ExpertBank.load(tmp_path, tiny_predictor()).ranges == second.ranges
+    scrambled(second).merge(1)  # in place of the first
+    torch.testing.assert_close(predictor(x), second.predict(x, 1))
+    torch.testing.assert_close(first.predict(x, 0), merged)
+    first.unmerge()
+    assert torch.equal(predictor(x), tiny_predictor()(x))
+
+
+def test_a_copy_of_a_merged_bank_is_merged_by_itself() -> None:
+    bank, x = lora_bank(), images(4)
+    bank.merge(1)
+    twin = copy.deepcopy(bank)
+    bank.unmerge()
+    assert torch.equal(twin.predictor(x), twin.predict(x, 1))
+    beside = ExpertBank(twin.predictor, 1, ppap_adapter(2))
+    assert torch.equal(beside.teacher_prediction(x), tiny_predictor()(x))
+    twin.unmerge()
+    assert torch.equal(twin.predictor(x), bank.predictor(x))
