@@ -98,7 +98,7 @@ class ExpertBank(nn.Module):
         self.ranges = experts
         self.task = predictor.task if task is None else task
         self.adapter = default_adapter(predictor.network) if adapter is None else adapter
-        self.seed = seed
+        self.seed = int(seed)
         device = next(predictor.network.parameters()).device
         self._weights = NetworkWeights(predictor.network)
         with self._weights.as_it_was():  # another bank may be merged into it
@@ -341,6 +341,7 @@ class ExpertBank(nn.Module):
             normalised=self.normalised,
             absorbed=self.absorbed,
             noise_levels=self.noise_levels,
+            seed=self.seed,
         )
         write_bank(Path(folder), about, experts)
 
@@ -375,7 +376,12 @@ class ExpertBank(nn.Module):
             )
         about.check_predictor(folder, predictor)
         bank = cls(
-            predictor, about.ranges, about.adapter, task or about.task, normalised=about.normalised
+            predictor,
+            about.ranges,
+            about.adapter,
+            task or about.task,
+            seed=about.seed,
+            normalised=about.normalised,
         )
         if about.absorbed:
             bank.absorb_statistics()

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from ppap.compute.options import check_whole
 from ppap.diffusion.noise_levels import NoiseLevels
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
@@ -86,6 +87,7 @@ class BankDescription:
         custom_task: the class name of such a task.
         digests: of the experts' tensors; empty before format 3.
         noise_levels: of the noise that the experts were trained on; None where it is not known.
+        seed: of the adapters' first random values; 0 where an earlier version did not write it.
     """
 
     predictor: str
@@ -99,6 +101,7 @@ class BankDescription:
     custom_task: str = ""
     digests: tuple[str, ...] = ()
     noise_levels: NoiseLevels | None = None
+    seed: int = 0
 
     def write(self, path: Path) -> None:
         """Write the JSON file."""
@@ -111,6 +114,7 @@ class BankDescription:
             "inclusive": self.ranges.inclusive,
             "normalised": self.normalised,
             "absorbed": self.absorbed,
+            "seed": self.seed,
             "noise": None if self.noise_levels is None else self.noise_levels.written(),
             "task": self._task_fields(),
             "adapter": [_part_fields(part) for part in self.adapter.parts],
@@ -173,6 +177,7 @@ class BankDescription:
                 name,
                 tuple(found["experts"]) if found["format"] > 2 else (),
                 None if noise is None else NoiseLevels.read(noise),
+                _read_seed(found),
             )
         except CheckpointError:
             raise
@@ -307,6 +312,12 @@ def _flag(written: Mapping[str, Any], name: str, default: bool) -> bool:
     if not isinstance(found, bool):
         raise TypeError(f"{name} is true or false, got {found!r}")
     return found
+
+
+def _read_seed(written: Mapping[str, Any]) -> int:
+    found = written.get("seed", 0)
+    check_whole("seed", found, 0)
+    return int(found)
 
 
 def _read_adapter(written: Sequence[dict[str, Any]], given: Adapter | None) -> Adapter:

@@ -19,6 +19,7 @@ from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Head, Tensors
 from ppap.experts.bank import ExpertBank
 from ppap.experts.routing import NoiseRanges
+from ppap.experts.transfer import trained_experts
 from ppap.files.checkpoints import CheckpointError, fingerprint, load_state, save_weights
 from ppap.predictors.predictor import Predictor
 from ppap.predictors.wrappers import MixedPrecision
@@ -42,10 +43,26 @@ def test_a_saved_bank_comes_back(tmp_path: Path) -> None:
 
 def test_a_bank_of_numpys_numbers_is_saved(tmp_path: Path) -> None:
     ranges = NoiseRanges(tuple(np.linspace(0, 1000, 4).astype(int)))
-    bank = ExpertBank(tiny_predictor(), ranges, ppap_adapter(np.int64(2), np.float32(2)))
+    adapter = ppap_adapter(np.int64(2), np.float32(2))
+    bank = ExpertBank(tiny_predictor(), ranges, adapter, seed=np.int64(5))
     bank.save(tmp_path / "bank")
     loaded = ExpertBank.load(tmp_path / "bank", tiny_predictor())
     assert (loaded.ranges, loaded.adapter) == (bank.ranges, ppap_adapter(2, 2.0))
+    assert loaded.seed == 5
+
+
+def test_a_saved_bank_can_be_trained_anew_from_the_values_that_it_began_with(
+    tmp_path: Path,
+) -> None:
+    bank = ExpertBank(tiny_predictor(), 2, ppap_adapter(2), seed=5)
+    bank.save(tmp_path)
+    loaded = ExpertBank.load(tmp_path, tiny_predictor())
+    assert loaded.seed == 5
+    assert trained_experts(loaded) == []
+    scrambled(loaded).reset()
+    for number in range(2):
+        before, after = bank.expert(number).tensors(), loaded.expert(number).tensors()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_the_released_codes_quirks_are_saved(tmp_path: Path) -> None:
@@ -62,7 +79,7 @@ def test_a_bank_saved_before_those_quirks_loads_without_them(tmp_path: Path) -> 
     bank = scrambled(ExpertBank(tiny_predictor(), 2, ppap_adapter(2)))
     bank.save(tmp_path)
     description = json.loads((tmp_path / "bank.json").read_text())
-    del description["inclusive"], description["normalised"]
+    del description["inclusive"], description["normalised"], description["seed"]
     for part in description["adapter"]:
         part.pop("linear_scaling", None)
     (tmp_path / "bank.json").write_text(json.dumps(description), encoding="utf-8-sig")
@@ -294,7 +311,15 @@ def test_a_folder_that_is_no_bank_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [{"normalised": "no"}, {"absorbed": 1}, {"inclusive": None}, {"adapter": []}, {"format": "3"}],
+    [
+        {"seed": -1},
+        {"seed": "5"},
+        {"normalised": "no"},
+        {"absorbed": 1},
+        {"inclusive": None},
+        {"adapter": []},
+        {"format": "3"},
+    ],
 )
 def test_words_in_place_of_true_and_false_and_other_damage_are_refused(
     tmp_path: Path, damage: dict[str, object]
