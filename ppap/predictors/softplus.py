@@ -31,7 +31,7 @@ def with_softplus(module: M, beta: float = 3.0) -> M:
     smooth = copy.deepcopy(module)
     found = 0
     for parent in list(smooth.modules()):
-        for name, child in parent.named_children():
+        for name, child in parent._modules.items():  # named_children gives a shared layer once
             if isinstance(child, nn.ReLU):
                 setattr(parent, name, nn.Softplus(beta))
                 found += 1

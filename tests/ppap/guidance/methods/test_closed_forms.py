@@ -86,6 +86,9 @@ def test_softplus_replaces_every_relu_of_a_copy() -> None:
     assert not any(isinstance(module, nn.ReLU) for module in smooth.modules())
     assert isinstance(network[1], nn.ReLU)
     torch.testing.assert_close(smooth(x), network(x), rtol=0, atol=0.02)
+    shared = nn.ReLU()
+    often = nn.Sequential(nn.Conv2d(3, 4, 1), shared, nn.Conv2d(4, 4, 1), shared)
+    assert [type(module) for module in with_softplus(often)[1::2]] == [nn.Softplus] * 2
     with pytest.raises(ValueError, match=r"no nn\.ReLU"):
         with_softplus(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="positive beta"):
