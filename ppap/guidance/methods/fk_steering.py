@@ -11,6 +11,7 @@ and the best of the last ones is the sample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,9 +22,26 @@ from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.methods.base import LikelihoodMethod, check_counts
 from ppap.guidance.methods.particles import chosen, started, systematic
-from ppap.guidance.scale import scale_at
+from ppap.guidance.scale import is_zero, scale_at
 
 __all__ = ["FKSteering"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Particles:
+    """Populations after a step.
+
+    Attributes:
+        number: of the step.
+        x_t: (k, B, C, H, W).
+        reward: (k, B) when each was last drawn; 0 for all before that.
+        steered: (B,), or () for all, whether the scale was ever another than 0.
+    """
+
+    number: int
+    x_t: Sequence[Tensor] | Tensor
+    reward: Tensor
+    steered: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +50,8 @@ class FKSteering(LikelihoodMethod):
 
     Attributes:
         likelihood: the reward; no gradient of it is taken.
-        scale: λ.
+        scale: λ. Particles are drawn where it is not 0, and go on undrawn where a function of the
+            noise level is 0 after that; the best is chosen at the end in either case.
         particles, every: k and m.
         potential: see above.
         clip: x̂₀ is held in [-clip, clip] for the reward; None leaves it as it is.
@@ -53,25 +72,45 @@ class FKSteering(LikelihoodMethod):
         if self.potential not in ("difference", "max"):
             raise ValueError(f"the potential is 'difference' or 'max', got {self.potential!r}")
 
+    def step(self, step: SamplingStep) -> Update:
+        """Unguided up to the first scale that is not 0; from there on particles go on at any."""
+        if self._kept(step) is None and is_zero(scale_at(self.scale, step.state)):
+            return step.plain()
+        return self.guided(step)
+
     def guided(self, step: SamplingStep) -> Update:
         """Lines 2 to 8. Before the end the first particle stands for the sample."""
-        x_t, before = step.state.memory.get(self, (None, torch.tensor(0.0)))
-        states = [step.state.at(x) for x in (started(step, self.particles) if x_t is None else x_t)]
+        scale = torch.as_tensor(scale_at(self.scale, step.state), device=step.state.x_t.device)
+        kept = self._kept(step)
+        if kept is None:
+            none = torch.zeros((), device=scale.device)
+            kept = _Particles(-1, started(step, self.particles), none, none.bool())
+        states = [step.state.at(x) for x in kept.x_t]
         updates = [step.take(state) for state in states]
         if not step.sampler.stochastic or updates[0].memory is not None:
             raise ValueError(f"FK steering needs DDIM(eta > 0) or DDPM, not {step.sampler!r}")
         x = torch.stack([update.x for update in updates])  # (k, B, C, H, W)
+        before, steered = kept.reward, kept.steered | (scale != 0)
         if step.index == 0:
             pairs = zip(x, states, strict=True)
             reward = torch.stack([self.likelihood.of_image(*pair) for pair in pairs])
-            return replace(updates[0], x=chosen(x, reward.argmax(0, keepdim=True))[0])
-        if (step.state.number + 1) % self.every == 0:
+            best = reward.argmax(0, keepdim=True) * steered
+            return replace(updates[0], x=chosen(x, best)[0])
+        if (step.state.number + 1) % self.every == 0 and not is_zero(scale):
             reward = torch.stack([self.likelihood.of_state(s, clip=self.clip) for s in states])
-            drawn = systematic(self._log_potential(reward, before, step), step.draw())
-            x, before = chosen(x, drawn), reward.gather(0, drawn)
-        step.state.memory[self] = x, before
+            drawn = systematic(self._log_potential(reward, before, scale), step.draw())
+            undrawn = torch.arange(len(x), device=drawn.device)[:, None]
+            drawn = torch.where(scale != 0, drawn, undrawn)
+            before = torch.where(scale != 0, reward.gather(0, drawn), before.to(reward))
+            x = chosen(x, drawn)
+        step.state.memory[self] = _Particles(step.state.number, x, before, steered)
         return replace(updates[0], x=x[0])
 
-    def _log_potential(self, reward: Tensor, before: Tensor, step: SamplingStep) -> Tensor:
+    def _kept(self, step: SamplingStep) -> _Particles | None:
+        """Those of the step before; others are at another noise level, and of no use."""
+        kept: _Particles | None = step.state.memory.get(self)
+        return kept if kept is not None and kept.number == step.state.number - 1 else None
+
+    def _log_potential(self, reward: Tensor, before: Tensor, scale: Tensor) -> Tensor:
         gain = reward - before if self.potential == "difference" else torch.maximum(reward, before)
-        return torch.as_tensor(scale_at(self.scale, step.state)).to(gain) * gain
+        return scale.to(gain) * gain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -174,6 +175,54 @@ def test_fk_steering_needs_no_gradient_and_raises_the_reward() -> None:
     one, many = (mean_reward(FKSteering(reward, 50.0, n, 3)) for n in (1, 8))
     assert one == pytest.approx(mean_reward(None), abs=1e-6)
     assert many > one + 0.01
+
+
+def test_fk_steerings_particles_go_on_undrawn_where_a_function_of_the_noise_is_0() -> None:
+    sampler = DDIM(10, eta=1.0)
+    levels = sampler.respace(linear_schedule()).alphas_cumprod[::-1]  # as steps see them
+
+    def rewards(scales: Sequence[float], every: int = 3) -> Tensor:
+        def scale(level: Tensor) -> float:
+            return scales[int(abs(levels - float(level[0])).argmin())]
+
+        x = sample(tiny_denoiser(), 12, FKSteering(BRIGHT, scale, 8, every), sampler)
+        return Brightness().log_likelihood(x, torch.tensor(0.5))
+
+    drawn = [50.0] * 10
+    without_reward = [50.0, 50.0, 0.0, 50.0, 50.0, 0.0, 50.0, 50.0, 0.0, 50.0]
+    best = rewards(drawn, every=100)  # of 8 particles that were never drawn
+    assert torch.equal(rewards(without_reward), best)
+    assert torch.equal(rewards([50.0] + [0.0] * 9), best)
+    assert not torch.equal(rewards(drawn), best)
+    assert torch.equal(rewards([50.0] * 4 + [0.0, 50.0, 0.0] + [50.0] * 3), rewards(drawn))
+
+
+def test_fk_steering_of_one_scale_per_sample_leaves_those_of_0_alone() -> None:
+    sampler = DDIM(6, eta=1.0)
+
+    def scale(level: Tensor) -> Tensor:  # the second sample's is 0 in the middle and at the end
+        return torch.stack([0 * level[0], 50.0 * (level[1] < 1e-3), 50 + 0 * level[2]])
+
+    found = sample(tiny_denoiser(), 3, FKSteering(BRIGHT, scale, 4, 2), sampler)
+    free = sample(tiny_denoiser(), 3, None, sampler)
+    steered = sample(tiny_denoiser(), 3, FKSteering(BRIGHT, 50.0, 4, 2), sampler)
+    undrawn = sample(tiny_denoiser(), 3, FKSteering(BRIGHT, 50.0, 4, 100), sampler)
+    for row, expected in enumerate((free, undrawn, steered)):
+        assert torch.equal(found[row], expected[row])
+
+
+def test_fk_steering_that_is_left_out_for_a_step_begins_anew_with_the_sample_itself() -> None:
+    sampler, denoiser = DDIM(10, eta=1.0), tiny_denoiser()
+    schedule, method = sampler.respace(linear_schedule()), FKSteering(BRIGHT, 50.0, 3, 100)
+    memory: dict[object, Any] = {}
+    for number in (2, 3, 5):
+        index = 9 - number
+        at = torch.full((2,), int(schedule.timesteps[index]))
+        state = State(images(2, number), at, denoiser, seeds=(1, 2), number=number, memory=memory)
+        step = SamplingStep(sampler, schedule, index, state, images(2, 9))
+        with torch.no_grad():
+            plain, found = step.plain(), method.step(step)
+        assert torch.equal(found.x, plain.x) == (number != 3)
 
 
 def test_fk_steering_refuses_samplers_under_which_copies_stay_copies() -> None:
