@@ -172,9 +172,9 @@ def guided_scheduler_step(
             short, here, prediction.variance_fraction, _fixed_variance(scheduler)
         )
         return x + variance * gradient, x_0
-    clip = bool(scheduler.config.get("clip_sample", False))
-    x_0, epsilon = guided_prediction(full, at, x_t, prediction, gradient, clip)
-    if clip:  # before guidance, not after it: see guided_prediction
+    clipping = _clipping(scheduler)
+    x_0, epsilon = guided_prediction(full, at, x_t, prediction, gradient, *clipping)
+    if clipping[0]:  # before guidance, not after it: see guided_prediction
         scheduler = copy.copy(scheduler)
         scheduler.register_to_config(clip_sample=False)
     shifted = Prediction(epsilon, prediction.variance_fraction)
@@ -273,9 +273,8 @@ class DiffusersSampler:
         output = model_output(scheduler, prediction, timestep, x_t)
         (x, *_) = scheduler.step(output, timestep, x_t, return_dict=False, **options)
         at = gather(timestep, x_t)
-        clip = bool(scheduler.config.get("clip_sample", False))
         full = training_schedule(scheduler)
-        x_0, _ = guided_prediction(full, at, x_t, prediction, None, clip)
+        x_0, _ = guided_prediction(full, at, x_t, prediction, None, *_clipping(scheduler))
         return Update(x, x_0, None, scheduler)
 
     def _fresh(self, device: torch.device | str) -> Any:
@@ -287,6 +286,12 @@ class DiffusersSampler:
 def _alpha_sigma(scheduler: Any, timestep: int, x_t: Tensor) -> tuple[Tensor, Tensor]:
     level = scheduler.alphas_cumprod[timestep].to(x_t.device).double()
     return level.sqrt().to(x_t.dtype), (1 - level).sqrt().to(x_t.dtype)
+
+
+def _clipping(scheduler: Any) -> tuple[bool, float]:
+    """Whether predicted images are clipped, and to which bound."""
+    config = scheduler.config
+    return bool(config.get("clip_sample", False)), config.get("clip_sample_range", 1)
 
 
 def _fixed_variance(scheduler: Any) -> FixedVariance:

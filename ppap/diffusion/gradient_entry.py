@@ -25,6 +25,7 @@ def guided_prediction(
     prediction: Prediction,
     gradient: Tensor | None,
     clip: bool,
+    bound: float = 1,
 ) -> tuple[Tensor, Tensor]:
     """The predicted image and noise, guided if there is a gradient.
 
@@ -38,7 +39,8 @@ def guided_prediction(
         x_t: (B, C, H, W) noisy images.
         prediction: the denoiser's for ``x_t``.
         gradient: (B, C, H, W), scaled.
-        clip: whether the predicted image is clipped to [-1, 1].
+        clip: whether the predicted image is clipped to [-bound, bound].
+        bound: of an image's values.
 
     Returns:
         x_0 and epsilon, (B, C, H, W) each.
@@ -48,7 +50,7 @@ def guided_prediction(
     ratio = at(np.sqrt(1 / level - 1))
     x_0 = scaled - ratio * prediction.epsilon
     if clip:
-        x_0 = x_0.clamp(-1, 1)
+        x_0 = x_0.clamp(-bound, bound)
     epsilon = (scaled - x_0) / ratio
     if gradient is not None:
         # A difference in float32 under NumPy's root, for the reason given at DDIM's step.

@@ -33,7 +33,9 @@ class GuidedScheduler:
 
     Under DDPM the gradient moves the mean, under DDIM, DPM-Solver and others the predicted noise,
     so that a pipeline gives the images of this library's own guided sampling at the same noise.
-    A step in which the guide gives no gradient is the scheduler's own.
+    A step in which the guide gives no gradient is the scheduler's own, which differs from a step of
+    a tiny gradient where ``DDIMScheduler`` clips: it goes on with the noise before clipping, unless
+    the pipeline is called with ``use_clipped_model_output=True``.
 
     Args:
         scheduler: as a pipeline has it, of the discrete diffusion family.

@@ -28,7 +28,7 @@ from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.diffusers_scheduler import DiffusersSampler, UnknownSchedulerError
 from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.guide import Guide
-from ppap.diffusion.sampling import sample
+from ppap.diffusion.sampling import Step, sample
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.streams import NoiseStreams
 from ppap.guidance.diffusers_pipeline import GuidedScheduler
@@ -89,12 +89,12 @@ def piped(pipeline: Any, steps: int = STEPS) -> Tensor:
 
 
 @torch.no_grad()
-def stepped(scheduler: Any) -> Tensor:
+def stepped(scheduler: Any, **options: Any) -> Tensor:
     """Images by the loop that diffusers documents, for schedulers that no pipeline here takes."""
     network, x = unet(), NoiseStreams(SEEDS, (3, 8, 8)).draw()
     scheduler.set_timesteps(STEPS)
     for t in scheduler.timesteps:
-        x = scheduler.step(network(x, t).sample, t, x).prev_sample
+        x = scheduler.step(network(x, t).sample, t, x, **options).prev_sample
     return x.clamp(-1, 1)
 
 
@@ -127,6 +127,35 @@ def test_a_pipelines_images_are_our_own(theirs: Any, ours: Any, channels: int) -
     expected = sample(own, SEEDS, guide(), ours)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert (expected - sample(own, SEEDS, None, ours)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler])
+def test_a_predicted_image_is_held_in_the_schedulers_own_range(kind: type) -> None:
+    """One that clips nothing changes nothing, and one of 0.5 what is beyond it."""
+
+    def drawn(g: Guide | None, **options: Any) -> tuple[Tensor, Tensor]:
+        steps: list[Step] = []
+        sampler = DiffusersSampler(scheduler(kind, **options), STEPS)
+        sample(denoiser(), SEEDS, g, sampler, on_step=steps.append)
+        return steps[-1].x, torch.stack([step.x_0 for step in steps])
+
+    for g in (None, guide(1e-6)):
+        free, wide, narrow = (
+            drawn(g, clip_sample=False),
+            drawn(g, clip_sample_range=1000.0),
+            drawn(g, clip_sample_range=0.5),
+        )
+        torch.testing.assert_close(wide, free, rtol=0, atol=1e-4)
+        assert free[1].abs().max() > 1.5
+        assert narrow[1].abs().max() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_under_clipping_a_tiny_scale_is_none_if_ddim_takes_the_noise_of_the_clipped_image() -> None:
+    theirs = scheduler(DDIMScheduler, clip_sample=True)
+    tiny = GuidedScheduler(theirs, guide(1e-6))
+    free, steered = (stepped(one, use_clipped_model_output=True) for one in (theirs, tiny))
+    torch.testing.assert_close(steered, free, rtol=0, atol=1e-4)
+    assert not torch.allclose(stepped(tiny), stepped(theirs), atol=0.01)
 
 
 def test_a_ddim_pipeline_takes_it_after_it_is_made() -> None:
