@@ -97,6 +97,17 @@ class Arm:
         values = self.points.loc[self.points["unit"] == unit, measure]
         return self.curves[unit].measure_at(score, values.tolist())
 
+    def best_scores(self, largest: float = math.inf) -> dict[int, float]:
+        """Each unit's score at the scale that is best for the others.
+
+        A unit that chose for itself would choose its own luck, an arm of more scales more of it.
+
+        Args:
+            largest: larger scales are left out of account.
+        """
+        chosen = {unit: self.best_scale(largest, unit) for unit in self.units}
+        return {unit: self.scores(scale)[unit] for unit, scale in chosen.items()}
+
     @property
     def scales(self) -> list[float]:
         """Guidance scales, rising; every unit was measured at each."""
@@ -107,15 +118,15 @@ class Arm:
         part = self.points[self.points["scale"] == scale]
         return dict(zip(part["unit"], part["score"], strict=True))
 
-    def best_scale(self, largest: float = math.inf) -> float:
+    def best_scale(self, largest: float = math.inf, without: int | None = None) -> float:
         """The scale whose score is best on average over units; the smaller of equals.
-
-        Chosen once for the arm: a unit that chose for itself would choose its own luck.
 
         Args:
             largest: larger scales are left out of account.
+            without: a unit that is left out of account, if it is not the only one.
         """
-        means = self.points.groupby("scale")["score"].mean()
+        others = self.points[self.points["unit"] != without]
+        means = (self.points if others.empty else others).groupby("scale")["score"].mean()
         means = means[means.index <= largest]
         return float(str(means.idxmax() if self.higher_is_better else means.idxmin()))
 
@@ -132,13 +143,15 @@ class Claim:
         source: who says so.
         ours: method.
         theirs: method that ours is compared with.
-        family: of claims that are corrected together.
+        family: of claims of one sweep and predictor that are corrected together.
         quantity: what is compared: one of :data:`reports.schema.QUANTITIES`.
         expected: what the difference, ours less theirs, is if the statement is true: greater,
             less or equivalent.
         margin: the smallest difference that matters; None where none is stated.
         at: the distance or score to match at; None for the middle of what both arms reach.
         sampler: of both arms; None where each method has curves with one sampler only.
+        comparisons: claims of the family, those that were not asked for among them; None counts
+            those that there are.
     """
 
     key: str
@@ -154,6 +167,7 @@ class Claim:
     margin: float | None
     at: float | None
     sampler: str | None
+    comparisons: int | None = None
 
     @classmethod
     def of(cls, record: Record) -> Claim:
@@ -162,7 +176,7 @@ class Claim:
         return cls(
             name=record["method"],
             **{name: record[name] for name in (*told, "quantity", "expected")},
-            **{name: record.get(name) for name in ("margin", "at", "sampler")},
+            **{name: record.get(name) for name in ("margin", "at", "sampler", "comparisons")},
         )
 
 

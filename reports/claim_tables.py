@@ -115,7 +115,9 @@ def claims_legend() -> list[str]:
         (
             "p: of the test that may support the claim: a paired t-test over units, two-sided; "
             "of equivalence, two one-sided tests against the margin, the smallest difference "
-            "that matters. Corrected by Holm within the family, in which untested claims count."
+            "that matters. Corrected by Holm within the family, which is of one sweep and "
+            "predictor, and in which untested claims and those not asked for count. Best scores "
+            "are read, unit by unit, at the scale that is best for the other units."
         ),
         (
             "verdict: supported or refuted at p < .05; open otherwise, with fewer than eight "

@@ -100,19 +100,27 @@ class Finding:
 def settle(sweeps: Iterable[tuple[Sequence[Claim], Sequence[Arm]]]) -> list[list[Finding]]:
     """The findings of sweeps of one setting and budget, in the claims' order.
 
-    Families span the sweeps. A claim that could not be tested counts in its family as one that
-    shows nothing.
+    A family is one sweep's, and one predictor's, so that no verdict depends on what else was run.
+    A claim that could not be tested, or whose arms were not asked for, counts in its family as one
+    that shows nothing.
 
     Raises:
         RecordError: if several curves, or curves of different metrics, answer to a claim.
     """
     groups = [[_tested(claim, arms) for claim in claims] for claims, arms in sweeps]
-    families: dict[str, list[Finding]] = {}
-    for finding in (finding for group in groups for finding in group):
-        families.setdefault(finding.claim.family, []).append(finding)
+    families: dict[tuple[int, str, str], list[Finding]] = {}
+    for number, group in enumerate(groups):
+        for finding in group:
+            about = number, finding.claim.predictor, finding.claim.family
+            families.setdefault(about, []).append(finding)
     judged: dict[str, Finding] = {}
     for members in families.values():
-        corrected = holm([f.p for f in members]), holm([f.p_against for f in members])
+        size = max(len(members), *(finding.claim.comparisons or 0 for finding in members))
+        untested = [1.0] * (size - len(members))
+        corrected = [
+            holm([*found, *untested])[: len(members)]
+            for found in ([f.p for f in members], [f.p_against for f in members])
+        ]
         for finding, p, against in zip(members, *corrected, strict=True):
             whole = replace(finding, p_corrected=p, p_against_corrected=against)
             verdict, reason = _verdict(whole)
@@ -230,13 +238,15 @@ def _area(units: Sequence[int], ours: Arm, theirs: Arm, at: float | None) -> Rea
 
 
 def _best_score(units: Sequence[int], ours: Arm, theirs: Arm, at: float | None) -> Reading:
-    """At the best of each arm's scales. Where that is the largest, what is beyond is better yet."""
+    """At the best of each arm's scales. Where that is the largest, what is beyond is better yet.
+
+    Each unit is read where the arm's other units are best.
+    """
     if ours.unbounded and theirs.unbounded:
         return Reading(missing="not reached: both arms are best at their largest scales")
     better = 1 if ours.higher_is_better else -1
     scales = ours.best_scale(), theirs.best_scale()
-    found = ours.scores(scales[0]), theirs.scores(scales[1])
-    values = [tuple(side[unit] for unit in units) for side in found]
+    values = [tuple(arm.best_scores()[unit] for unit in units) for arm in (ours, theirs)]
     where = f"at scales {scales[0]:g} and {scales[1]:g}"
     bound = better * (ours.unbounded - theirs.unbounded)
     edge = ours.method * ours.unbounded or theirs.method * theirs.unbounded
@@ -250,7 +260,7 @@ def _collapse(units: Sequence[int], ours: Arm, theirs: Arm, at: float | None) ->
         return Reading(missing="not reached: the arms have no scale in common")
     last, values = shared[-1], []
     for arm in (ours, theirs):
-        end, best = arm.scores(last), arm.scores(arm.best_scale(last))
+        end, best = arm.scores(last), arm.best_scores(last)
         values.append(tuple(end[unit] - best[unit] for unit in units))
     return Reading((), values[0], values[1], f"up to scale {last:g}")
 

@@ -291,6 +291,7 @@ _CLAIM_FACTS: dict[str, Check] = {
     "margin": lambda value: value is None or _positive(value),
     "at": lambda value: value is None or _number(value),
     "sampler": _text,
+    "comparisons": _whole,
 }
 _PROVENANCE: dict[str, Check] = {
     "commit": _text,

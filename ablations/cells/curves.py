@@ -91,10 +91,11 @@ class Claim(Result):
         source: who says so.
         ours: method of a curve of the same predictor.
         theirs: method that it is compared with.
-        family: of claims whose tests are corrected together.
+        family: of claims of one sweep and predictor whose tests are corrected together.
         quantity: what is compared.
         expected: what ours less theirs is if the statement is true.
         margin: the smallest difference that matters, in the units of the quantity.
+        comparisons: claims of the family, those whose rows were not asked for among them.
     """
 
     statement: str
@@ -105,12 +106,14 @@ class Claim(Result):
     quantity: Quantity
     expected: Expected
     margin: float
+    comparisons: int = 1
 
     def compute(self, load: Load) -> Artifact:
         record = self.head("claim") | {
             name: getattr(self, name)
             for name in (
                 "statement", "source", "ours", "theirs", "family", "quantity", "expected", "margin",
+                "comparisons",
             )
         }  # fmt: skip
         return Artifact({"record": record})

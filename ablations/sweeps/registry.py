@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -71,7 +71,11 @@ class Sweep:
             if isinstance(claim, Claim)
             and {(claim.about.predictor, side) for side in (claim.ours, claim.theirs)} <= whose
         }
-        yield from (result for result in results if id(result) in kept)
+        sizes = Counter(_claimed(claim) for claim in results if isinstance(claim, Claim))
+        for result in results:
+            if id(result) in kept:
+                whole = isinstance(result, Claim)
+                yield replace(result, comparisons=sizes[_claimed(result)]) if whole else result
         yield from _comparisons(rows, kept)
 
     def record(self, lab: Lab) -> dict[str, Any]:
@@ -128,6 +132,10 @@ def is_row(label: str, rows: tuple[str, ...]) -> bool:
 
 def _family(row: Row | Curve) -> tuple[str, str]:
     return row.about.predictor, row.sampler
+
+
+def _claimed(claim: Claim) -> tuple[str, str]:
+    return claim.about.predictor, claim.family
 
 
 def _comparisons(rows: list[Row], kept: set[int]) -> Iterator[Comparison]:

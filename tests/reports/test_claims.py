@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from reports.__main__ import main
@@ -128,11 +130,11 @@ def test_the_area_is_the_mean_score_over_the_distances_that_all_units_reach() ->
     assert reading.where == "mean over distances from 2.72 to 7.39"
 
 
-def test_the_best_scale_is_the_arms_and_not_each_units_luck() -> None:
+def test_the_best_scale_is_the_other_units_choice_and_not_each_units_luck() -> None:
     a = arm("a", {0: [0.1, 0.5, 0.9], 1: [0.1, 0.8, 0.2]})
     b = arm("b", {0: [0.3, 0.2, 0.1], 1: [0.3, 0.2, 0.1]})
     reading = read_contrast(Claim.of(versus(quantity="best_score")), Arm.of(a), Arm.of(b))
-    assert reading.ours == (0.5, 0.8)
+    assert reading.ours == (0.5, 0.2)  # each where the other is best
     assert reading.theirs == (0.3, 0.3)
     assert reading.where == "at scales 2 and 1"
 
@@ -276,21 +278,41 @@ def test_an_unguided_arm_belongs_to_every_predictor() -> None:
     assert finding.means == pytest.approx((0.89, 0.1))
 
 
-def test_families_are_corrected_apart_and_across_sweeps() -> None:
+def test_families_are_of_a_sweep_and_a_predictor_and_whole_whatever_was_asked_for() -> None:
     a, b = Arm.of(shifted("a", [0.02 + w for w in WOBBLE])), Arm.of(shifted("b", NONE))
+    elsewhere = [replace(arm, predictor="vit") for arm in (a, b)]
 
     def said(name: str, family: str, **changes: Any) -> Claim:
-        return Claim.of(versus(method=name, key=name, family=family, margin=None, **changes))
+        about = {"method": name, "key": name, "family": family, "margin": None}
+        return Claim.of(versus(**about | changes))
 
-    alone, apart = settle([([said("1", "x")], [a, b]), ([said("2", "y")], [a, b])])
-    assert alone[0].p == alone[0].p_corrected == apart[0].p_corrected
-    (one, gone), (two,) = settle(
-        [([said("1", "x"), said("3", "x", theirs="c")], [a, b]), ([said("2", "x")], [a, b])]
+    ((alone,),) = settle([([said("1", "x")], [a, b])])
+    assert alone.p == alone.p_corrected
+    (one, other, gone), (two,), (three,) = settle(
+        [
+            ([said("1", "x"), said("4", "y"), said("3", "x", theirs="c")], [a, b]),
+            ([said("2", "x")], [a, b]),  # of another sweep
+            ([said("5", "x", predictor="vit", comparisons=10)], elsewhere),
+        ]
     )
     assert gone.p == gone.p_corrected == 1.0
-    assert one.p_corrected == two.p_corrected == pytest.approx(3 * alone[0].p), (
-        "untested ones count"
-    )
+    assert one.p_corrected == pytest.approx(2 * alone.p), "untested ones count"
+    assert two.p_corrected == other.p_corrected == alone.p
+    assert three.p_corrected == pytest.approx(10 * alone.p), "so do those not asked for"
+
+
+def test_the_best_of_more_scales_is_not_better_by_luck() -> None:
+    # Arms without a true difference: on a plateau of six scales, and at one.
+    generator = np.random.default_rng(0)
+    better = []
+    for _ in range(200):
+        records = (
+            arm(name, dict(enumerate(generator.normal(0.9, 0.02, (8, count)).tolist())))
+            for name, count in (("a", 6), ("b", 1))
+        )
+        found = read_contrast(Claim.of(versus(quantity="best_score")), *map(Arm.of, records))
+        better.append(np.mean(found.ours) - np.mean(found.theirs))
+    assert abs(np.mean(better)) < 0.002
 
 
 def test_a_claim_about_two_curves_is_refused_unless_it_names_its_sampler() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -96,3 +97,10 @@ def test_rows_are_chosen_by_their_labels() -> None:
     assert claims == {"tfg beats ppap", "tfg reaches further than ppap"}
     others = {result.about.method for result in some if not isinstance(result, Claim)}
     assert others == {"tfg", "ppap"}  # with their reference
+    # Their tests are corrected as they are where all rows are run.
+    whole = [r for r in SWEEPS["peers"].build(lab()) if isinstance(r, Claim)]
+    sizes = {(r.about.predictor, r.family): r.comparisons for r in whole}
+    assert sizes == Counter((r.about.predictor, r.family) for r in whole)
+    for result in some:
+        if isinstance(result, Claim):
+            assert result.comparisons == sizes[result.about.predictor, result.family] > 1
