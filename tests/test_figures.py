@@ -432,8 +432,7 @@ def test_what_is_said_of_fewer_steps_has_its_verdicts() -> None:
             [f"{HELD} is nearer", *(f"{HELD}: {q}" for q in ("distance", "saturation", "recall"))],
         ),
         (
-            "In bfloat16 accuracy at equal distance, and distance, saturation and recall at equal "
-            "accuracy, are equivalent",
+            "and distance, saturation and recall at equal accuracy, are equivalent",
             "supported",
             [f"{half} is as near", *(f"{half}: {q}" for q in ("distance", "saturation", "recall"))],
         ),
