@@ -44,8 +44,9 @@ def trained_bank(
         task: of the setting, by name.
     """
     tuning = fine_tuning_in(setting, recipe.tuning)
+    least = recipe.experts * (2 if recipe.start == "shared" else 1)  # one step for each expert
     training = Training(
-        max(recipe.experts, round(budget.steps * recipe.length)),
+        max(least, round(budget.steps * recipe.length)),
         budget.batch,
         tuning.learning_rate,
         start=recipe.start,

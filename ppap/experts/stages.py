@@ -28,7 +28,7 @@ class Stage:
 
 
 def stages(ranges: NoiseRanges, training: Training) -> list[Stage]:
-    """The stages of a training, first to last; a short one may have stages without steps."""
+    """The stages of a training, first to last; one too short has stages without steps."""
     count, every = len(ranges), (0, ranges.boundaries[-1])
     found: list[Stage] = []
     spent = 0

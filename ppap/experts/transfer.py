@@ -95,10 +95,11 @@ def transfer(
         NonFiniteError: if the teacher's predictions or a loss are not finite.
         TypeError: for a list of images, or an array of NumPy's.
         ValueError: if there are no images, none of uint8, or of another shape than the denoiser's,
-            the bank's ranges and the schedule differ in length, the training would write one expert
-            over others that are trained already, processes cannot share the batch
-            evenly or don't see each other, the device would emulate the precision asked for, or an
-            accelerator brings one of its own, ``every`` is below 1, or the file has another ending.
+            the bank's ranges and the schedule differ in length, an expert would get no step, the
+            training would write one expert over others that are trained already, processes cannot
+            share the batch evenly or don't see each other, the device would emulate the precision
+            asked for, or an accelerator brings one of its own, ``every`` is below 1, or the file
+            has another ending.
         CheckpointError: if the file is damaged or of another training.
         OSError: if the file cannot be written, which is tried before anything is computed.
     """
@@ -202,6 +203,12 @@ def _check(
         raise ValueError(
             f"the bank's ranges end at {bank.ranges.boundaries[-1]}, "
             f"the schedule at {len(schedule)}; make the bank with steps={len(schedule)}"
+        )
+    if any(stage.steps < 1 for stage in stages(bank.ranges, training)):
+        spent = f", {training.shared_share:g} of them on a start that all share"
+        raise ValueError(
+            f"{training.steps} steps{spent * (training.start == 'shared')} are too few: each of "
+            f"{len(bank)} experts needs one of its own"
         )
     workers = accelerator.num_processes if accelerator else 1
     together = int(os.environ.get("WORLD_SIZE", "1"))

@@ -22,6 +22,8 @@ from ablations.settings.catalogue import BUDGETS, load_setting
 from ablations.sweeps import HEADLINE, PPAP, SWEEPS, Sweep, sweep
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import LORA
+from ppap.experts.routing import NoiseRanges
+from ppap.experts.stages import stages
 
 
 def lab(budget: str = "default", name: str = "fashion") -> Lab:
@@ -164,3 +166,17 @@ def test_the_quirks_of_a_network_that_nothing_was_released_for_are_tried_one_by_
     arms = {result.about.method for result in found}
     assert {"corrected", "boundaries to the lower expert"} < arms
     assert "as released" not in arms
+
+
+@pytest.mark.parametrize(
+    ("budget", "setting"), [("smoke", "fashion"), ("rehearsal", "imagenet256-rehearsal")]
+)
+def test_every_expert_has_a_step_of_its_own_at_the_smallest_budgets(
+    budget: str, setting: str
+) -> None:
+    found = SWEEPS["published-quirks"].build(lab(budget, setting))
+    banks = [cell for cell in needed(found).values() if isinstance(cell, Experts)]
+    assert {"previous", "base", "shared"} <= {bank.training.start for bank in banks}
+    for bank in banks:
+        assert isinstance(bank.ranges, NoiseRanges)
+        assert all(stage.steps > 0 for stage in stages(bank.ranges, bank.training))

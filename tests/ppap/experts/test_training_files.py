@@ -38,7 +38,7 @@ ARMS = {
         replace(TRAINING, order="descending", keep_optimiser=True),
         None,
     ),
-    "fewer steps than experts": (replace(TRAINING, steps=2), None),
+    "as many steps as experts": (replace(TRAINING, steps=3), None),
     "together": (replace(TRAINING, start="base", order="together"), Adapter((Full(),))),
 }
 
@@ -83,7 +83,7 @@ def same(one: ExpertBank, other: ExpertBank) -> bool:
     ("arm", "every", "steps"),
     [
         *((arm, 2, (1, 3, 6, 8)) for arm in list(ARMS)[:4]),
-        ("fewer steps than experts", 1, (1, 2)),
+        ("as many steps as experts", 1, (1, 2)),
         ("previous", 1, (2, 4, 7)),
         ("together", 3, (5,)),  # it is traced anew each time
         ("base, statistics, compiled", 2, (3, 6)),

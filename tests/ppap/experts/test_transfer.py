@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -133,6 +135,27 @@ def test_raw_students_see_unnormalised_images() -> None:
     expected = bank.predictor.network(x)
     torch.testing.assert_close(bank.predict(x, 0), expected)
     assert not torch.allclose(bank.teacher_prediction(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "least"),
+    [
+        ({}, 3),
+        ({"start": "base"}, 3),
+        ({"order": "descending"}, 3),
+        ({"start": "shared"}, 5),
+        ({"start": "shared", "order": "together", "shared_share": 0.2}, 3),
+    ],
+)
+def test_no_expert_is_left_without_a_step(options: dict[str, Any], least: int) -> None:
+    def losses(steps: int) -> list[float]:
+        bank = ExpertBank(tiny_predictor(), 3, ppap_adapter(2))
+        training = replace(SHORT, steps=steps, batch=3, **options)
+        return transfer(bank, SCHEDULE, DATA, training=training)
+
+    assert all(map(math.isfinite, losses(least)))
+    with pytest.raises(ValueError, match=f"^{least - 1} steps.* are too few: each of 3 experts"):
+        losses(least - 1)
 
 
 def test_mistakes_are_named() -> None:
