@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppap.compute.options import check_whole
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.sampling import sample
+from ppap.diffusion.sampling import sample, seed_list
 from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import AnyGuide
@@ -92,14 +92,14 @@ class Stage:
         check_whole("a stage's batch", self.batch)
 
 
-def sample_cascade(stages: Sequence[Stage], seeds: Sequence[int]) -> list[Tensor]:
+def sample_cascade(stages: Sequence[Stage], seeds: int | Sequence[int]) -> list[Tensor]:
     """Generate one image per seed and stage.
 
     Args:
         stages: smallest images first.
-        seeds: one per image; an image depends on its own alone (and its conditions and
-            targets). The first stage draws as :func:`ppap.diffusion.sampling.sample` would, later
-            ones from seeds that follow from it.
+        seeds: one per image; a number n stands for 0, 1, ..., n - 1. An image depends on its own
+            alone (and its conditions and targets). The first stage draws as
+            :func:`ppap.diffusion.sampling.sample` would, later ones from seeds that follow from it.
 
     Returns:
         The images of every stage, (N, C, H, W) float32 in [-1, 1] on the CPU.
@@ -109,6 +109,7 @@ def sample_cascade(stages: Sequence[Stage], seeds: Sequence[int]) -> list[Tensor
     """
     if not stages:
         raise ValueError("a cascade needs a stage")
+    seeds = seed_list(seeds)
     first, *others = stages
     outputs = [sample(first.denoiser, seeds, first.guide, first.sampler, batch=first.batch)]
     for place, stage in enumerate(others, start=1):
@@ -116,13 +117,13 @@ def sample_cascade(stages: Sequence[Stage], seeds: Sequence[int]) -> list[Tensor
     return outputs
 
 
-def upsample(stage: Stage, images: Tensor, seeds: Sequence[int], place: int = 1) -> Tensor:
+def upsample(stage: Stage, images: Tensor, seeds: int | Sequence[int], place: int = 1) -> Tensor:
     """One further stage of a cascade.
 
     Args:
         stage: the up-sampler.
         images: (N, C, h, w) in [-1, 1] of the stage before.
-        seeds: of the first stage's images; this one's own follow from them.
+        seeds: of the first stage's images, or their number; this one's own follow from them.
         place: of the stage in the cascade, the first one's being 0.
 
     Returns:
@@ -131,7 +132,7 @@ def upsample(stage: Stage, images: Tensor, seeds: Sequence[int], place: int = 1)
     Raises:
         ValueError: as :func:`sample_cascade`.
     """
-    seeds = [derived_seed(seed, place) for seed in seeds]
+    seeds = [derived_seed(seed, place) for seed in seed_list(seeds)]
     for name, count in (
         ("targets", None if stage.guide is None else stage.guide.target_count),
         ("conditions", stage.denoiser.condition_count),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,7 +143,8 @@ def sample(
 
     Args:
         denoiser: what is sampled from.
-        seeds: one per image, each from 0 to 2^32 - 1; a number n stands for 0, 1, ..., n - 1.
+        seeds: one per image, each from 0 to 2^32 - 1: a sequence, or (N,) integers of an array or
+            tensor; a number n stands for 0, 1, ..., n - 1.
             An image depends on its own seed alone (and its target), up to rounding.
         guide: steers the samples; its targets run parallel to ``seeds``, unless one stands
             for all.
@@ -207,18 +211,25 @@ def _observed(steps: Iterator[Step], on_step: Callable[[Step], None] | None) -> 
 
 
 def seed_list(seeds: int | Sequence[int]) -> Sequence[int]:
-    """The seeds that a number or a sequence stands for.
+    """The seeds that a number stands for, or a sequence, which (N,) integers of an array are too.
 
     Raises:
         TypeError: if it is neither.
         ValueError: for a negative number.
     """
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        check_whole("the number of seeds", seeds, 0)
-        return range(seeds)
-    if not isinstance(seeds, Sequence):
-        raise TypeError(f"seeds are a number or a sequence of integers, got {seeds!r}")
-    return seeds
+    if isinstance(seeds, Sequence):
+        return seeds
+    given: Any = seeds
+    if isinstance(given, np.ndarray | Tensor):
+        given = given.tolist()  # of a scalar a number
+    if isinstance(given, list) and all(type(seed) is int for seed in given):
+        return given
+    with suppress(TypeError):
+        count = operator.index(given)
+        if not isinstance(given, bool):
+            check_whole("the number of seeds", count, 0)
+            return range(count)
+    raise TypeError(f"seeds are a number or a sequence of integers, got {seeds!r}")
 
 
 def _check_counts(

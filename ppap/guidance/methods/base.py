@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -124,7 +125,7 @@ def check_counts(method: object, **least: int) -> None:
     """
     for name, lowest in least.items():
         found = getattr(method, name)
-        if isinstance(found, bool) or not isinstance(found, int) or found < lowest:
+        if isinstance(found, bool) or not isinstance(found, int | np.integer) or found < lowest:
             raise ValueError(
                 f"{type(method).__name__}: {name} is a whole number from {lowest} on, got {found!r}"
             )

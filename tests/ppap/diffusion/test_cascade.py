@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ppap.denoisers.catalogue import DENOISERS
-from ppap.diffusion.cascade import NoisedImages, Stage, eight_bit_images, sample_cascade
+from ppap.diffusion.cascade import NoisedImages, Stage, eight_bit_images, sample_cascade, upsample
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
@@ -89,6 +89,20 @@ def test_the_second_stage_sees_the_first_in_eight_bits() -> None:
     levels = (seen[0] + 1) * 127.5
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
     assert (seen[0] - small).abs().max() <= 0.5 / 127.5 + 1e-6
+
+
+def test_a_number_stands_for_so_many_seeds() -> None:
+    def blend(x: Tensor, t: Tensor, low_res: Tensor) -> Tensor:
+        return torch.tanh(x) + torch.nn.functional.interpolate(low_res, scale_factor=2)
+
+    upsampler = Stage(Denoiser(blend, linear_schedule(), (3, 16, 16)), DDIM(2))
+    stages = [Stage(tiny_denoiser(), DDIM(2)), upsampler]
+    small, large = sample_cascade(stages, [0, 1])
+    for numbered, listed in zip(sample_cascade(stages, 2), (small, large), strict=True):
+        assert torch.equal(numbered, listed)
+    assert torch.equal(upsample(upsampler, small, 2), large)
+    with pytest.raises(TypeError, match="seeds are a number or a sequence"):
+        sample_cascade(stages, 2.0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("guided", [0, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,9 +194,26 @@ def test_a_number_of_seeds_is_a_range_and_progress_counts_images() -> None:
     )
     assert told == [(2, 5), (4, 5), (5, 5)]
     assert sample(tiny_denoiser(), 0).shape == (0, *SHAPE)
-    for wrong in (DDIM(5), 2.5, True):
+    for wrong in (DDIM(5), 2.5, True, np.array([0.5]), np.array([True]), torch.zeros(2, 2).int()):
         with pytest.raises(TypeError, match="seeds are a number or a sequence"):
             sample(tiny_denoiser(), wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        np.int64(2),
+        np.array(2),
+        torch.tensor(2),
+        np.arange(2),
+        torch.arange(2),
+        np.arange(2).tolist(),
+    ],
+    ids=repr,
+)
+def test_seeds_are_numbers_of_any_library(seeds: Any) -> None:
+    found = sample(tiny_denoiser(), seeds, sampler=DDIM(2))
+    assert torch.equal(found, sample(tiny_denoiser(), 2, sampler=DDIM(2)))
 
 
 def test_denoiser_and_guide_are_moved_to_the_device() -> None:

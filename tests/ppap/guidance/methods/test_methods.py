@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
@@ -222,6 +223,10 @@ def test_wrong_options_are_refused_where_they_are_given(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         METHODS[name](clean(), **options)
+
+
+def test_counts_may_be_numpys() -> None:
+    assert METHODS["fk-steering"](clean(), particles=np.int64(2)).particles == 2
 
 
 def test_guides_of_different_lengths_and_weights_that_are_not_numbers_are_refused() -> None:
