@@ -36,7 +36,8 @@ class DPMSolver:
         steps: how many timesteps are visited.
         order: 2, or 1, which is DDIM.
         last: the lowest timestep that is visited; the others are spread evenly from the
-            schedule's last one down to it. By default ``timestep_spacing`` decides.
+            schedule's last one down to it, in at least 2 steps. By default ``timestep_spacing``
+            decides.
         timestep_spacing: as in diffusers: ``"linspace"`` from the last timestep towards 0,
             which is not visited; ``"leading"``, multiples of a whole stride; ``"trailing"``,
             the same counted from the last timestep down.
@@ -45,7 +46,7 @@ class DPMSolver:
     Raises:
         TypeError: for ``steps`` or a ``last`` that is no whole number.
         ValueError: for no steps, another order or ``timestep_spacing``, or ``last`` together with
-            one.
+            one; on a schedule that has not so many steps from its last down to ``last``.
     """
 
     steps: int = 25

@@ -102,7 +102,8 @@ class Schedule:
             The shorter schedule; its timesteps are those of this one.
 
         Raises:
-            ValueError: if the spacing is malformed or asks for more steps than there are.
+            ValueError: if the spacing is malformed, asks for more steps than there are, or for one
+                alone down to another timestep than the last, with which sampling has to begin.
         """
         kept = _spaced_indices(len(self), str(spacing))
         levels = self.alphas_cumprod[kept]
@@ -254,6 +255,11 @@ def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
 def _down_to(total: int, count: int, lowest: str, spacing: str) -> npt.NDArray[np.int64]:
     if not lowest.isdecimal() or int(lowest) + count > total:
         raise ValueError(f"{total} steps have no {count} at or above the lowest ({spacing!r})")
+    if count == 1 and int(lowest) != total - 1:
+        raise ValueError(
+            f"one step cannot go from timestep {total - 1} down to {lowest} ({spacing!r}); "
+            f"take 2 or more, or '1 to {total - 1}'"
+        )
     return np.linspace(int(lowest), total - 1, count).round().astype(np.int64)
 
 

@@ -11,7 +11,9 @@ import torch
 
 from ppap.diffusion import schedule as schedules
 from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.schedule import Schedule, cosine_schedule, linear_schedule, make_schedule
+from ppap.diffusion.solver import Sampler
 
 
 def test_linear_betas_are_the_published_ones() -> None:
@@ -144,3 +146,14 @@ def test_a_count_without_a_stride_is_told_how_to_be_had() -> None:
         DDIM(60).respace(linear_schedule())
     spaced = DDIM("60").respace(linear_schedule()).timesteps
     assert (len(spaced), spaced[0], spaced[-1]) == (60, 0, 999)
+
+
+@pytest.mark.parametrize("sampler", [DPMSolver(1, last=80), DDIM("1 to 80"), DPMSolver(1, last=0)])
+def test_one_step_does_not_begin_where_less_noise_is_left(sampler: Sampler) -> None:
+    with pytest.raises(ValueError, match=r"one step cannot go from timestep 999 down"):
+        sampler.respace(linear_schedule())
+
+
+@pytest.mark.parametrize("sampler", [DPMSolver(1, last=999), DDIM("1 to 999"), DPMSolver(1)])
+def test_one_step_goes_straight_from_noise_to_the_image(sampler: Sampler) -> None:
+    assert sampler.respace(linear_schedule()).timesteps.tolist() == [999]
