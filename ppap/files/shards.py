@@ -132,17 +132,24 @@ class ImageShards:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, chosen: slice | Tensor) -> Tensor:
+    def __getitem__(self, chosen: int | slice | Tensor) -> Tensor:
         """(B, C, H, W) of a slice of the images or of (B,) int64 places from 0 to N - 1.
+
+        A single place gives its image (C, H, W), as a ``DataLoader`` asks for them; one below 0 is
+        counted from the end.
 
         Raises:
             IndexError: for a place outside.
+            TypeError: for what is none of these.
             CheckpointError: for a shard that is missing or damaged.
         """
         if isinstance(chosen, slice):
             places = np.arange(*chosen.indices(len(self)))
-        else:
+        elif isinstance(chosen, Tensor) and chosen.ndim:
             places = chosen.cpu().numpy()
+        else:
+            place = range(len(self))[chosen]
+            return self[place : place + 1][0]
         if places.size and not 0 <= places.min() <= places.max() < len(self):
             raise IndexError(f"places run from 0 to {len(self) - 1}, got {places.tolist()}")
         found = np.empty((len(places), *self.shape[1:]), np.uint8)

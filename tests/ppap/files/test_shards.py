@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from ppap.files.checkpoints import CheckpointError
 from ppap.files.shards import ImageShards, claim_folder, shard_bounds, write_shard
@@ -57,6 +58,19 @@ def test_a_place_outside_is_refused(tmp_path: Path, place: int) -> None:
     shards, _ = written(tmp_path, 7, 3)
     with pytest.raises(IndexError, match="from 0 to 6"):
         shards[torch.tensor([0, place])]
+
+
+def test_images_are_read_one_by_one_as_a_data_loader_asks_for_them(tmp_path: Path) -> None:
+    shards, images = written(tmp_path, 7, 3)
+    assert torch.equal(torch.stack(list(shards)), images)  # type: ignore[call-overload]
+    assert torch.equal(shards[-1], images[6])
+    assert torch.equal(shards[torch.tensor(4)], images[4])
+    loaded = torch.cat(list(DataLoader(shards, batch_size=4)))  # type: ignore[arg-type]
+    assert torch.equal(loaded, images)
+    with pytest.raises(IndexError):
+        shards[7]
+    with pytest.raises(TypeError):
+        shards[0.5]  # type: ignore[index]
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
