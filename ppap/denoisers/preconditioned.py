@@ -19,7 +19,7 @@ class Preconditioned(nn.Module):
     network too narrow to hand its noisy input through need not.
 
     Args:
-        network: called as ``network(x_t, timesteps)``, with ``y`` if it is class-conditional.
+        network: called as ``network(x_t, timesteps, **conditions)``.
         schedule: of the noise.
         spread: root mean square of the images in [-1, 1].
     """
@@ -39,12 +39,14 @@ class Preconditioned(nn.Module):
         level = self.signal(timesteps)
         return self.spread * (level * self.spread**2 + 1 - level).rsqrt()
 
-    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) velocity for (B, C, H, W) noisy images at (B,) timesteps, of (B,) labels."""
+    def forward(self, x_t: Tensor, timesteps: Tensor, **conditions: Tensor) -> Tensor:
+        """(B, C, H, W) velocity for (B, C, H, W) noisy images at (B,) timesteps.
+
+        Conditions, such as (B,) labels ``y``, reach the network as they are.
+        """
         level = self.signal(timesteps)
         variance = level * self.spread**2 + 1 - level
         linear = (level * (1 - level)).sqrt() * (1 - self.spread**2) / variance
         rest = self.output_scale(timesteps)
-        conditions = {} if y is None else {"y": y}
         found = self.network(x_t * variance.rsqrt(), timesteps, **conditions)
         return linear * x_t + rest * cast(Tensor, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -88,12 +88,16 @@ class Denoiser(nn.Module):
         self.learned_variance = learned_variance
         self.decoder = decode
 
-    def with_conditions(self, **conditions: Tensor) -> Denoiser:
+    def with_conditions(self, **conditions: Tensor | Sequence[Any] | float) -> Denoiser:
         """This denoiser under conditions, sharing its network.
 
         Args:
             conditions: what the network takes besides (x_t, t), e.g. ``y=labels``: (N, ...)
-                one row per image, or (1, ...) one for all.
+                one row per image, or (1, ...) one for all, as a tensor, an array or a list; a
+                number is one for all.
+
+        Raises:
+            TypeError: for what is none of these.
         """
         other = Denoiser(
             self.network,
@@ -105,7 +109,8 @@ class Denoiser(nn.Module):
         )
         device = module_device(self)
         for name, value in (self.conditions | conditions).items():
-            other.register_buffer(CONDITION + name, value.to(device), persistent=False)
+            rows = _rows(name, value).to(device)
+            other.register_buffer(CONDITION + name, rows, persistent=False)
         other.training = self.training
         return other
 
@@ -154,7 +159,7 @@ class Denoiser(nn.Module):
         given = {name: value.clone() for name, value in self.conditions.items()}
         shown = x_t.to(weights_dtype(self.network, x_t.dtype), copy=True)
         raw = self.network(shown, timesteps.clone(), **given)
-        output: Tensor = raw if isinstance(raw, Tensor) else raw.sample
+        output = _unwrapped(raw)
         output = output.to(x_t.dtype)  # under autocast a network may return bfloat16
         fraction = None
         if self.learned_variance:
@@ -179,7 +184,7 @@ class SpaceToDepth(nn.Module):
     """Run a network on images folded ``factor`` times smaller, with factor^2 the channels.
 
     The fold is exact and reversible; it makes a convolutional network about factor^2 times
-    cheaper at the same width.
+    cheaper at the same width. Conditions reach the network as they are.
     """
 
     def __init__(self, network: nn.Module, factor: int = 2) -> None:
@@ -187,10 +192,11 @@ class SpaceToDepth(nn.Module):
         self.network = network
         self.factor = factor
 
-    def forward(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, timesteps: Tensor, **conditions: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W); the network sees (B, C factor^2, H/f, W/f)."""
         folded = F.pixel_unshuffle(x_t, self.factor)
-        return F.pixel_shuffle(cast(Tensor, self.network(folded, timesteps)), self.factor)
+        found = _unwrapped(self.network(folded, timesteps, **conditions))
+        return F.pixel_shuffle(found, self.factor)
 
 
 class RescaledTimesteps(nn.Module):
@@ -209,6 +215,22 @@ class RescaledTimesteps(nn.Module):
 def freeze(module: nn.Module) -> nn.Module:
     """Evaluation mode and no gradient for any parameter, in place; returns the module."""
     return module.eval().requires_grad_(False)
+
+
+def _rows(name: str, value: Any) -> Tensor:
+    """A condition's rows (N, ...)."""
+    try:
+        rows = value if isinstance(value, Tensor) else torch.tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"the condition {name} is a tensor (N, ...), or numbers that make one, got {value!r}"
+        ) from error
+    return rows if rows.ndim else rows[None]
+
+
+def _unwrapped(output: Any) -> Tensor:
+    """What a network returned, out of an output object of diffusers'."""
+    return cast(Tensor, output if isinstance(output, Tensor) else output.sample)
 
 
 def module_device(module: nn.Module) -> torch.device:

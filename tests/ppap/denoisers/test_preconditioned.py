@@ -48,3 +48,14 @@ def test_the_networks_output_is_added_in_units_of_the_output_scale() -> None:
     preconditioned = Preconditioned(Constant(2.0), SCHEDULE, SPREAD)
     expected = 2 * preconditioned.output_scale(t).expand_as(x_t)
     torch.testing.assert_close(preconditioned(x_t, t), expected)
+
+
+def test_conditions_reach_the_network() -> None:
+    class Told(nn.Module):
+        def forward(self, x: Tensor, timesteps: Tensor, mask: Tensor) -> Tensor:
+            return mask.expand_as(x)
+
+    x_t, t, mask = torch.zeros(3, 1, 4, 4), torch.tensor([0, 500, 999]), torch.ones(3, 1, 4, 4)
+    preconditioned = Preconditioned(Told(), SCHEDULE, SPREAD)
+    expected = preconditioned.output_scale(t).expand_as(x_t)
+    torch.testing.assert_close(preconditioned(x_t, t, mask=mask), expected)

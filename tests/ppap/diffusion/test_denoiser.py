@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -112,6 +115,30 @@ def test_space_to_depth_is_undone() -> None:
             return 2 * x
 
     assert torch.equal(SpaceToDepth(Twice())(images(2), torch.tensor([0, 1])), 2 * images(2))
+
+
+class Wrapped(nn.Module):
+    """Adds the labels; its output is wrapped as diffusers' are."""
+
+    def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=x_t + y[:, None, None, None])
+
+
+@pytest.mark.parametrize("wrap", [lambda n: n, SpaceToDepth, lambda n: RescaledTimesteps(n, 2.0)])
+def test_conditions_reach_a_network_whatever_it_is_wrapped_in(wrap: Any) -> None:
+    denoiser = Denoiser(wrap(Wrapped()), linear_schedule(), SHAPE)
+    x, t, labels = images(3), torch.tensor([1, 2, 3]), torch.tensor([0, 2, 1])
+    expected = x + labels[:, None, None, None]
+    for given in (labels, [0, 2, 1], (0, 2, 1), labels.numpy()):
+        told = denoiser.with_conditions(y=given)
+        assert told.condition_count == 3
+        assert torch.equal(told(x, t).epsilon, expected)
+    for one in (2, [2], torch.tensor(2)):
+        told = denoiser.with_conditions(y=one)
+        assert told.condition_count is None
+        assert torch.equal(told(x, t).epsilon, x + 2)
+    with pytest.raises(TypeError, match="the condition y is a tensor"):
+        denoiser.with_conditions(y="cat")
 
 
 def test_half_precision_torso_stays_close_and_keeps_norms_in_float32() -> None:
