@@ -62,7 +62,8 @@ def bootstrap_mean(groups: Sequence[Samples], resamples: int = 1000, seed: int =
         The mean of the groups' means, with its interval.
 
     Raises:
-        ValueError: for no groups, or a group which is empty or no vector.
+        ValueError: for no groups, or a group which is empty, no vector or not finite, or no
+            resamples.
     """
     value, replicates = _replicate_means(groups, resamples, seed)
     low, high = np.percentile(replicates, [2.5, 97.5])
@@ -93,7 +94,8 @@ def bootstrap_fid(
         The mean of the groups' plain FIDs, with its interval.
 
     Raises:
-        ValueError: for no groups, fewer than 2 images in one, or another D.
+        ValueError: for no groups, fewer than 2 images in one, another D, features that are not
+            finite, or no resamples.
     """
     arrays = [reference.check(group) for group in groups]
     if not arrays or resamples < 1:
@@ -184,7 +186,11 @@ def _replicate_means(groups: Sequence[Samples], resamples: int, seed: int) -> tu
     arrays = [np.asarray(group, dtype=np.float64) for group in groups]
     if not arrays or resamples < 1 or any(a.ndim != 1 or not a.size for a in arrays):
         shapes = [array.shape for array in arrays]
-        raise ValueError(f"expected resamples >= 1 and vectors of samples, got {shapes}")
+        raise ValueError(
+            f"expected resamples >= 1 and vectors of samples, got {resamples} and {shapes}"
+        )
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError("samples must be finite; leave out images without a figure, and say so")
     rng = np.random.default_rng(seed)
     replicates = [np.mean([r.mean() for r in _resample(arrays, rng)]) for _ in range(resamples)]
     return float(np.mean([array.mean() for array in arrays])), np.array(replicates)
@@ -241,6 +247,8 @@ def paired_fid(
         ValueError: if the two sides do not pair up, or as ``bootstrap_fid`` does.
     """
     pairs = _pairs([statistics.check(a) for a in ours], [statistics.check(b) for b in reference])
+    if resamples < 1:
+        raise ValueError(f"expected resamples >= 1, got {resamples}")
 
     def difference(a: Floats, b: Floats) -> float:
         return matrix_fid(a, statistics) - matrix_fid(b, statistics)

@@ -25,6 +25,7 @@ from ppap.evaluation.reference import (
     moments,
     neighbour_radii,
 )
+from ppap.files.images import NonFiniteError
 
 __all__ = [
     "Quality",
@@ -213,11 +214,15 @@ def correct(logits: Tensor, labels: Tensor) -> Floats:
     """Whether the top class of (N, K) logits is the (N,) label: (N,) float64, 0 or 1.
 
     Raises:
+        NonFiniteError: for logits that are NaN.
         ValueError: if the shapes do not match.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"expected (N, K) logits and (N,) labels, got {shapes}")
+    if logits.isnan().any():  # which argmax takes for the largest
+        row = int(logits.isnan().any(1).nonzero()[0])
+        raise NonFiniteError(f"the logits of row {row} hold NaN, of which no class is the top one")
     same: Floats = (logits.argmax(1).cpu() == labels.cpu()).double().numpy()
     return same
 

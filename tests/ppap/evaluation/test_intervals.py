@@ -133,6 +133,27 @@ def test_empty_groups_are_refused(groups: list[np.ndarray]) -> None:
         bootstrap_mean(groups)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_not_finite_are_refused(value: float) -> None:
+    whole, broken = [np.ones(3), np.zeros(2)], [np.ones(3), np.array([0.0, value])]
+    with pytest.raises(ValueError, match="samples must be finite"):
+        bootstrap_mean(broken)
+    with pytest.raises(ValueError, match="samples must be finite"):
+        paired_mean(broken, whole)
+
+
+def test_intervals_need_a_resample() -> None:
+    groups = [normal(20).features]
+    for interval in (
+        lambda: bootstrap_mean([np.ones(3)], resamples=0),
+        lambda: paired_mean([np.ones(3)], [np.zeros(3)], resamples=0),
+        lambda: bootstrap_fid(groups, reference(), resamples=0),
+        lambda: paired_fid(groups, groups, reference(), resamples=0),
+    ):
+        with pytest.raises(ValueError, match="resamples >= 1"):
+            interval()
+
+
 def test_features_of_another_extractor_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'toy-8'.*'other'"):
         fid_infinity(replace(normal(100), extractor="other"), reference())

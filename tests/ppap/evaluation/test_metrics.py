@@ -190,6 +190,9 @@ def test_quality_is_deterministic_and_batches_do_not_matter() -> None:
 def test_correct_counts_the_top_class() -> None:
     logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
     assert correct(logits, torch.tensor([1, 0, 0])).tolist() == [1.0, 1.0, 0.0]
+    logits[1, 0] = torch.nan
+    with pytest.raises(ValueError, match="logits of row 1 hold NaN"):
+        correct(logits, torch.tensor([1, 0, 0]))
 
 
 def test_features_of_another_extractor_are_refused() -> None:
