@@ -108,7 +108,9 @@ def in_float32(function: Callable[[Any, Any], Tensor], prediction: Any, target: 
     that of a prediction, or of an autocast around it.
     """
     leaves = [leaf for leaf in tree_leaves(prediction) if isinstance(leaf, Tensor)]
-    kinds = {leaf.device.type for leaf in leaves if torch.is_autocast_enabled(leaf.device.type)}
+    kinds = {leaf.device.type for leaf in leaves}
+    kinds = {kind for kind in kinds if torch.amp.is_autocast_available(kind)}  # not on "meta"
+    kinds = {kind for kind in kinds if torch.is_autocast_enabled(kind)}
     if any(leaf.dtype in HALF for leaf in leaves):
         prediction = tree_map_only(Tensor, widened, prediction)
     with ExitStack() as outside:
