@@ -18,8 +18,8 @@ from ablations.cells.peers import ExtendedPeerSamples, Peer, PeerSamples, Search
 from ablations.cells.pictures import Grid, Panel
 from ablations.cells.pixel_reference import PixelReference
 from ablations.cells.plugins import digest, search_space
-from ablations.cells.results import Result
-from ablations.cells.samples import sampler_name
+from ablations.cells.results import Result, Row
+from ablations.cells.samples import Samples, sampler_name
 from ablations.cells.scores import Score
 from ablations.sweeps.banks import SAMPLER
 from ablations.sweeps.claims import CURVE_SEED, HERE, Contrast, claimed
@@ -151,7 +151,7 @@ def peers(lab: Lab) -> Iterator[Result]:
     network evaluations, seconds and memory of one image. The gap is by how much the guide finds
     its samples better than the independent judge. Differences are to PPAP.
     """
-    yield from lab.row("unguided", guide="none")
+    yield unguided(lab)
     rows = ROWS | {name: PeerRecipe(name) for name in lab.plugins}
     for predictor in lab.predictors:
         for name, recipe in rows.items():
@@ -165,6 +165,24 @@ def peers(lab: Lab) -> Iterator[Result]:
                 yield from peer_row(lab, name, recipe, shown, guides)
             if len(tasks) == 1:
                 yield from claimed(lab, contrasts(rows), shown, tasks[0])
+
+
+def unguided(lab: Lab) -> Row:
+    """The row of no guidance: as many samples as every method's, from the same seeds.
+
+    Args:
+        lab: of the sweep.
+    """
+    units, count = tuple(range(lab.budget.units)), lab.budget.curve_samples
+    firsts = (CURVE_SEED + unit * SEED_STRIDE for unit in units)
+    judged = tuple(Score(Samples(lab.setup, SAMPLER, (), first, count)) for first in firsts)
+    return Row(
+        lab.setup,
+        lab.about("unguided", None, axes=(("guide", "none"),)),
+        units,
+        sampler_name(SAMPLER),
+        RowFigures(lab.setup, judged, lab.budget.resamples, ("precision", "recall")),
+    )
 
 
 def peer_row(

@@ -10,6 +10,7 @@ import pytest
 from ablations.cells.curves import Claim, Curve
 from ablations.cells.peer_costs import PeerRow
 from ablations.cells.peers import ExtendedPeerSamples
+from ablations.cells.results import Row
 from ablations.settings.catalogue import BUDGETS, load_setting
 from ablations.sweeps import SWEEPS, Lab
 from ablations.sweeps.peers import ROWS, SPACES, STRENGTHS, trials
@@ -68,6 +69,19 @@ def test_every_row_has_the_same_number_of_trials_on_the_same_seeds_and_a_curve()
             for points in curve.points
         }
     assert len(drawn) == 1  # every method and strength: the same seeds, unit by unit
+
+
+def test_unguided_samples_are_as_many_as_the_guided_ones_and_from_the_same_seeds() -> None:
+    results = SWEEPS["peers"].build(lab(rows=("unguided", "ppap")))
+    rows = {result.about.method: result for result in results if isinstance(result, Row)}
+    assert set(rows) == {"unguided", "ppap"}
+    drawn = {
+        name: [(score.samples.first_seed, score.samples.count) for score in row.figures.scores]
+        for name, row in rows.items()
+    }
+    assert drawn["unguided"] == drawn["ppap"]
+    assert rows["unguided"].seeds == rows["ppap"].seeds
+    assert rows["unguided"].figures.quality == rows["ppap"].figures.quality
 
 
 def test_a_curve_goes_on_to_twice_its_strength_as_long_as_its_end_is_best() -> None:
