@@ -58,7 +58,8 @@ class Options:
     """What to run, and how; None takes the default that the field's comment names.
 
     Raises:
-        UserError: for a sweep, setting, predictor or number that cannot be.
+        UserError: for a sweep, setting, predictor or number that cannot be; or a predictor, task
+            or plugin that is named twice.
     """
 
     sweeps: tuple[str, ...] = ()  # headline; all at the budget smoke
@@ -106,6 +107,10 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} must be at least 1, got {value}", "raise it")
+        for name in ("predictors", "tasks", "plugin"):
+            named = getattr(self, name) or ()
+            if twice := [word for word in dict.fromkeys(named) if named.count(word) > 1]:
+                raise UserError(f"--{name} has {twice[0]!r} twice", "list each once")
         if self.ray_address and self.engine != "ray":
             raise UserError("--ray-address is for --engine ray", "add that, or leave it out")
         object.__setattr__(self, "names", tuple(dict.fromkeys(words)))

@@ -14,7 +14,7 @@ from ablations.cells.results import About, Result, Row
 from ablations.cells.scores import Score
 from ablations.cells.setup import Setup
 from ablations.errors import UserError
-from ablations.machine import engine
+from ablations.machine import engine, records
 from ablations.machine.pools import put
 from ablations.machine.store import Artifact
 from ablations.runs import OUTPUT, open_store, report, tell_failures
@@ -27,7 +27,7 @@ from ablations.sweeps.recipes import QUALITY
 from ablations.sweeps.registry import Sweep
 from reports.metrics import METRICS
 
-__all__ = ["score"]
+__all__ = ["require_free", "row_name", "score"]
 
 SWEEP, BUDGET = "scored", "given"
 RESAMPLES = 200
@@ -49,7 +49,7 @@ def score(
     Args:
         path: of the images; see :func:`ablations.settings.given.read_given`.
         setting_name: whose judges and reference statistics are used.
-        name: of the row; by default that of the folder.
+        name: of the row; by default that of the folder, or of the file without ``.npz``.
         in_order: whether image i is of the setting's i-th target, as in an unguided row.
         plugin: modules that may define the setting.
         store_url: of artifacts.
@@ -59,7 +59,8 @@ def score(
         The exit status.
 
     Raises:
-        UserError: for images that cannot be judged, or whose targets are not known.
+        UserError: for images that cannot be judged, or whose targets are not known; or if the
+            output has a row of that name already, of other images.
     """
     load_plugins(plugin)
     preflight.require_packages()
@@ -82,9 +83,11 @@ def score(
         digest.update(f"{key}{array.shape}".encode() + array.tobytes())
     setup = Setup.of(setting)
     given = Given(setup, SAMPLER, (), 0, len(images), digest.hexdigest()[:24], not in_order)
+    name = name or row_name(path)
+    require_free(folder, name, given)
     if not store.holds(given.key):
         put(store, given, Artifact({"scales": None}, arrays), 0.0)
-    about = About(SWEEP, BUDGET, name or path.resolve().stem)
+    about = About(SWEEP, BUDGET, name)
     figures = RowFigures(setup, (Score(given),), RESAMPLES)
     row = Row(setup, about, (0,), GIVEN, figures)
     outcome = engine.run([row], store, 1)
@@ -103,6 +106,38 @@ def scored(lab: Lab) -> Iterator[Result]:
     """
     del lab
     yield from ()
+
+
+def row_name(path: Path) -> str:
+    """What a row of these images is called by default: a folder's whole name, dots and all.
+
+    Args:
+        path: of the images; a file's name goes without ``.npz``.
+    """
+    whole = path.resolve().name
+    return whole.removesuffix(".npz") if path.is_file() else whole
+
+
+def require_free(folder: Path, name: str, given: Given) -> None:
+    """Look whether a results folder can take a row of that name.
+
+    Args:
+        folder: of the results.
+        name: of the row.
+        given: its images; the same ones may be scored again.
+
+    Raises:
+        UserError: if the row of that name is there already, of other images.
+    """
+    for record in records.read(folder).values():
+        if record["kind"] != "row" or (record["sweep"], record["method"]) != (SWEEP, name):
+            continue
+        known = record["provenance"]["configuration"]["samples"]
+        if known["digest"] != given.digest:
+            raise UserError(
+                f"{folder} has a row {name} already, of other images, which this would replace",
+                "give another name with --name, or another folder with --output",
+            )
 
 
 def _tell(record: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ import torch
 from PIL import Image
 
 from ablations.__main__ import main
-from ablations.cells.given import GIVEN
+from ablations.cells.given import GIVEN, Given
 from ablations.cells.intervals import RowFigures
 from ablations.cells.samples import Samples
 from ablations.cells.scores import Score
 from ablations.cells.setup import Setup
 from ablations.errors import UserError
 from ablations.machine.cell import Cell
+from ablations.machine.records import stamp
 from ablations.machine.store import Artifact
 from ablations.outcomes import read_outcomes
-from ablations.score import RESAMPLES
+from ablations.score import RESAMPLES, require_free, row_name
 from ablations.settings.catalogue import load_setting
 from ablations.settings.given import read_given
 from ablations.settings.plugins import load_plugins
@@ -192,3 +194,33 @@ def test_targets_are_never_guessed(
     arguments = ["score", str(tmp_path / "given.npz"), "--setting", "stripes"]
     assert main([*arguments, "--plugin", STRIPES, *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("sd-1.4/", "sd-1.4"), ("sd-1.5.npz", "sd-1.5"), ("packed.npz/", "packed.npz")],
+)
+def test_a_row_is_called_like_its_folder_dots_and_all(
+    given: str, name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / given
+    if given.endswith("/"):
+        path.mkdir()
+    else:
+        path.touch()
+    assert row_name(path) == name
+
+
+def test_no_row_takes_the_place_of_one_of_other_images(samples: Samples, tmp_path: Path) -> None:
+    def row(digest: str) -> dict[str, Any]:
+        made = stamp(0.0) | {"configuration": {"samples": {"digest": digest}}}
+        return {"kind": "row", "sweep": "scored", "method": "samples", "provenance": made}
+
+    output = tmp_path / "results"
+    output.mkdir()
+    (output / "records.jsonl").write_text(json.dumps(row("of others") | {"key": "a"}) + "\n")
+    given = Given(samples.setup, DDIM(5), (), 0, 12, "of these", labelled=False)
+    require_free(output, "others", given)
+    require_free(output, "samples", replace(given, digest="of others"))
+    with pytest.raises(UserError, match=r"has a row samples already, of other images.*--name"):
+        require_free(output, "samples", given)
