@@ -257,6 +257,7 @@ OPTIONS = {
     "an unknown budget": run("methods", "--budget", "huge"),
     "an unknown predictor": run("methods", "--predictors", "alexnet"),
     "an unknown predictor among others": run("methods", "--predictors", "resnet", "alexnet"),
+    "a predictor twice": run("methods", "--predictors", "resnet", "resnet"),
     "no predictor": run("methods", "--predictors"),
     "an unknown engine": run("methods", "--engine", "slurm"),
     "an address without a cluster": run("methods", "--ray-address", "auto"),

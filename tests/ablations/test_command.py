@@ -15,6 +15,7 @@ import pytest
 from ablations import inspection
 from ablations.__main__ import main
 from ablations.cells.results import Result, Row
+from ablations.errors import UserError
 from ablations.machine import records
 from ablations.machine.engine import run
 from ablations.machine.store import Artifact, Store
@@ -342,3 +343,16 @@ def test_show_wants_a_key_that_is_there_and_unique(
     assert "no key" in capsys.readouterr().err
     assert main(["show", "", *places]) == 2
     assert "20 keys" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "names", "named"),
+    [
+        ("predictors", ("resnet", "vit", "resnet"), "resnet"),
+        ("tasks", ("class", "class"), "class"),
+        ("plugin", ("csv", "csv"), "csv"),
+    ],
+)
+def test_what_is_named_twice_is_refused(option: str, names: tuple[str, ...], named: str) -> None:
+    with pytest.raises(UserError, match=f"--{option} has '{named}' twice; list each once"):
+        Options(**{option: names})  # type: ignore[arg-type]
