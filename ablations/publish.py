@@ -62,12 +62,13 @@ def publish_all(folders: Sequence[Path], root: Path = RESULTS) -> list[Path]:
         root: of the results.
 
     Returns:
-        The files that were written, the page last.
+        The files that were written, the page last: ``reports/index.html`` for the committed
+        results, however their folder is named, and ``root / "index.html"`` for others.
 
     Raises:
         RecordError: as :func:`publish`.
     """
     changed = dict.fromkeys(publish(folder, root) for folder in folders)
     written = [path for folder in changed for path in build(folder)]
-    page = PAGE if root == RESULTS else root / "index.html"
+    page = PAGE if root.resolve() == RESULTS.resolve() else root / "index.html"
     return [*written, *build_page(results_folders(root), page)]

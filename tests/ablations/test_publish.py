@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ablations import publish as publishing
 from ablations.__main__ import main
 from ablations.machine import records
 from ablations.publish import publish
-from reports.build import RESULTS, results_folders
+from reports.build import PAGE, RESULTS, results_folders
 from reports.claim_tables import arms_csv, claims_csv
 from reports.identity import RECORDS_FILE
 from reports.records import RecordError, read_folder
@@ -78,6 +80,24 @@ def test_a_damaged_target_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"records\.jsonl:1: not JSON"):
         publish(run, tmp_path / "results")
     assert [path.name for path in target.iterdir()] == ["records.jsonl"]
+
+
+def test_the_committed_results_have_one_page_however_their_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(folders: Sequence[Path], target: Path) -> list[Path]:
+        del folders
+        return [target]
+
+    monkeypatch.setattr(publishing, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(publishing, "build_page", built)
+    monkeypatch.setattr(publishing, "build", lambda folder: [])
+    run = write_folder(tmp_path / "run", sweep())
+    (tmp_path / "link").symlink_to(tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    for root in (tmp_path / "results", Path("results"), Path("link"), Path("run/../results")):
+        assert publishing.publish_all([run], root) == [PAGE]
+    assert publishing.publish_all([run], Path("others")) == [Path("others/index.html")]
 
 
 @pytest.mark.parametrize("folder", results_folders(), ids=lambda folder: folder.name)
