@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from reports.tables import Cell, Table
 
@@ -13,14 +14,46 @@ SYMBOLS = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     **{symbol: f"\\{symbol}" for symbol in "&%$#_{}"},
     **{symbol: f"${symbol}$" for symbol in "<>|"},
-    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\rightarrow$", "±": r"$\pm$",
-    "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$", "∞": r"$_\infty$", "₀": "$_0$",
-    "²": "$^2$", "Δ": r"$\Delta$", "é": r"\'e", "—": "---", "…": r"\ldots{}", '"': "''",
-    "ε": r"$\epsilon$", "η": r"$\eta$",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\rightarrow$", "←": r"$\leftarrow$",
+    "↔": r"$\leftrightarrow$", "±": r"$\pm$", "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$",
+    "≠": r"$\neq$", "≈": r"$\approx$", "√": r"$\surd$", "∇": r"$\nabla$", "∑": r"$\sum$",
+    "∞": r"$_\infty$", "°": r"$^\circ$", "…": r"\ldots{}", '"': "''", "—": "---",
+    "“": "``", "”": "''", "ß": r"\ss{}", "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}",
+    "Æ": r"\AE{}", "œ": r"\oe{}", "Œ": r"\OE{}", "ł": r"\l{}", "Ł": r"\L{}",
+    "\N{LATIN SMALL LETTER DOTLESS I}": r"\i{}",
+    "\N{LEFT SINGLE QUOTATION MARK}": "`", "\N{RIGHT SINGLE QUOTATION MARK}": "'",
     "\N{MULTIPLICATION SIGN}": r"$\times$", "\N{EN DASH}": "--", "\N{MINUS SIGN}": "$-$",
-    "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$", "\N{GREEK SMALL LETTER GAMMA}": r"$\gamma$",
-    "\N{GREEK SMALL LETTER SIGMA}": r"$\sigma$",
+    "\N{HYPHEN}": "-", "\N{FRACTION SLASH}": "/", "\N{NO-BREAK SPACE}": "~",
 }  # fmt: skip
+LETTERS = {
+    0x391: "A B Gamma Delta E Z H Theta I K Lambda M N Xi O Pi P",
+    0x3A3: "Sigma T Upsilon Phi X Psi Omega",
+    0x3B1: "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi o pi rho "
+    "varsigma sigma tau upsilon phi chi psi omega",
+}
+"""Greek, by the number of the first; those that look like Latin letters have no command."""
+GREEK = {
+    chr(first + place): name if len(name) == 1 else f"\\{name}"
+    for first, names in LETTERS.items()
+    for place, name in enumerate(names.split())
+}
+"""In formulas."""
+ACCENTS = {
+    "\N{COMBINING GRAVE ACCENT}": ("`", "grave"),
+    "\N{COMBINING ACUTE ACCENT}": ("'", "acute"),
+    "\N{COMBINING CIRCUMFLEX ACCENT}": ("^", "hat"),
+    "\N{COMBINING TILDE}": ("~", "tilde"),
+    "\N{COMBINING MACRON}": ("=", "bar"),
+    "\N{COMBINING OVERLINE}": ("=", "bar"),
+    "\N{COMBINING BREVE}": ("u", "breve"),
+    "\N{COMBINING DOT ABOVE}": (".", "dot"),
+    "\N{COMBINING DIAERESIS}": ('"', "ddot"),
+    "\N{COMBINING RING ABOVE}": ("r", "mathring"),
+    "\N{COMBINING CARON}": ("v", "check"),
+}
+"""Commands in text and in formulas."""
+CLUSTER = re.compile("[^\u0300-\u036f]?[\u0300-\u036f]+|.", re.DOTALL)
+"""A character with its combining marks."""
 MINUS = re.compile(r"(?<![\w.])-(?=[.\d])")
 
 
@@ -52,8 +85,36 @@ def latex_table(table: Table, caption: str, label: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """The text with LaTeX's special characters, and those beyond ASCII, as commands."""
-    return "".join(SYMBOLS.get(symbol, symbol) for symbol in text)
+    """The text with LaTeX's special characters, and those beyond ASCII, as commands.
+
+    A character that LaTeX has no command for is told by its number in Unicode: what comes out is
+    ASCII, whatever goes in.
+    """
+    return "".join(map(_command, CLUSTER.findall(unicodedata.normalize("NFC", text))))
+
+
+def _command(cluster: str) -> str:
+    if cluster in SYMBOLS or cluster.isascii():
+        return SYMBOLS.get(cluster, cluster)
+    if cluster in GREEK:
+        return f"${GREEK[cluster]}$"
+    base, *marks = list(unicodedata.normalize("NFD", cluster))
+    if len(marks) == 1 and marks[0] in ACCENTS and base.isalpha():
+        accent, hat = ACCENTS[marks[0]]
+        # What Unicode composes is a word's letter, and x with a hat a formula's.
+        if base.isascii() and len(cluster) == 1:
+            return f"\\{accent}{{{base}}}" if accent.isalpha() else f"\\{accent}{base}"
+        if base.isascii() or base in GREEK:
+            return f"$\\{hat}{{{GREEK.get(base, base)}}}$"
+    form, _, plain = unicodedata.decomposition(cluster[0]).partition(" ")
+    if len(cluster) == 1 and form in ("<sub>", "<super>"):
+        raised = "".join(chr(int(number, 16)) for number in plain.split())
+        inner = escaped(raised).replace("$", "")
+        inner = inner if len(raised) == 1 else f"{{{inner}}}"
+        return f"${'_' if form == '<sub>' else '^'}{inner}$"
+    if (plain := unicodedata.normalize("NFKC", cluster)) != cluster:
+        return escaped(plain)
+    return "".join(f"\\texttt{{U+{ord(symbol):04X}}}" for symbol in cluster)
 
 
 def _line(cells: tuple[Cell, ...]) -> str:
