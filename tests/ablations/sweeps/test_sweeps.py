@@ -119,8 +119,10 @@ def test_rows_have_three_seeds_and_measure_nothing_that_a_scale_was_chosen_on() 
 
 def test_every_methods_rows_draw_from_the_same_seeds() -> None:
     rows = [row for name in ANYWHERE for row in results(name) if isinstance(row, Row)]
-    peers = [row for row in rows if isinstance(row, PeerRow)]  # points of curves, which have more
-    for alike in (peers, [row for row in rows if not isinstance(row, PeerRow)]):
+    # Rows of the peers are points of curves, and the unguided row is held against these.
+    peers = [row for row in rows if row.about.sweep == "peers"]
+    assert {type(row) for row in peers} == {Row, PeerRow}
+    for alike in (peers, [row for row in rows if row.about.sweep != "peers"]):
         seeds = {tuple(score.samples.first_seed for score in row.figures.scores) for row in alike}
         assert len(seeds) == 1
 
