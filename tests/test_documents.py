@@ -173,6 +173,8 @@ COMPARED = {
     "experts on x_t in EluCD": "elucd + experts on x_t",
     "experts on x̂₀ in EluCD": "elucd + experts on x_0",
     "experts on x_t in Adam": "adam + experts on x_t",
+    "experts on x_t in FreeDoM": "freedom + experts on x_t",
+    "LGD-MC": "lgd-mc", "FreeDoM": "freedom", "Adam": "adam", "FK steering": "fk-steering",
 }  # fmt: skip
 
 
