@@ -7,6 +7,8 @@ touches pyplot's global state, so no display and no backend is needed.
 from __future__ import annotations
 
 import io
+import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +48,8 @@ DPI = 130
 MAX_PNG_BYTES = 400_000
 MOST_DRAWN_COLOURS = 4096
 """A figure of more colours holds pictures."""
+SHEET = 1160
+"""Pixels that the pictures of a band share."""
 TITLE_LINE, TITLE_CHARACTER, LABEL_CHARACTER = 18, 8.8, 8.4
 """Pixels, at `DPI`, of text above and beside pictures; of a character, on average and with room."""
 EXPERT_BOUNDS = (0, 200, 400, 600, 800, 1000)
@@ -122,20 +126,22 @@ def tradeoff_figure(records: Records) -> Figure:
 def samples_figure(records: Records) -> Figure:
     """Samples of every method: a band per predictor, a block per method.
 
-    Columns of all blocks are the same seeds. Unguided samples open every band.
+    Columns of all blocks are the same seeds. Unguided samples open every band. Where blocks in a
+    row would be too narrow for the words above them, a predictor has several bands.
     ``records.grids`` is not empty and its images are of one size.
     """
-    predictors = _predictors(pd.DataFrame({"predictor": [g.predictor for g in records.grids]}))
-    bands = [
-        [grid for grid in records.grids if grid.predictor in (predictor, NO_PREDICTOR)]
-        for predictor in predictors
-    ]
-    looks = styles(records.methods)
     height, width = records.grids[0].images.shape[2:4]
-    blocks = max(map(len, bands))
     fewest = min(grid.images.shape[1] for grid in records.grids)
-    columns = max(1, min(fewest, 8, 1160 // (blocks * (width + 1))))
-    zoom = max(1, 1160 // (blocks * columns * (width + 1)))
+    predictors: list[str] = []
+    bands: list[list[Grid]] = []
+    for name in _predictors(pd.DataFrame({"predictor": [g.predictor for g in records.grids]})):
+        band = [grid for grid in records.grids if grid.predictor in (name, NO_PREDICTOR)]
+        parts = _bands(band, fewest, width)
+        bands += parts
+        predictors += [name, *[NO_PREDICTOR] * (len(parts) - 1)]
+    looks = styles(records.methods)
+    blocks = max(map(len, bands))
+    columns, zoom = _block_size(blocks, fewest, width)
     mosaics = [[mosaic(grid.images[:, :columns], zoom) for grid in band] for band in bands]
 
     titles = [[_block_title(grid, columns * (width + 1) * zoom) for grid in band] for band in bands]
@@ -344,6 +350,25 @@ def mosaic(images: npt.NDArray[np.uint8], zoom: int) -> npt.NDArray[np.uint8]:
     tiles = np.pad(images, edges, constant_values=255).swapaxes(1, 2)
     sheet = tiles.reshape(rows * tiles.shape[1], columns * tiles.shape[3], *images.shape[4:])
     return sheet.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def _block_size(blocks: int, fewest: int, width: int) -> tuple[int, int]:
+    """Columns of each of some blocks in a band, and how many times larger pictures are shown."""
+    columns = max(1, min(fewest, 8, SHEET // (blocks * (width + 1))))
+    return columns, max(1, SHEET // (blocks * columns * (width + 1)))
+
+
+def _bands(grids: list[Grid], fewest: int, width: int) -> list[list[Grid]]:
+    """Blocks in as few rows as leave room for the longest word of a title above each."""
+    words = {word for grid in grids for word in re.split(r"[ -]", f"{grid.method} {grid.scale:g}")}
+    needed = TITLE_CHARACTER * max(map(len, words))
+    length = len(grids)
+    for rows in range(1, len(grids) + 1):
+        length = math.ceil(len(grids) / rows)
+        columns, zoom = _block_size(length, fewest, width)
+        if columns * (width + 1) * zoom >= needed:
+            break
+    return [grids[start : start + length] for start in range(0, len(grids), length)]
 
 
 def _block_title(grid: Grid, width: int) -> str:

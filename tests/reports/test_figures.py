@@ -140,6 +140,18 @@ def test_samples_shows_the_recorded_pixels(records: Records) -> None:
     np.testing.assert_array_equal(shown[33:65, 66:98], images[1, 2])
 
 
+def test_many_methods_are_shown_in_rows_so_that_no_word_is_cut(tmp_path: Path) -> None:
+    names = [f"particles {number} + experts" for number in range(19)]
+    grids = [grid(name, "vit") | {"scale": 12.3457} for name in names]
+    figure = samples_figure(Records.read(write_folder(tmp_path, grids)))
+    assert len(figure.axes) == len(names)
+    whole = {"particles", "+", "experts", "scale", "12.3457", *map(str, range(19))}
+    assert {word for title in titles(figure) for word in title.split()} == whole
+    tops = [round(axes.get_position().y1, 6) for axes in figure.axes]
+    assert len(set(tops)) > 1
+    assert figure.texts[0].get_text() == "vit"
+
+
 def test_samples_that_were_chosen_by_their_score_say_so(tmp_path: Path) -> None:
     chosen = grid("ppap", "vit") | {"scale": 8.0, "score": 0.9041}
     records = Records.read(write_folder(tmp_path, [chosen]))
