@@ -93,7 +93,7 @@ def test_mixed_precision_trains_nearly_the_same() -> None:
 def test_an_accelerator_and_the_training_cannot_both_have_a_precision() -> None:
     bank, _ = train(None)
     images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
-    training = Training(steps=1, batch=4, precision="auto")
+    training = Training(steps=2, batch=4, precision="auto")
     with pytest.raises(ValueError, match="precision of its own"):
         transfer(
             bank, linear_schedule(), images, Distillation(ClassTask()), training,
@@ -107,7 +107,7 @@ def test_a_batch_that_processes_cannot_share_is_refused() -> None:
 
     bank, _ = train(None)
     images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
-    objective, training = Distillation(ClassTask()), Training(steps=1, batch=64)
+    objective, training = Distillation(ClassTask()), Training(steps=2, batch=64)
     with pytest.raises(ValueError, match="multiple"):
         transfer(bank, linear_schedule(), images, objective, training, accelerator=Three(cpu=True))
 
