@@ -246,7 +246,8 @@ def _best_score(units: Sequence[int], ours: Arm, theirs: Arm, at: float | None) 
         return Reading(missing="not reached: both arms are best at their largest scales")
     better = 1 if ours.higher_is_better else -1
     scales = ours.best_scale(), theirs.best_scale()
-    values = [tuple(arm.best_scores()[unit] for unit in units) for arm in (ours, theirs)]
+    found = ours.best_scores(), theirs.best_scores()
+    values = [tuple(side[unit] for unit in units) for side in found]
     where = f"at scales {scales[0]:g} and {scales[1]:g}"
     bound = better * (ours.unbounded - theirs.unbounded)
     edge = ours.method * ours.unbounded or theirs.method * theirs.unbounded

@@ -360,7 +360,7 @@ def _block_size(blocks: int, fewest: int, width: int) -> tuple[int, int]:
 
 def _bands(grids: list[Grid], fewest: int, width: int) -> list[list[Grid]]:
     """Blocks in as few rows as leave room for the longest word of a title above each."""
-    words = {word for grid in grids for word in re.split(r"[ -]", f"{grid.method} {grid.scale:g}")}
+    words = {w for grid in grids for w in re.split("[ -]", f"{grid.method} {grid.scale_text}")}
     needed = TITLE_CHARACTER * max(map(len, words))
     length = len(grids)
     for rows in range(1, len(grids) + 1):

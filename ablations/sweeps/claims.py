@@ -24,7 +24,7 @@ from ablations.sweeps.recipes import FULL, MULTI, NAIVE, PPAP, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
 from ppap.diffusion.dpm_solver import DPMSolver
 
-__all__ = ["ARMS", "CLAIMS", "HERE", "Contrast", "claimed", "curve", "guides"]
+__all__ = ["ARMS", "CLAIMS", "HERE", "Contrast", "claimed", "curve", "curve_seed", "guides"]
 
 SAMPLER = DPMSolver(8, last=80)
 CURVE_SEED = 35 * 10**8
@@ -179,6 +179,11 @@ def claims(lab: Lab) -> Iterator[Result]:
         yield from claimed(lab, CLAIMS, shown, task)
 
 
+def curve_seed(unit: int) -> int:
+    """The first sampling seed of a unit, in every arm and sweep with curves."""
+    return CURVE_SEED + unit * SEED_STRIDE
+
+
 def claimed(lab: Lab, contrasts: Mapping[str, Contrast], shown: str, task: str) -> Iterator[Claim]:
     """Contrasts of a predictor's curves as claims.
 
@@ -273,7 +278,7 @@ def curve(
         for unit, models in zip(units, guided, strict=True):
             guidance = tuple(Guidance(model, scale) for model in models)
             common = (
-                setup, sampler, guidance, CURVE_SEED + unit * SEED_STRIDE,
+                setup, sampler, guidance, curve_seed(unit),
                 lab.budget.curve_samples,
             )  # fmt: skip
             samples = Samples(*common)

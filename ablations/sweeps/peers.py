@@ -22,8 +22,8 @@ from ablations.cells.results import Result, Row
 from ablations.cells.samples import Samples, sampler_name
 from ablations.cells.scores import Score
 from ablations.sweeps.banks import SAMPLER
-from ablations.sweeps.claims import CURVE_SEED, HERE, Contrast, claimed
-from ablations.sweeps.lab import SEED_STRIDE, SELECTION_SEED, TOGETHER, Lab
+from ablations.sweeps.claims import HERE, Contrast, claimed, curve_seed
+from ablations.sweeps.lab import SELECTION_SEED, TOGETHER, Lab
 from ablations.sweeps.recipes import NAIVE, PPAP, QUALITY, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
 
@@ -174,8 +174,9 @@ def unguided(lab: Lab) -> Row:
         lab: of the sweep.
     """
     units, count = tuple(range(lab.budget.units)), lab.budget.curve_samples
-    firsts = (CURVE_SEED + unit * SEED_STRIDE for unit in units)
-    judged = tuple(Score(Samples(lab.setup, SAMPLER, (), first, count)) for first in firsts)
+    judged = tuple(
+        Score(Samples(lab.setup, SAMPLER, (), curve_seed(unit), count)) for unit in units
+    )
     return Row(
         lab.setup,
         lab.about("unguided", None, axes=(("guide", "none"),)),
@@ -213,7 +214,7 @@ def peer_row(
     search = searched(lab, peer, guidance[0], tuple(sources))
     samples = [
         PeerSamples(
-            lab.setup, SAMPLER, together, CURVE_SEED + unit * SEED_STRIDE,
+            lab.setup, SAMPLER, together, curve_seed(unit),
             lab.budget.curve_samples, peer, search,
         )
         for unit, together in zip(units, guidance, strict=True)

@@ -73,9 +73,12 @@ class Sweep:
         }
         sizes = Counter(_claimed(claim) for claim in results if isinstance(claim, Claim))
         for result in results:
-            if id(result) in kept:
-                whole = isinstance(result, Claim)
-                yield replace(result, comparisons=sizes[_claimed(result)]) if whole else result
+            if id(result) not in kept:
+                continue
+            if isinstance(result, Claim):
+                yield replace(result, comparisons=sizes[_claimed(result)])
+            else:
+                yield result
         yield from _comparisons(rows, kept)
 
     def record(self, lab: Lab) -> dict[str, Any]:

@@ -313,17 +313,13 @@ def use_onednn(graph: fx.GraphModule) -> None:
         kinds = {part.dtype for part in about}
         if rows < TALL or not flat or len(kinds) > 1 or not kinds <= VECTORISED:
             continue
-        with graph.graph.inserting_before(node):
-            if right.target in transposes:
-                weight = right.args[0]
-            else:
+        if right.target in transposes:
+            weight = right.args[0]
+        else:
+            with graph.graph.inserting_before(node):
                 weight = graph.graph.call_function(_aten.permute.default, (right, [1, 0]))
-            product = graph.graph.call_function(
-                torch.ops.ppap.onednn_linear.default, (left, weight, bias[0] if bias else None)
-            )
-        product.meta = dict(node.meta)
-        node.replace_all_uses_with(product)
-        graph.graph.erase_node(node)
+        product = torch.ops.ppap.onednn_linear.default
+        _put_in_place(graph, node, product, (left, weight, bias[0] if bias else None))
 
 
 def write_out_permuted(graph: fx.GraphModule) -> None:
@@ -346,8 +342,15 @@ def write_out_permuted(graph: fx.GraphModule) -> None:
         fills = after.ndim < 3 or after.shape[-1] * after.itemsize % VECTOR == 0
         if fills or not merged or before.is_contiguous() or not after.is_contiguous():
             continue
-        with graph.graph.inserting_before(node):
-            copy = graph.graph.call_function(torch.ops.ppap.written_out.default, (node.args[0],))
-        copy.meta = dict(node.meta)
-        node.replace_all_uses_with(copy)
-        graph.graph.erase_node(node)
+        _put_in_place(graph, node, torch.ops.ppap.written_out.default, node.args[:1])
+
+
+def _put_in_place(
+    graph: fx.GraphModule, node: fx.Node, operator: Any, arguments: tuple[Any, ...]
+) -> None:
+    """Have an operator compute what a node of the graph did."""
+    with graph.graph.inserting_before(node):
+        other = graph.graph.call_function(operator, arguments)
+    other.meta = dict(node.meta)
+    node.replace_all_uses_with(other)
+    graph.graph.erase_node(node)

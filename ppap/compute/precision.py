@@ -108,13 +108,16 @@ def in_float32(function: Callable[[Any, Any], Tensor], prediction: Any, target: 
     that of a prediction, or of an autocast around it.
     """
     leaves = [leaf for leaf in tree_leaves(prediction) if isinstance(leaf, Tensor)]
-    kinds = {leaf.device.type for leaf in leaves}
-    kinds = {kind for kind in kinds if torch.amp.is_autocast_available(kind)}  # not on "meta"
-    kinds = {kind for kind in kinds if torch.is_autocast_enabled(kind)}
+    cast = {
+        kind
+        for kind in {leaf.device.type for leaf in leaves}
+        if torch.amp.is_autocast_available(kind)  # not on "meta"
+        and torch.is_autocast_enabled(kind)
+    }
     if any(leaf.dtype in HALF for leaf in leaves):
         prediction = tree_map_only(Tensor, widened, prediction)
     with ExitStack() as outside:
-        for kind in kinds:
+        for kind in cast:
             outside.enter_context(torch.autocast(kind, enabled=False))
         return function(prediction, target)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,12 +222,11 @@ def seed_list(seeds: int | Sequence[int]) -> Sequence[int]:
         given = given.tolist()  # of a scalar a number
     if isinstance(given, list) and all(type(seed) is int for seed in given):
         return given
-    with suppress(TypeError):
-        count = operator.index(given)
-        if not isinstance(given, bool):
-            check_whole("the number of seeds", count, 0)
-            return range(count)
-    raise TypeError(f"seeds are a number or a sequence of integers, got {seeds!r}")
+    try:
+        check_whole("the number of seeds", given, 0)
+    except TypeError:
+        raise TypeError(f"seeds are a number or a sequence of integers, got {seeds!r}") from None
+    return range(given)
 
 
 def _check_counts(

@@ -44,9 +44,8 @@ def claim_folder(folder: Path, manifest: Mapping[str, Any]) -> None:
         CheckpointError: if the folder holds other images, or anything else.
     """
     path = folder / MANIFEST
-    wanted = json.loads(
-        json.dumps(manifest, default=plain_number)
-    )  # tuples become lists, as in the file
+    written = json.dumps(manifest, default=plain_number)
+    wanted = json.loads(written)  # tuples become lists, as in the file
     if not path.exists():
         others = [file.name for file in folder.iterdir()] if folder.is_dir() else []
         if any(not name.startswith(MANIFEST) for name in others) and not path.exists():
