@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="of all folders together (default: only where no folder is named, reports/index.html)",
     )
-    comparing = commands.add_parser("compare", help="the rows of two results folders side by side")
+    comparing = commands.add_parser(
+        "compare", help="two results folders side by side: rows, curves and claims"
+    )
     comparing.add_argument("first", metavar="A", type=Path, help="a folder or its records.jsonl")
     comparing.add_argument("second", metavar="B", type=Path)
     comparing.add_argument("--csv", metavar="FILE", type=Path, help="write the changes there too")

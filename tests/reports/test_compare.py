@@ -10,7 +10,8 @@ import pytest
 
 from reports.__main__ import main
 from reports.compare import compare
-from tests.reports.conftest import PROVENANCE, row, sweep, write_folder
+from reports.records import read_folder
+from tests.reports.conftest import PROVENANCE, claim, curve, row, sweep, write_folder
 
 
 def test_equal_folders_have_no_differences(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_row_recorded_under_another_key_counts_once(tmp_path: Path) -> None:
     first = write_folder(tmp_path / "a", [row("ppap", "vit"), again])
     second = write_folder(tmp_path / "b", [row("ppap", "vit")])
     found = compare(first, second)
-    assert found.shared == 1
+    assert len(found.shared) == 1
     changed = [figure for figure in found.figures if figure.change]
     assert [(figure.metric, figure.first) for figure in changed] == [("fid", 20.0)]
 
@@ -135,3 +136,75 @@ def test_a_bar_in_a_name_leaves_the_table_whole(tmp_path: Path) -> None:
     first = write_folder(tmp_path / "a", [row("ppap", "vit") | named])
     second = write_folder(tmp_path / "b", [row("ppap", "vit", fid=9.0) | named])
     assert "a\\|b, ddim25" in compare(first, second).markdown()
+
+
+def curves(by: float = 0.0, **changes: Any) -> list[dict[str, Any]]:
+    """Two curves and the claim about them; of five experts all scores are ``by`` higher."""
+    five = curve("multi-experts", **changes)
+    five["points"] = [dict(point, score=point["score"] + by) for point in five["points"]]
+    return [curve("single"), five, claim()]
+
+
+def test_curves_are_compared_where_their_score_is_best(tmp_path: Path) -> None:
+    first = write_folder(tmp_path / "a", curves())
+    found = compare(first, write_folder(tmp_path / "b", curves(0.02)))
+    text = found.markdown()
+    assert "## claims: curves" in text
+    assert "| multi-experts, dpm8 | **0.930** → **0.950** |" in text
+    # Neither what one network reaches nor the distance has moved.
+    assert found.summary.startswith(
+        "2 curves and 1 claim in both: 5 figures with intervals compared, 2 outside the other's "
+        "interval (2 with intervals apart); 2 selected guidance scales compared, 0 flipped; "
+        "1 verdict compared, 0 flipped"
+    )
+
+
+def test_a_verdict_that_flipped_is_marked_and_counted(tmp_path: Path) -> None:
+    first = write_folder(tmp_path / "a", curves())
+    found = compare(first, write_folder(tmp_path / "b", curves(-0.3)))
+    (verdict,) = [choice for choice in found.choices if choice.what == "verdict"]
+    assert (verdict.first, verdict.second) == ("supported", "refuted")
+    assert "**supported → refuted**" in found.markdown()
+    assert "1 verdict compared, 1 flipped" in found.summary
+
+
+def test_the_difference_of_a_claim_is_the_one_its_table_shows(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", curves())
+    (figure,) = [f for f in compare(folder, folder).figures if f.metric == "difference"]
+    (finding,) = read_folder(folder).sweeps[0].findings
+    assert finding.test
+    assert (figure.first, figure.first_low) == (finding.test.value, finding.test.low)
+
+
+def test_a_claim_that_one_run_could_not_test_has_a_verdict_and_no_difference(
+    tmp_path: Path,
+) -> None:
+    first = write_folder(tmp_path / "a", curves())
+    second = write_folder(tmp_path / "b", [curve("single"), claim()])
+    found = compare(first, second)
+    assert not any(figure.metric == "difference" for figure in found.figures)
+    assert "**supported → open**" in found.markdown()
+    assert "claims / resnet / multi-experts / dpm8 (curve)" in found.alone[0]
+
+
+def test_distances_of_other_counts_are_said_not_to_be_comparable(tmp_path: Path) -> None:
+    fewer = curves()
+    for record in fewer[:2]:
+        record["points"] = [dict(point, samples=100) for point in record["points"]]
+    first = write_folder(tmp_path / "a", curves())
+    text = compare(first, write_folder(tmp_path / "b", fewer)).markdown()
+    assert "sample counts of curves differ: do not compare distances" in text
+
+
+def test_a_curve_of_one_unit_has_no_interval_to_be_outside(tmp_path: Path) -> None:
+    few = [curve("single", units=1), curve("multi-experts", units=1), claim()]
+    first, second = (write_folder(tmp_path / name, few) for name in ("a", "b"))
+    found = compare(first, second)
+    assert not any(figure.compared for figure in found.figures)
+    assert "| single, dpm8" in found.markdown()
+
+
+def test_runs_with_nothing_in_common_say_so(tmp_path: Path) -> None:
+    first = write_folder(tmp_path / "a", [row("ppap", "vit")])
+    second = write_folder(tmp_path / "b", curves())
+    assert compare(first, second).summary == "No row, curve or claim is in both."
