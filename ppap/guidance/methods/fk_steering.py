@@ -11,6 +11,7 @@ and the best of the last ones is the sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -34,7 +35,8 @@ class _Particles:
     Attributes:
         number: of the step.
         x_t: (k, B, C, H, W).
-        reward: (k, B) when each was last drawn; 0 for all before that.
+        reward: (k, B) what the potential holds the next reward against: the one with which each
+            was last drawn, or the largest up to then; before that () for all.
         steered: (B,), or () for all, whether the scale was ever another than 0.
     """
 
@@ -84,7 +86,8 @@ class FKSteering(LikelihoodMethod):
         kept = self._kept(step)
         if kept is None:
             none = torch.zeros((), device=scale.device)
-            kept = _Particles(-1, started(step, self.particles), none, none.bool())
+            least = none - math.inf if self.potential == "max" else none
+            kept = _Particles(-1, started(step, self.particles), least, none.bool())
         states = [step.state.at(x) for x in kept.x_t]
         updates = [step.take(state) for state in states]
         if not step.sampler.stochastic or updates[0].memory is not None:
@@ -98,10 +101,11 @@ class FKSteering(LikelihoodMethod):
             return replace(updates[0], x=chosen(x, best)[0])
         if (step.state.number + 1) % self.every == 0 and not is_zero(scale):
             reward = torch.stack([self.likelihood.of_state(s, clip=self.clip) for s in states])
-            drawn = systematic(self._log_potential(reward, before, scale), step.draw())
+            gain, held = self._compared(reward, before)
+            drawn = systematic(scale.to(gain) * gain, step.draw())
             undrawn = torch.arange(len(x), device=drawn.device)[:, None]
             drawn = torch.where(scale != 0, drawn, undrawn)
-            before = torch.where(scale != 0, reward.gather(0, drawn), before.to(reward))
+            before = torch.where(scale != 0, held.gather(0, drawn), before.to(held))
             x = chosen(x, drawn)
         step.state.memory[self] = _Particles(step.state.number, x, before, steered)
         return replace(updates[0], x=x[0])
@@ -111,6 +115,9 @@ class FKSteering(LikelihoodMethod):
         kept: _Particles | None = step.state.memory.get(self)
         return kept if kept is not None and kept.number == step.state.number - 1 else None
 
-    def _log_potential(self, reward: Tensor, before: Tensor, scale: Tensor) -> Tensor:
-        gain = reward - before if self.potential == "difference" else torch.maximum(reward, before)
-        return scale.to(gain) * gain
+    def _compared(self, reward: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """The logarithm of the potentials over λ, and what the next rewards are held against."""
+        if self.potential == "difference":
+            return reward - before, reward
+        largest = torch.maximum(reward, before)
+        return largest, largest

@@ -60,6 +60,15 @@ def test_a_schedule_is_its_own_whatever_it_was_kept_in(make: Callable[[int], Sch
     NoiseLevels.of(single(make(1000))).check(make(1000), "it")
 
 
+def test_of_next_to_no_signal_one_level_is_as_good_as_another() -> None:
+    """Schedules are rescaled to end at pure noise, each library to another next to nothing."""
+    ends = [np.append(linear_schedule().alphas_cumprod[:-1], least) for least in (1e-7, 1e-12)]
+    first, second = map(Schedule, ends)
+    NoiseLevels.of(first).check(second, "it")
+    with pytest.raises(NoiseLevelsError, match="at timestep 999"):
+        NoiseLevels.of(linear_schedule()).check(second, "it")
+
+
 @pytest.mark.parametrize(
     ("made", "other"),
     [

@@ -132,16 +132,36 @@ def test_full_eta_has_the_ancestral_steps_moments() -> None:
         torch.testing.assert_close(ddim, ddpm, rtol=1e-4, atol=1e-4)
 
 
-def test_learned_variance_reaches_both_ends() -> None:
+def test_learned_variance_reaches_both_ends_and_halfway_its_geometric_mean() -> None:
     schedule = linear_schedule().respace("50")
+    low, high = schedule.posterior_log_variance, np.log(schedule.betas)
     zero, one = torch.zeros(1, *SHAPE), torch.ones(1, *SHAPE)
     for fraction, log_variance in (
-        (-1.0, schedule.posterior_log_variance),
-        (1.0, np.log(schedule.betas)),
+        (-1.0, low),
+        (1.0, high),
+        (0.0, (low + high) / 2),  # of the logarithms: Improved DDPM, equation 15
     ):
         prediction = Prediction(zero, fraction * one)
-        stepped = DDPM(clip=False).step(schedule, 20, zero, prediction, noise=one).x
-        assert stepped.mean().item() == pytest.approx(math.exp(0.5 * log_variance[20]), rel=1e-4)
+        for index in (1, 20):
+            stepped = DDPM(clip=False).step(schedule, index, zero, prediction, noise=one).x
+            expected = math.exp(0.5 * log_variance[index])
+            assert stepped.mean().item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_last_ancestral_step_adds_no_noise_and_is_guided_by_the_variance_it_has() -> None:
+    """The posterior's is 0 there; the published large one is that of the step before."""
+    schedule = linear_schedule().respace("10")
+    x, epsilon, gradient, noise = (images(2, seed) for seed in range(4))
+    for sampler, variance in (
+        (DDPM(fixed_variance="small"), 0.0),
+        (DDPM(fixed_variance="large"), schedule.posterior_variance[1]),
+    ):
+        free, other, guided = (
+            sampler.step(schedule, 0, x, Prediction(epsilon), push, drawn).x
+            for push, drawn in ((None, noise), (None, -noise), (gradient, noise))
+        )
+        assert torch.equal(free, other)
+        torch.testing.assert_close(guided, free + variance * gradient)
 
 
 def test_trajectory_visits_the_original_timesteps_downwards() -> None:

@@ -16,9 +16,10 @@ from ppap.diffusion.schedule import Schedule, cosine_schedule, linear_schedule, 
 from ppap.diffusion.solver import Sampler
 
 
-def test_linear_betas_are_the_published_ones() -> None:
-    betas = linear_schedule().betas
-    np.testing.assert_allclose(betas, np.linspace(1e-4, 0.02, 1000), rtol=1e-10)
+@pytest.mark.parametrize("steps", [1000, 100])
+def test_linear_betas_are_the_published_ones_and_larger_in_fewer_steps(steps: int) -> None:
+    expected = np.linspace(1e-4, 0.02, steps) * 1000 / steps
+    np.testing.assert_allclose(linear_schedule(steps).betas, expected, rtol=1e-10)
 
 
 def test_cosine_signal_follows_its_formula() -> None:
@@ -43,6 +44,7 @@ def test_posterior_variance_of_two_steps_by_hand() -> None:
         ("4", [0, 333, 666, 999]),
         (1, [0]),
         ("2,1,1", [0, 333, 334, 667]),
+        ("8 to 80", [80, 211, 343, 474, 605, 736, 868, 999]),
         # glide-text2im's space_timesteps(1000, "fast27")
         (
             "fast27",
@@ -128,6 +130,14 @@ def test_tables_of_signal_levels_go_with_their_schedule() -> None:
     del gone
     gc.collect()
     assert len(schedules._TABLES) < known
+
+
+def test_where_little_noise_is_added_it_is_as_much_as_the_schedule_says() -> None:
+    """In float32 one less 0.9999 is known to three digits."""
+    schedule = linear_schedule()
+    zero, one = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
+    added = schedule.add_noise(zero, torch.tensor([0]), one).item()
+    assert added == pytest.approx(math.sqrt(1e-4), rel=1e-7)
 
 
 def test_noise_has_the_stated_variance_and_signal() -> None:

@@ -87,12 +87,30 @@ def test_an_interval_guides_within_its_bounds_alone() -> None:
     torch.testing.assert_close(mixed, expected, rtol=0, atol=0)
 
 
+def test_outside_an_interval_a_gradient_that_is_no_number_does_no_harm() -> None:
+    class Broken(Asked):
+        def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+            return x.mean((2, 3)) * torch.where(t > 700, torch.inf, 1.0)[:, None]
+
+    t = torch.tensor([100, 800, 700, 900])
+    found = GuidanceInterval(Broken().guide(), last=700)(State(images(4), t))
+    assert found is not None
+    assert found.isfinite().all()
+    assert not found[1::2].any()
+
+
 def test_a_gradient_is_reused_between_its_renewals() -> None:
     asked, steps = Asked(), list[Step]()
     drawn(GradientReuse(asked.guide(), 3), DDIM(10), on_step=steps.append)
     assert asked.timesteps == [900, 600, 300, 0]
     for step in steps:
         assert step.gradient is steps[step.number // 3 * 3].gradient
+
+
+def test_a_gradient_that_was_not_asked_for_yet_is_asked_for_at_once() -> None:
+    asked = Asked()
+    drawn(GuidanceInterval(GradientReuse(asked.guide(), 3), last=750), DDIM(10))
+    assert asked.timesteps == [700, 600, 300, 0]  # the next renewal is due at 600
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

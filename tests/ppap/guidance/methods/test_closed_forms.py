@@ -22,13 +22,16 @@ from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
 from ppap.guidance.likelihoods import ImageLikelihood, NoisyLikelihood
+from ppap.guidance.methods import fk_steering
 from ppap.guidance.methods.adam import AdamGuidance
 from ppap.guidance.methods.autoguidance import Autoguidance
 from ppap.guidance.methods.classifier_free import ClassifierFreeGuidance
+from ppap.guidance.methods.dps import DPS
 from ppap.guidance.methods.elucd import CalibratedLogits, EluCD
 from ppap.guidance.methods.fk_steering import FKSteering
 from ppap.guidance.methods.mpgd import MPGD
 from ppap.guidance.methods.particles import systematic
+from ppap.guidance.methods.tfg import TFG
 from ppap.predictors.softplus import with_softplus
 from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import SHAPE, images, tiny_denoiser, tiny_predictor
@@ -41,6 +44,14 @@ class Brightness:
 
     def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
         return -(prediction.mean((1, 2, 3)) - targets).square()
+
+
+class Grey:
+    """log p = -(x - target)^2 / 2, summed: its gradient is another in every pixel."""
+
+    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        away = prediction - targets[:, None, None, None]
+        return -away.square().sum((1, 2, 3)) / 2
 
 
 BRIGHT = ImageLikelihood(lambda x: x, Brightness(), 0.5)
@@ -109,7 +120,8 @@ def test_mpgd_moves_the_image_and_holds_the_noise() -> None:
 
 @pytest.mark.parametrize("enters", ["after", "gradient"])
 def test_adams_first_correction_has_the_same_length_in_every_pixel(enters: Any) -> None:
-    sampler, guide = DDIM(5, clip=False), AdamGuidance(BRIGHT, 0.1, enters=enters)
+    grey = ImageLikelihood(lambda x: x, Grey(), 0.5)
+    sampler, guide = DDIM(5, clip=False), AdamGuidance(grey, 0.1, enters=enters)
     found, state = step_of(guide, sampler)
     assert found.gradient is not None
     torch.testing.assert_close(found.gradient.abs(), torch.full_like(found.x, 0.1))
@@ -211,6 +223,50 @@ def test_fk_steering_of_one_scale_per_sample_leaves_those_of_0_alone() -> None:
         assert torch.equal(found[row], expected[row])
 
 
+class Told:
+    """A reward of each particle that is known beforehand, in the order in which it is asked."""
+
+    target_count = None
+
+    def __init__(self, *rewards: float) -> None:
+        self.rewards = list(rewards)
+        self.clips: list[float | None] = []
+
+    def of_state(
+        self, state: State, jitter: Tensor | None = None, clip: float | None = None
+    ) -> Tensor:
+        self.clips.append(clip)
+        return torch.full((len(state.x_t),), self.rewards.pop(0))
+
+
+@pytest.mark.parametrize(
+    ("potential", "expected"),
+    [
+        ("difference", [[-1, -5], [-3 + 1, -0.5 + 1], [-2 + 0.5, -2 + 3]]),
+        ("max", [[-1, -5], [-1, -0.5], [-0.5, -1]]),
+    ],
+)
+def test_particles_are_weighed_by_their_own_rewards_so_far(
+    potential: Any, expected: list[list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is drawn takes along what its ancestors were rewarded with."""
+    seen: list[list[float]] = []
+    drawn = [[0, 0], [1, 0], [0, 1]]  # of two particles: the first twice, then crosswise
+
+    def systematic(log_weights: Tensor, noise: Tensor) -> Tensor:
+        seen.append(log_weights[:, 0].tolist())
+        return torch.tensor(drawn[len(seen) - 1])[:, None].expand(2, len(noise))
+
+    monkeypatch.setattr(fk_steering, "systematic", systematic)
+    reward = Told(-1, -5, -3, -0.5, -2, -2)
+    guide = FKSteering(reward, 2.0, 2, 1, potential, clip=0.8)  # type: ignore[arg-type]
+    memory: dict[object, Any] = {}
+    for number in range(3):
+        step_of(guide, DDIM(5, eta=1.0), number=number, memory=memory)
+    assert seen == [[2 * weight for weight in pair] for pair in expected]
+    assert reward.clips == [0.8] * 6
+
+
 def test_fk_steering_that_is_left_out_for_a_step_begins_anew_with_the_sample_itself() -> None:
     sampler, denoiser = DDIM(10, eta=1.0), tiny_denoiser()
     schedule, method = sampler.respace(linear_schedule()), FKSteering(BRIGHT, 50.0, 3, 100)
@@ -236,6 +292,40 @@ def test_particles_are_drawn_in_proportion_to_their_weights() -> None:
     found = systematic(weights.log(), noise)
     assert found[:, 0].tolist() == [0, 0, 1, 2]
     assert found[:, 1].tolist() == [3, 3, 3, 3]
+
+
+def test_the_last_particle_is_drawn_where_rounding_leaves_nothing_to_draw() -> None:
+    """A uniform of 1, against weights whose sum is rounded to less."""
+    weights = torch.zeros(41, 1)
+    assert weights.softmax(0).cumsum(0)[-1] < 1
+    found = systematic(weights, torch.full((1, *SHAPE), 9.0))
+    assert int(found.max()) == len(weights) - 1
+
+
+def test_a_target_that_is_certain_pulls_nowhere_under_dps() -> None:
+    class Certain:
+        def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+            return -(prediction - 100).relu().sum((1, 2, 3))
+
+    found, _ = step_of(DPS(ImageLikelihood(lambda x: x, Certain(), 0)), DDIM(5))
+    assert found.gradient is not None
+    assert not found.gradient.any()
+    assert torch.equal(found.x, step_of(None, DDIM(5))[0].x)
+
+
+def test_tfg_spreads_its_ascent_and_its_draws_as_it_is_told() -> None:
+    sampler = DDIM(5, clip=False)
+    guide = TFG(
+        BRIGHT, 3.0, rho=0.0, mu=2.0, sigma=0.3, iterations=1, mu_spread="decrease",
+        sigma_spread="constant", clip=None,
+    )  # fmt: skip
+    found, state = step_of(guide, sampler)
+    schedule = sampler.respace(linear_schedule())
+    jitter = 0.3 * SamplingStep(sampler, schedule, INDEX, state).draw()
+    share = schedule.betas[INDEX] / schedule.betas.mean()
+    ascent = 3 * 2 * share * bright_gradient(state.x_0() + jitter)
+    moved = math.sqrt(schedule.alphas_cumprod_prev[INDEX]) * ascent
+    torch.testing.assert_close(found.x, step_of(None, sampler)[0].x + moved, rtol=0, atol=1e-5)
 
 
 def test_a_bank_looks_at_x_t_by_the_expert_of_t_and_at_images_by_that_of_least_noise() -> None:

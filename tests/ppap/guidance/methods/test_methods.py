@@ -16,7 +16,7 @@ from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.diffusers_scheduler import DiffusersSampler
 from ppap.diffusion.dpm_solver import DPMSolver
-from ppap.diffusion.sampling import sample
+from ppap.diffusion.sampling import Step, sample
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import AnyGuide, StepGuide, StepGuideError
@@ -122,6 +122,14 @@ def test_only_the_samples_of_scale_0_are_unguided(name: str) -> None:
         )
         torch.testing.assert_close(found[::2], free[::2], rtol=0, atol=1e-5)
         torch.testing.assert_close(found[1], steered[1], rtol=0, atol=1e-5)
+
+
+def test_an_observer_sees_that_the_samples_of_scale_0_were_not_guided() -> None:
+    seen: list[Step] = []
+    draw(make("dps", [0.0, 2.0, 0.0]), DDIM(2), on_step=seen.append)
+    for step in seen:
+        assert step.gradient is not None
+        assert [bool(row.any()) for row in step.gradient] == [False, True, False]
 
 
 @pytest.mark.parametrize("name", METHODS)
