@@ -102,6 +102,7 @@ def status_lines(store: Store, options: Options) -> Iterator[str]:
         options: which sweeps, at which budget; failures are those of their results folder.
     """
     lab = options.lab()
+    yield from (f"note: {note}" for note in options.notes(lab))
     for name, targets in options.results(lab).items():
         plan = engine.plan(targets, store)
         missing = {cell.key for cell in plan.todo}

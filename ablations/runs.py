@@ -16,6 +16,7 @@ from ablations.cells import launched
 from ablations.cells.plugins import defines_guide
 from ablations.cells.results import Result, Row
 from ablations.changes import Changes
+from ablations.effects import unheeded
 from ablations.errors import UserError
 from ablations.machine import engine, records
 from ablations.machine.log import LOG, logged_to
@@ -176,6 +177,15 @@ class Options:
                 )
         return {name: cells for name, cells in found.items() if cells}
 
+    def notes(self, lab: Lab) -> list[str]:
+        """A line for each option of which some sweeps take no notice.
+
+        Raises:
+            UserError: for one that changes nothing in any sweep.
+        """
+        budget = BUDGETS[self.budget or lab.setting.budget]
+        return unheeded(self.results, lab, budget, self.predictors or ())
+
     def folder(self, lab: Lab) -> Path:
         """Where records and reports are put."""
         name = lab.setting.name.removesuffix(REHEARSAL)
@@ -224,7 +234,7 @@ def execute(options: Options) -> int:
     if not options.dry_run:
         preflight.require_packages()
     lab = options.lab()
-    by_sweep = options.results(lab)
+    by_sweep, notes = options.results(lab), options.notes(lab)
     targets = [result for results in by_sweep.values() for result in results]
     store, folder = open_store(options.store), options.folder(lab)
     todo = engine.plan(targets, store)
@@ -234,7 +244,7 @@ def execute(options: Options) -> int:
         f"{len(todo.todo)} cells to compute on the {lab.setting.path} path, {todo.cached} cached, "
         f"about {todo.seconds / workers / 60:.0f} min; results go to {folder}"
     )
-    print(told, flush=True)
+    print(*(f"note: {note}" for note in notes), told, sep="\n", flush=True)
     if options.dry_run:
         _tell_plan(by_sweep, todo, store)
         return 0
@@ -243,7 +253,7 @@ def execute(options: Options) -> int:
         return 0
     _look_ahead(lab, todo, store, folder)
     with logged_to(folder):
-        LOG.info(told)
+        LOG.info("\n".join((*notes, told)))
         if options.engine == "accelerate":
             outcome = launched.run(targets, store)
         else:

@@ -7,7 +7,7 @@ import unicodedata
 
 from reports.tables import Cell, Table
 
-__all__ = ["escaped", "latex_table"]
+__all__ = ["escaped", "latex_table", "reference"]
 
 # In LaTeX's default encoding a bare < prints as an exclamation mark upside down.
 SYMBOLS = {
@@ -54,6 +54,8 @@ ACCENTS = {
 """Commands in text and in formulas."""
 CLUSTER = re.compile("[^\u0300-\u036f]?[\u0300-\u036f]+|.", re.DOTALL)
 """A character with its combining marks."""
+BEYOND_LABELS = re.compile(r"[^A-Za-z0-9_.+=*-]")
+"""What a label cannot hold, or a list of labels is parted by, or babel makes a command."""
 MINUS = re.compile(r"(?<![\w.])-(?=[.\d])")
 
 
@@ -63,7 +65,7 @@ def latex_table(table: Table, caption: str, label: str) -> str:
     Args:
         table: to set.
         caption: above it; Markdown's marks are left out.
-        label: to refer to it by, after ``tab:``.
+        label: to refer to it by, after ``tab:``; see :func:`reference`.
     """
     columns = "".join("l" if word else "r" for word in table.words)
     caption = caption.replace("**", "").replace("`", "")
@@ -71,7 +73,7 @@ def latex_table(table: Table, caption: str, label: str) -> str:
         r"\begin{table}",
         r"\centering",
         f"\\caption{{{escaped(caption)}}}",
-        f"\\label{{tab:{label}}}",
+        f"\\label{{tab:{reference(label)}}}",
         f"\\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         " & ".join(map(escaped, table.header)) + r" \\",
@@ -91,6 +93,14 @@ def escaped(text: str) -> str:
     ASCII, whatever goes in.
     """
     return "".join(map(_command, CLUSTER.findall(unicodedata.normalize("NFC", text))))
+
+
+def reference(label: str) -> str:
+    r"""The label as ``\ref`` takes it: other characters are told by their numbers in Unicode.
+
+    A command would not do: a label is no text.
+    """
+    return BEYOND_LABELS.sub(lambda found: f"U+{ord(found[0]):04X}", label)
 
 
 def _command(cluster: str) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from reports.build import RESULTS
-from reports.latex import escaped
+from reports.latex import escaped, latex_table, reference
+from reports.tables import Table
 
 
 @pytest.mark.parametrize(
@@ -45,3 +46,18 @@ def test_no_character_is_beyond_ascii_in_the_end() -> None:
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.tex")), ids=lambda path: path.stem)
 def test_committed_tables_are_ascii(path: Path) -> None:
     assert path.read_text(encoding="utf-8").isascii()
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted"),
+    [
+        ("dense-peft", "dense-peft"),
+        ("claims_2.curves", "claims_2.curves"),
+        ("50% {of} #1", "50U+0025U+0020U+007BofU+007DU+0020U+00231"),
+        ("a,b", "aU+002Cb"),
+        ("größe", "grU+00F6U+00DFe"),
+    ],
+)
+def test_a_label_has_no_character_that_a_label_cannot_have(label: str, wanted: str) -> None:
+    assert reference(label) == wanted
+    assert rf"\label{{tab:{wanted}}}" in latex_table(Table((), (), (), ()), "caption", label)
