@@ -181,18 +181,21 @@ def test_options_stand_in_a_file_and_the_command_line_comes_first(
     path.write_text(
         'sweeps = "rank"\nbudget = "smoke"\nrows = ["rank 1", "rank 2"]\npredictors = ["vit"]\n'
         "dry-run = true\nsamples = 20\nscales = [4, 8]\n"
-        "[set]\ntemperature = 0.5\nnormalised = false\nexpert_counts = [1, 2]\n"
+        "[set]\ntemperature = 0.5\nnormalised = false\nresamples = 50\n"
     )
     assert main(["run", "--config", str(path), "--samples", "30", "--set", "temperature=2"]) == 0
     told = capsys.readouterr().out
     assert told.startswith(
-        "rank on fashion, budget smoke+expert_counts=1,2+normalised=false"
-        "+samples=30+scales=4,8+temperature=2: "
+        "rank on fashion, budget smoke+normalised=false"
+        "+resamples=50+samples=30+scales=4,8+temperature=2: "
     )
     assert "rank: 0 of 5 results" in told  # rows 1, 2 and the reference 4, and two differences
     assert main(["run", "scale", "--config", str(path), "--rows", "ppap, scale 4"]) == 0
     assert "scale on fashion, budget smoke+" in (told := capsys.readouterr().out)
     assert "+samples=20+" in told
+    path.write_text('sweeps = "experts"\ndry-run = true\n[set]\nexpert_counts = [1, 2]\n')
+    assert main(["run", "--config", str(path)]) == 0
+    assert "experts on fashion, budget default+expert_counts=1,2: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
