@@ -152,7 +152,9 @@ def _made(
 def _manifest(denoiser: Denoiser, sampler: Sampler, first_seed: int, shard: int) -> dict[str, Any]:
     """What decides a folder's images, rounding aside."""
     levels = denoiser.schedule.alphas_cumprod
-    return {
+    # Folders of earlier versions say nothing of it.
+    target = {} if denoiser.target == "epsilon" else {"target": denoiser.target}
+    return target | {
         "format": 1,
         "shape": denoiser.shape,
         "weights": fingerprint(dict(denoiser.named_parameters()) | dict(denoiser.named_buffers())),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ppap.denoisers.catalogue import DENOISERS
 from ppap.diffusion.cascade import NoisedImages, Stage, eight_bit_images, sample_cascade, upsample
@@ -15,6 +18,7 @@ from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
+from ppap.diffusion.streams import NoiseStreams, derived_seed
 from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
 from ppap.guidance.guides import LikelihoodGuide
@@ -134,6 +138,33 @@ def test_noised_images_have_the_levels_signal_and_noise_of_their_own() -> None:
     assert told["low_res"].var().item() == pytest.approx(1 - level, rel=0.02)
     again = NoisedImages((32, 32), schedule, level=300)(images[:1], [63])
     assert torch.equal(again["low_res"][0], told["low_res"][63])
+
+
+def test_noised_images_are_resized_corner_to_corner_under_noise_that_no_stage_draws() -> None:
+    """As diffusers resizes them; a stage's own noise is that of its seed alone."""
+    schedule, seeds = linear_schedule(), [3, 4]
+    small = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = NoisedImages((9, 7), schedule, level=300)(small, seeds)["low_res"]
+    large = F.interpolate(small, (9, 7), mode="bilinear", align_corners=True)
+    level = schedule.alphas_cumprod[300]
+    noise = (found - math.sqrt(level) * large) / math.sqrt(1 - level)
+    own = [derived_seed(seed, 300) for seed in seeds]
+    torch.testing.assert_close(noise, NoiseStreams(own, (3, 9, 7)).draw(), rtol=0, atol=1e-5)
+
+
+def test_conditions_are_made_of_the_images_and_seeds_of_a_batch() -> None:
+    seen: list[tuple[Tensor, list[int]]] = []
+
+    def condition(images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+        seen.append((images, list(seeds)))
+        return {}
+
+    denoiser = Denoiser(lambda x, t: x, linear_schedule(), (3, 16, 16))
+    small = torch.rand(3, 3, 8, 8)
+    upsample(Stage(denoiser, DDIM(2), condition=condition, batch=2), small, SEEDS)
+    own = [derived_seed(seed, 1) for seed in SEEDS]
+    assert [seeds for _, seeds in seen] == [own[:2], own[2:]]
+    assert torch.equal(torch.cat([images for images, _ in seen]), small)
 
 
 def test_eight_bit_images_keep_the_ends() -> None:

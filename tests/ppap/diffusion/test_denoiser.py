@@ -137,6 +137,8 @@ def test_conditions_reach_a_network_whatever_it_is_wrapped_in(wrap: Any) -> None
         told = denoiser.with_conditions(y=one)
         assert told.condition_count is None
         assert torch.equal(told(x, t).epsilon, x + 2)
+    assert denoiser.train().with_conditions(y=1).training
+    assert not denoiser.eval().with_conditions(y=1).training
     with pytest.raises(TypeError, match="the condition y is a tensor"):
         denoiser.with_conditions(y="cat")
 

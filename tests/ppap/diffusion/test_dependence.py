@@ -55,6 +55,23 @@ def test_so_is_a_denoiser_that_draws(caplog: pytest.LogCaptureFixture) -> None:
     assert "draws random numbers of its own" in message
 
 
+def test_what_is_drawn_once_before_the_second_step_is_not_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As by a network that is traced, or that fills a table, at its first call."""
+
+    class Settling(nn.Module):
+        table: Tensor | None = None
+
+        def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+            if self.table is None:
+                self.table = torch.randn(3, 8, 8)
+            return self.table + x
+
+    sample(Denoiser(Settling(), linear_schedule(), SHAPE), 2, None, DDIM(3))
+    assert not caplog.messages
+
+
 def test_what_heeds_the_mode_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), nn.InstanceNorm2d(3), nn.Flatten())

@@ -82,6 +82,26 @@ def test_a_prediction_made_elsewhere_is_used() -> None:
     other = Prediction(images(2, 1))
     state.share(other)
     assert torch.equal(state.prediction().epsilon, other.epsilon)
+    state.share(Prediction(images(2, 2)))
+    assert torch.equal(state.prediction().epsilon, other.epsilon), "unless there is one already"
+
+
+def test_a_prediction_with_a_graph_serves_the_step_without_it() -> None:
+    state = State(images(2), torch.tensor([3, 3]), tiny_denoiser())
+    inner = state.with_graph().prediction()
+    assert inner.epsilon.requires_grad
+    assert not state.prediction().epsilon.requires_grad
+    assert torch.equal(state.prediction().epsilon, inner.epsilon)
+
+
+def test_a_state_of_other_images_is_of_the_same_step_of_the_same_samples() -> None:
+    memory: dict[object, int] = {"step": 1}
+    given = torch.tensor([3, 9]), tiny_denoiser()
+    other = State(images(2), *given, seeds=(4, 5), number=7, memory=memory).at(images(2, 1))
+    assert (other.seeds, other.number, other.denoiser) == ((4, 5), 7, given[1])
+    assert other.memory is memory
+    assert torch.equal(other.timesteps, given[0])
+    assert other.known_prediction is None
 
 
 def test_a_state_without_a_denoiser_says_what_is_missing() -> None:

@@ -182,11 +182,21 @@ def other_weights(denoiser: Denoiser) -> Denoiser:
     return Denoiser(torch.nn.Conv2d(3, 3, 1), linear_schedule(), SHAPE)
 
 
+def other_buffers(denoiser: Denoiser) -> Denoiser:
+    return denoiser.with_conditions(y=3)
+
+
+def other_target(denoiser: Denoiser) -> Denoiser:
+    return Denoiser(denoiser.network, denoiser.schedule, SHAPE, target="v")
+
+
 @pytest.mark.parametrize(
     ("change", "options", "said"),
     [
         (other_schedule, {}, "schedule"),
         (other_weights, {}, "weights"),
+        (other_buffers, {}, "weights"),
+        (other_target, {}, "target None, not 'v'"),
         (None, {"sampler": replace(SHARDED["sampler"], eta=1.0)}, "sampler"),
         (None, {"first_seed": 0}, "first_seed 10, not 0"),
         (None, {"shard": 5}, "shard 4, not 5"),
