@@ -76,7 +76,8 @@ def test_a_point_tells_what_judge_pixels_and_guide_make_of_the_samples(pixels: A
     right = scored(garments(), pixels)
     figures = right.meta["figures"]
     assert (figures["scale"], figures["samples"]) == (4.0, 20)
-    assert figures["score"] > 0.7
+    assert figures["score"] == pytest.approx(right.arrays["scores"].mean()) > 0.7
+    assert figures["belief"] == pytest.approx(right.arrays["belief"].mean())
     assert figures["belief"] > 0.6  # the clean network finds the targets in them, too
     assert right.arrays["belief"].shape == right.arrays["scores"].shape == (20,)
     assert right.meta["extractor"] == load_setting("fashion").extractor().name
@@ -213,6 +214,7 @@ def test_a_curves_record_has_every_point_that_was_measured(
     assert (record["metric"], record["higher_is_better"]) == ("accuracy", True)
     assert record["provenance"]["wall_seconds"] == 2.0 * len(measured)
     assert record["provenance"]["pixel_extractor"] == "fashion-pixels-8"
+    assert record["provenance"]["samples_per_fid"] == 20
 
 
 def test_of_equal_scores_that_of_the_smaller_scale_is_best() -> None:

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pytest
+import torch
+
 from ablations.cells.guidance import Guidance, Model
 from ablations.cells.peer_costs import Belief, PeerCost
 from ablations.cells.peers import Peer, PeerSamples, Search, Trial, networks_of
@@ -16,7 +20,7 @@ from ablations.machine.store import Artifact
 from ablations.settings.catalogue import load_setting
 from ablations.settings.setting import SelectionRule
 from ppap.diffusion.ddim import DDIM
-from ppap.guidance.likelihoods import ImageLikelihood, NoisyLikelihood
+from ppap.guidance.likelihoods import ImageLikelihood, NoisyLikelihood, SumOfLikelihoods
 from ppap.guidance.methods.elucd import CalibratedLogits
 from ppap.guidance.methods.tfg import TFG
 from ppap.predictors.predictor import Predictor
@@ -65,6 +69,21 @@ def test_a_clean_predictor_looks_at_x_t_or_at_the_predicted_image_calibrated_on_
     assert "Softplus" in repr(calibrated.predictor)
 
 
+def test_targets_of_several_tasks_are_weighed_by_their_scales() -> None:
+    setting = load_setting("scenes")
+    parts = tuple(
+        Guidance(Model(task.predictor, task=name), scale)
+        for scale, (name, task) in zip((1.0, 20.0, 3.0), setting.tasks.items(), strict=True)
+    )
+    given = Setup.of(setting), DDIM(STEPS), parts, 7, 2, Peer("dps", "x_0"), TRIAL
+    found = PeerSamples(*given).likelihood(loading(), range(7, 9), {})
+    assert isinstance(found, SumOfLikelihoods)
+    assert [part.weight for part in found.parts] == [1.0, 20.0, 3.0]  # type: ignore[attr-defined]
+    for part, name in zip(found.parts, setting.tasks, strict=True):
+        expected = setting.tasks[name].targets(PeerSamples(*given).target_numbers(range(7, 9)))
+        torch.testing.assert_close(part.targets, expected)  # type: ignore[attr-defined]
+
+
 def test_every_evaluation_is_counted() -> None:
     cost = PeerCost(peer_samples("tfg"), 3).compute(loading()).meta["metrics"]
     steps = 2 * STEPS  # each made twice
@@ -82,6 +101,20 @@ def test_belief_is_the_guides_own_figure_and_the_gap_what_the_judge_does_not_see
     found = Belief(Score(samples)).compute(loading(PeerSamples=drawn, Score=score)).meta
     assert found["belief"] in (0.0, 0.5, 1.0)
     assert found["gap"] == found["belief"] - 0.25
+
+
+def test_of_an_error_the_gap_is_by_how_much_less_of_it_the_guide_sees() -> None:
+    guidance = (Guidance(Model("depth", task="depth"), 1.0),)
+    setup, trial = Setup.of(load_setting("scenes")), Trial(5.0, 0.0)
+    samples = PeerSamples(setup, DDIM(STEPS), guidance, 7, 2, Peer("mpgd", "x_0"), trial)
+    pixels = np.random.default_rng(0).integers(256, size=(2, 3, 32, 32)).astype(np.uint8)
+    known = {
+        "PeerSamples": Artifact({}, {"images": pixels}),
+        "Score": Artifact({"depth_rmse": 1.0}),
+    }
+    found = Belief(Score(samples)).compute(loading(**known)).meta
+    assert 0 < found["belief"] != 1.0
+    assert found["gap"] == pytest.approx(1.0 - found["belief"])
 
 
 def test_a_search_chooses_by_the_rule_of_one_task_or_by_places_among_several() -> None:

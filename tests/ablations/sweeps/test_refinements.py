@@ -60,10 +60,22 @@ def gradient(refinement: Refinement, timestep: int, scale: float = 3.0) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("timestep", "acts"), [(99, False), (100, True), (700, True), (701, False)]
+    ("first", "last", "timestep", "acts"),
+    [
+        (100, 700, 99, False),
+        (100, 700, 100, True),
+        (100, 700, 700, True),
+        (100, 700, 701, False),
+        (200, None, 199, False),
+        (200, None, 999, True),
+        (0, 870, 0, True),
+        (0, 870, 871, False),
+    ],
 )
-def test_nothing_guides_outside_the_interval(timestep: int, acts: bool) -> None:
-    ours, plain, _ = gradient(Refinement(first=100, last=700), timestep)
+def test_nothing_guides_outside_the_interval(
+    first: int, last: int | None, timestep: int, acts: bool
+) -> None:
+    ours, plain, _ = gradient(Refinement(first=first, last=last), timestep)
     if acts:
         torch.testing.assert_close(ours, 3 * plain)
     else:
