@@ -145,6 +145,15 @@ def test_the_csv_of_curves_has_a_line_for_each_scale(records: Records) -> None:
     at_two = single[single["scale"] == 2.0]
     assert float(lines[2]["score"]) == pytest.approx(at_two["score"].mean(), rel=1e-5)
     assert float(lines[2]["pixel_fid_low"]) < at_two["pixel_fid"].mean()
+    assert (int(lines[2]["units"]), int(lines[2]["samples"])) == (8, 8 * 300)
+
+
+def test_a_mean_over_units_of_which_one_was_not_measured_is_none(tmp_path: Path) -> None:
+    record = curve("ppap")
+    record["points"][2]["recall"] = None
+    arms = Records.read(write_folder(tmp_path, [record])).arms
+    lines = list(csv.DictReader(io.StringIO(arms_csv(arms))))
+    assert [line["recall"] == "" for line in lines] == [False, False, True, False, False]
 
 
 def test_evidence_is_a_line_that_can_stand_alone(records: Records) -> None:

@@ -29,6 +29,15 @@ def test_features_slice_and_join() -> None:
         Features.cat([features, replace(features, extractor="other")])
 
 
+def test_spatial_features_are_joined_where_every_part_has_them() -> None:
+    features = normal(4)
+    spatial = replace(features, spatial=2 * features.features)
+    joined = Features.cat([spatial[:1], spatial[1:]])
+    assert joined.spatial is not None
+    assert torch.equal(joined.spatial, 2 * features.features)
+    assert Features.cat([spatial, features]).spatial is None
+
+
 def test_pixels_span_the_unit_range() -> None:
     ends = from_uint8(torch.tensor([0, 255], dtype=torch.uint8))
     assert ends.tolist() == [-1.0, 1.0]

@@ -209,7 +209,11 @@ def test_paired_fid_differs_by_the_difference_and_is_sure_of_it() -> None:
     assert found.value == pytest.approx(expected)
     assert found.low > 0
     assert found.p < 1e-3
-    assert paired_fid(good, good, real, 20).p == 1.0
+    same = paired_fid(good, good, real, 20)
+    assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1), "the same images are drawn"
+    # Shifted until their mean is the value: of one replicate nothing else is left.
+    alone = paired_fid(bad, good, real, 1)
+    assert alone.low == alone.high == pytest.approx(alone.value)
 
 
 def test_sides_that_do_not_pair_up_are_refused() -> None:

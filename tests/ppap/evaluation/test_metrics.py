@@ -195,6 +195,13 @@ def test_correct_counts_the_top_class() -> None:
         correct(logits, torch.tensor([1, 0, 0]))
 
 
+def test_subsets_are_no_larger_than_either_set() -> None:
+    kids = [
+        image_quality(normal(100, shift=0.5), reference(50), 1, size).kid for size in (50, 80, 1000)
+    ]
+    assert kids == [kids[0]] * 3
+
+
 def test_features_of_another_extractor_are_refused() -> None:
     stranger = replace(normal(100), extractor="other")
     for measure in (image_quality, fid):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
@@ -26,6 +27,13 @@ def test_images_make_targets_through_a_predictor() -> None:
     assert torch.equal(labels, images.argmax(1))
     classes = targets_of_images(lambda x: x.mean((2, 3)), ClassTask(), images, 2)
     assert torch.equal(classes, images.mean((2, 3)).argmax(1))
+
+
+def test_a_predictor_that_is_left_in_training_makes_its_usual_targets() -> None:
+    network, images = nn.Sequential(nn.Dropout(0.5), nn.Flatten()), torch.randn(5, 3, 4, 4)
+    found = targets_of_images(network.train(), ClassTask(), images)
+    assert torch.equal(found, images.flatten(1).argmax(1))
+    assert network.training
 
 
 def test_depth_is_read_from_both_kinds_of_file(tmp_path: Path) -> None:
@@ -47,6 +55,22 @@ def test_resizing_depth_averages_what_is_known(tmp_path: Path) -> None:
     found = load_depth(tmp_path / "depth.npy", (4, 4))
     assert found.isnan().tolist() == [[True, True, False, False]] * 2 + [[False] * 4] * 2
     torch.testing.assert_close(found[~found.isnan()], torch.full((12,), 5.0))
+
+
+def test_a_pixel_of_which_half_is_unknown_is_unknown_and_the_rest_is_a_mean(tmp_path: Path) -> None:
+    depth = np.array([[1.0, 3.0, 2.0, np.nan, 7.0, 9.0, np.nan, np.nan]]).repeat(2, 0)
+    np.save(tmp_path / "depth.npy", depth)
+    narrow, wide = (load_depth(tmp_path / "depth.npy", size) for size in ((2, 8), (2, 16)))
+    torch.testing.assert_close(narrow, torch.from_numpy(depth).float(), equal_nan=True)
+    # Between two pixels a quarter of the one and three of the other.
+    assert wide[0, :6].tolist() == pytest.approx([1, 1.5, 2.5, 2.75, 2.25, 2.0])
+    assert wide[0, 6:9].isnan().tolist() == [True, True, False]
+    assert wide[0, 8] == 7
+
+
+def test_a_smaller_map_has_the_labels_at_the_centres_of_its_pixels(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", np.arange(6)[None].repeat(3, 0))
+    assert load_labels(tmp_path / "labels.npy", (1, 2)).tolist() == [[1, 4]]
 
 
 def test_labels_are_read_from_both_kinds_of_file(tmp_path: Path) -> None:
