@@ -37,6 +37,8 @@ def unheeded(build: Build, lab: Lab, budget: Budget, predictors: Sequence[str]) 
     Raises:
         UserError: for an option that changes nothing in any of the sweeps.
     """
+    # Of one row alone an option may well change nothing that changes others of its experiment.
+    lab = replace(lab, rows=(), tasks=())
     built = _keys(build(lab))
     lines = []
     for option, others in _others(lab, budget, predictors):

@@ -72,6 +72,7 @@ def test_without_options_there_is_nothing_to_tell(sweep: str) -> None:
         ("rank", {"predictors": ("vit",), "changes": ("learning_rate=0.01", "start=base")}),
         ("scale", {"scales": (3.0, 5.0)}),
         ("memory", {"changes": ("expert_counts=1,5",)}),
+        ("claims", {"rows": ("naive",), "synthetic": 30, "steps": 9}),  # of other rows' experts
     ],
 )  # fmt: skip
 def test_what_changes_something_is_not_spoken_of(sweep: str, options: dict[str, object]) -> None:
