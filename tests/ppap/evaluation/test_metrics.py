@@ -58,6 +58,13 @@ def test_covariances_which_do_not_commute() -> None:
     assert frechet_distance(np.ones(2), a, np.ones(2), b) == pytest.approx(expected)
 
 
+def test_of_fewer_images_than_dimensions_the_distance_is_that_of_their_moments() -> None:
+    few, real = normal(5, shift=0.3), reference()
+    own = ReferenceStatistics.from_features(few)
+    expected = frechet_distance(own.mean, own.covariance, real.mean, real.covariance)
+    assert fid(few, real) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_set_is_at_no_distance_from_itself() -> None:
     features = normal(300)
     own = ReferenceStatistics.from_features(features)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -85,6 +86,41 @@ def test_each_denoiser_batch_and_number_of_threads_has_a_path_of_its_own() -> No
     finally:
         torch.set_num_threads(threads)
     assert kept_path(one, 4) is path
+
+
+def deterministic() -> None:
+    torch.use_deterministic_algorithms(True)
+
+
+def in_tensor_cores() -> None:
+    torch.set_float32_matmul_precision("high")
+
+
+def without_tensor_cores() -> None:
+    torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32
+
+
+def elsewhere() -> None:
+    os.environ["XDG_CACHE_HOME"] = "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    "change", [deterministic, in_tensor_cores, without_tensor_cores, elsewhere]
+)
+def test_what_graphs_are_made_for_has_a_path_of_its_own(
+    change: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/here")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+    denoiser, matmul = tiny_denoiser(), torch.get_float32_matmul_precision()
+    path = kept_path(denoiser, 4)
+    assert kept_path(denoiser, 4) is path
+    try:
+        change()
+        assert kept_path(denoiser, 4) is not path
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision(matmul)
 
 
 def test_the_number_of_paths_is_bounded_and_what_goes_is_freed() -> None:
