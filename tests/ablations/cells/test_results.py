@@ -151,6 +151,9 @@ def test_a_rows_record_has_means_over_trainings_and_each_seeds_figures(setup: Se
     assert (record["samples"], record["scale"], record["seeds"]) == (30, 4.0, [4, 7])
     assert record["provenance"]["wall_seconds"] == 42.0
     assert record["provenance"]["samples_per_fid"] == 10
+    several, more = banked(setup, 10.0, 30.0, 5.0, 15.0)  # of two tasks, for each seed
+    record = replace(row, banks=several).compute(lambda cell: (known | more)[cell.key])
+    assert record.meta["record"]["train_seconds"] == 30.0
     unguided = replace(row, banks=(), noise=(), gradients=())
     record = unguided.compute(lambda cell: known[cell.key]).meta["record"]
     assert record["trainable_share"] == 0.0

@@ -20,7 +20,7 @@ from ppap.evaluation.intervals import (
 )
 from ppap.evaluation.metrics import fid
 from ppap.evaluation.reference import ReferenceStatistics
-from tests.ppap.statistics import normal, reference, standard
+from tests.ppap.statistics import NAME, normal, reference, standard
 
 
 def test_the_hierarchical_mean_contains_its_value_and_narrows() -> None:
@@ -99,6 +99,21 @@ def test_fid_corrected_is_right_on_average_with_the_noise_of_fid(
     assert abs(np.mean(corrected) - truth) < 4 * error
     assert np.mean(raw) - truth > 6 * error
     assert np.std(corrected) < 1.1 * np.std(raw)
+
+
+def test_fid_corrected_of_one_dimension_and_of_independent_ones_by_hand() -> None:
+    """Roots of variances are low by 1 / (4 (N - 1)) of themselves, and two by their mixture."""
+    count, deviations = 40, np.array([2.0, 0.5])
+    turns = 2 * np.pi * np.arange(count)[:, None] * np.array([1, 2]) / count
+    waves = np.sqrt(2 * (count - 1) / count) * np.sin(turns) * deviations  # covariance: diagonal
+    for size in (1, 2):
+        s, own = deviations[:size], torch.from_numpy(waves[:, :size])
+        lowered = s.sum() / (4 * (count - 1))
+        if size == 2:
+            lowered += 2 * s.prod() / s.sum() / (4 * (count - 1))
+        bias = (s**2).sum() / count + 2 * lowered
+        found = fid_corrected(Features(own, own, NAME), standard(size))
+        assert found == pytest.approx(((s - 1) ** 2).sum() - bias, abs=1e-6)
 
 
 def test_fid_corrected_does_not_depend_on_the_basis_of_the_features() -> None:
