@@ -165,7 +165,7 @@ class Options:
         Raises:
             UserError: if no sweep has a row that was asked for.
         """
-        found = {name: list(SWEEPS[name].build(lab)) for name in self.names}
+        found = self._built(lab)
         labels = {cell.about.method for cells in found.values() for cell in cells}
         for wanted in self.rows:
             if not any(is_row(label, (wanted,)) for label in labels):
@@ -184,7 +184,10 @@ class Options:
             UserError: for one that changes nothing in any sweep.
         """
         budget = BUDGETS[self.budget or lab.setting.budget]
-        return unheeded(self.results, lab, budget, self.predictors or ())
+        return unheeded(self._built, lab, budget, self.predictors or ())
+
+    def _built(self, lab: Lab) -> dict[str, list[Result]]:
+        return {name: list(SWEEPS[name].build(lab)) for name in self.names}
 
     def folder(self, lab: Lab) -> Path:
         """Where records and reports are put."""

@@ -29,10 +29,9 @@ from ppap.files.checkpoints import CheckpointError
 from tests.ablations.settings.test_data import write
 from tests.ablations.toy import Number, Sum
 
-TINY = [
-    "--budget", "smoke", "--predictors", "resnet", "--samples", "10", "--steps", "5",
-    "--synthetic", "20", "--workers", "2",
-]  # fmt: skip
+FEW = ["--budget", "smoke", "--predictors", "resnet", "--samples", "10"]
+UNTRAINED = [*FEW, "--workers", "2"]
+TINY = [*FEW, "--steps", "5", "--synthetic", "20", "--workers", "2"]
 
 
 @pytest.fixture
@@ -211,7 +210,7 @@ def test_a_missing_data_set_is_told_and_what_needs_none_is_kept(
     monkeypatch.setitem(SWEEPS, "methods", replace(SWEEPS["methods"], function=naive_alone))
     monkeypatch.setenv("PPAP_DATA", str(tmp_path))
     results = tmp_path / "results"
-    arguments = ["run", "methods", *TINY, "--store", str(tmp_path / "store")]
+    arguments = ["run", "methods", *UNTRAINED, "--store", str(tmp_path / "store")]
     assert main([*arguments, "--output", str(results)]) == 2
     (told, skipped) = capsys.readouterr().err.strip().splitlines()[-2:]
     assert told.startswith("error: ")
@@ -224,7 +223,7 @@ def test_a_missing_data_set_is_told_and_what_needs_none_is_kept(
     assert failure["needed_by"] == ["methods: noisecurve naive, resnet"]
     assert not failure["resolved"]
     places = ["--store", str(tmp_path / "store"), "--output", str(results)]
-    assert main(["status", "methods", *TINY[:-2], *places]) == 0
+    assert main(["status", "methods", *FEW, *places]) == 0
     assert f"failed: {failure['label']}: UserError: " in capsys.readouterr().out
 
     folder = tmp_path / "data"
@@ -241,7 +240,7 @@ def test_a_cell_that_breaks_is_named_and_exit_1(
 ) -> None:
     monkeypatch.setitem(SWEEPS, "methods", replace(SWEEPS["methods"], function=naive_alone))
     monkeypatch.setenv("PPAP_DEVICE", "nonsense")
-    arguments = ["run", "methods", *TINY, "--store", str(tmp_path / "store")]
+    arguments = ["run", "methods", *UNTRAINED, "--store", str(tmp_path / "store")]
     assert main([*arguments, "--output", str(tmp_path / "results")]) == 1
     error = capsys.readouterr().err
     assert "failed: samples resnet (" in error

@@ -82,6 +82,7 @@ def test_what_changes_something_is_not_spoken_of(sweep: str, options: dict[str, 
 def test_a_guide_without_a_row_is_told() -> None:
     assert notes("claims", plugin=(SIGNED,)) == [f"the guide {SIGNED} has no row in claims"]
     assert notes("methods", plugin=(SIGNED,)) == []
+    assert notes("methods", plugin=(SIGNED,), rows=(SIGNED,)) == []  # no row without it
 
 
 def test_an_option_of_which_no_predictor_is_left_is_still_refused() -> None:
