@@ -100,7 +100,7 @@ class Trainer:
         """The steps of a stage that are still to be done; the file is written between them."""
         position, parameters = self.position, optimiser.param_groups[0]["params"]
         for parameter, state in zip(parameters, position.optimiser or (), strict=False):
-            optimiser.state[parameter] = state
+            optimiser.state[parameter] = _for_all(state, parameter)
         for step in range(len(position.recent), steps):
             yield step
             if self.file is not None and position.done % self.every == 0 and step + 1 < steps:
@@ -205,6 +205,15 @@ class Trainer:
         chosen, timesteps, noise = map(self._own_part, drawn)
         x_0 = from_uint8(self.images[chosen].to(device))
         return chosen, self.schedule.add_noise(x_0, timesteps, noise)
+
+
+def _for_all(state: dict[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
+    """A parameter's state; that of a shared start is repeated where all experts go on together."""
+    return {
+        name: value if name == "step" or value.shape == parameter.shape
+        else value.expand_as(parameter).clone()
+        for name, value in state.items()
+    }  # fmt: skip
 
 
 def _late_mean(losses: list[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -85,6 +86,29 @@ def test_scales_are_selected_on_seeds_and_scenes_that_no_row_is_measured_on() ->
     assert len(measured) == 3
     spans = [range(first, first + 10**7) for first in sorted(trying | measured)]
     assert all(a.stop <= b.start for a, b in pairwise(spans))
+
+
+def test_scales_are_relative_to_how_flat_a_tasks_likelihood_is() -> None:
+    relative = {"class": 1.0, "depth": 20.0, "segmentation": 20.0}
+    assert {name: task.scale for name, task in load_setting("scenes").tasks.items()} == relative
+    tried = {
+        score.samples.guidance[0].model.task: tuple(
+            score.samples.guidance[0].scale for score in cell.candidates
+        )
+        for cell in needed(dense())
+        if isinstance(cell, Selection)
+        for score in cell.candidates
+    }
+    every = BUDGETS["default"].scales
+    assert tried == {name: tuple(k * scale for scale in every) for name, k in relative.items()}
+    single = replace(scenes_lab(), budget=replace(BUDGETS["default"], scales=(8.0,)))
+    settled = {
+        (part.model.task, part.scale)
+        for cell in needed(SWEEPS["dense"].build(single))
+        if isinstance(cell, Samples)
+        for part in cell.guidance
+    }
+    assert settled == {(name, 8 * k) for name, k in relative.items()}
 
 
 def test_dense_sweeps_need_a_setting_with_the_tasks() -> None:

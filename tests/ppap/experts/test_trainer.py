@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -44,6 +45,27 @@ def test_the_learning_rate_falls_linearly_within_each_experts_share_of_the_steps
     trained(Training(6, 4, 1e-2, weight_decay=0.3, start="base", order=order))
     assert [rate for rate, _ in seen] == pytest.approx([1e-2 * share for share in falls])
     assert {decay for _, decay in seen} == {0.3}
+
+
+def test_an_optimiser_that_is_kept_goes_on_in_all_experts_of_a_shared_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before: list[torch.Tensor] = []
+    after: list[torch.Tensor] = []
+
+    class Recorded(torch.optim.AdamW):
+        def step(self, *arguments: Any, **options: Any) -> Any:
+            first = self.param_groups[0]["params"][0]
+            before.append(self.state[first].get("exp_avg", torch.zeros(())).clone())
+            super().step(*arguments, **options)
+            after.append(self.state[first]["exp_avg"].clone())
+
+    monkeypatch.setattr(torch.optim, "AdamW", Recorded)
+    kept = Training(6, 4, 1e-2, start="shared", order="together", keep_optimiser=True)
+    assert all(map(math.isfinite, trained(kept)))
+    assert torch.equal(before[3], after[2].expand_as(before[3]))
+    assert len(before[3]) == 2
+    assert not torch.equal(after[5][0], after[5][1]), "from there on each has its own"
 
 
 def test_no_two_experts_are_trained_on_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
