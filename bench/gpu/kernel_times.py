@@ -9,6 +9,7 @@ from functools import cache, partial
 from typing import Any
 
 import torch
+from ppap_kernels.dispatch import as_captured
 from ppap_kernels.operations import PASSES, Problem, Way, problems
 from torch import Tensor
 
@@ -141,7 +142,7 @@ def captured(function: Callable[[], Any]) -> Callable[[], Any]:
     """A call as a CUDA graph."""
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
+    with torch.cuda.stream(aside), as_captured():
         for _ in range(3):
             function()
     torch.cuda.current_stream().wait_stream(aside)

@@ -3,7 +3,8 @@
 Every operation takes `backend`: "torch" and "triton" force one. "auto" takes Triton only where it
 was measured to be faster: on the GPU that is here, in the operands' type, near the shape (within
 a factor of four in all), and launched in the same manner, from a CUDA graph or from Python, where
-a launch costs more than most kernels take. Everywhere else it is torch.
+a launch costs more than most kernels take. Everywhere else it is torch. Whoever captures a graph
+makes the calls before it within :func:`as_captured`.
 
 A table is a JSON file in `configs/`, named after the GPU. `configs/default.json`, whose entries are
 not measured and say so, gives configurations to a Triton that is forced. Within a table the entry
@@ -16,7 +17,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -25,7 +27,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Backend", "Entry", "interpreting", "nearest", "select", "slug", "table", "uses_op"]
+__all__ = [
+    "Backend",
+    "Entry",
+    "as_captured",
+    "interpreting",
+    "nearest",
+    "select",
+    "slug",
+    "table",
+    "uses_op",
+]
 
 Backend = Literal["auto", "torch", "triton"]
 NEAR = 2.0
@@ -69,6 +81,27 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+_WARMING_UP: list[None] = []
+"""An element for each :func:`as_captured` under way; of all threads, for autograd has its own."""
+
+
+@contextmanager
+def as_captured() -> Iterator[None]:
+    """Within it implementations are chosen as in a CUDA graph: for the calls before a capture.
+
+    The first launch of a kernel loads its code, which no stream that is captured allows.
+    """
+    _WARMING_UP.append(None)
+    try:
+        yield
+    finally:
+        _WARMING_UP.pop()
+
+
+def _in_graph() -> bool:
+    return bool(_WARMING_UP) or torch.cuda.is_current_stream_capturing()
+
+
 def uses_op(backend: Backend, x: Tensor, kernel: str) -> bool:
     """Whether a call goes through the custom operator (True) or through plain torch (False).
 
@@ -99,7 +132,7 @@ def uses_op(backend: Backend, x: Tensor, kernel: str) -> bool:
         return True
     if backend != "auto" or not x.is_cuda:
         return False
-    launched_free = torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing()
+    launched_free = torch.compiler.is_compiling() or _in_graph()
     chosen: bool = _may_win(kernel, x.device.index, launched_free)
     return chosen
 
@@ -138,7 +171,7 @@ def select(kernel: str, x: Tensor, shape: Mapping[str, int], force: bool) -> Ent
     if not measured:
         return None
     entry = nearest(measured, shape)
-    way = entry.backend if torch.cuda.is_current_stream_capturing() else entry.eager
+    way = entry.backend if _in_graph() else entry.eager
     return entry if way == "triton" and entry.distance(shape) <= NEAR else None
 
 

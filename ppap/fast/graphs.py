@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 import torch
+from ppap_kernels.dispatch import as_captured
 from torch import Tensor
 
 from ppap.compute.recent import Recent
@@ -35,7 +36,8 @@ class CapturedFunction:
         self.inputs = [tensor.clone() for tensor in inputs]
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # compilation and allocations happen outside the capture
+        # Compilation, loading of kernels and allocations happen outside the capture.
+        with torch.cuda.stream(aside), as_captured():
             for _ in range(WARM_UPS):
                 function(*self.inputs)
         torch.cuda.current_stream().wait_stream(aside)
@@ -133,7 +135,9 @@ class StepGraphs:
 
             return CapturedFunction(step, inputs)
 
-        after, image, *gradients = self._captured.get(key, captured)(inputs)
+        # Streams and graphs are of the current GPU, wherever the images are.
+        with torch.cuda.device_of(x_t):
+            after, image, *gradients = self._captured.get(key, captured)(inputs)
         return Update(after, image, gradients[0] if gradients else None)
 
 

@@ -91,6 +91,19 @@ def test_triton_is_chosen_in_a_graph_where_it_was_faster_there(
     assert found.config == {"BLOCK": 1}
 
 
+def test_calls_before_a_capture_choose_as_it_will(measured: Callable[[bool], None]) -> None:
+    """A kernel that is first launched within a capture cannot be loaded there."""
+    with dispatch.as_captured():
+        assert uses_op("auto", OnGpu(), "one")  # type: ignore[arg-type]
+        found = select("one", OnGpu(), NEARBY, force=False)  # type: ignore[arg-type]
+        with pytest.raises(ZeroDivisionError), dispatch.as_captured():
+            raise ZeroDivisionError
+        assert select("one", OnGpu(), NEARBY, force=False) == found  # type: ignore[arg-type]
+    assert found is not None
+    assert found.config == {"BLOCK": 1}
+    assert select("one", OnGpu(), NEARBY, force=False) is None  # type: ignore[arg-type]
+
+
 def test_a_measurement_speaks_for_its_type_and_shapes_nearby_alone(
     measured: Callable[[bool], None],
 ) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from ppap_kernels import dispatch
+from ppap_kernels.dispatch import Entry
 from torch import Tensor
 
 from ppap.diffusion.ddim import DDIM
@@ -184,6 +186,59 @@ def test_a_capture_that_cannot_end_leaves_the_stream_as_it_was(
     assert torch.equal(function([torch.ones(2)]), torch.full((2,), 2.0))
     assert "unjoined" in caplog.text
     assert gpu.current is gpu.main
+
+
+def test_a_capture_launches_the_kernels_of_the_calls_before_it(
+    gpu: FakeGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first launch of another would load its code, which no capture allows."""
+    in_graphs = Entry({"m": 8}, "triton", {"BLOCK": 1}, True, "torch")
+    monkeypatch.setattr(dispatch, "_gpu", lambda device: "measured")
+    monkeypatch.setattr(dispatch, "table", lambda gpu: {"one": (in_graphs,)})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: bool(gpu.captured))
+
+    class OnGpu:
+        dtype, is_cuda, device = torch.float32, True, torch.device("cuda", 0)
+
+    chosen: list[Entry | None] = []
+
+    def step(x: Tensor) -> Tensor:
+        chosen.append(dispatch.select("one", OnGpu(), {"m": 8}, force=False))  # type: ignore[arg-type]
+        return x + 1
+
+    CapturedFunction(step, [torch.zeros(2)])
+    assert gpu.captures == 1
+    assert chosen == [in_graphs] * (graphs.WARM_UPS + 1)
+
+
+def test_a_graph_is_of_the_gpu_that_the_images_are_on(
+    gpu: FakeGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams are made, captured and replayed on the current one."""
+    current: list[Tensor] = []
+    seen: list[bool] = []
+
+    @contextmanager
+    def device_of(x: Tensor) -> Iterator[None]:
+        current.append(x)
+        yield
+        current.pop()
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            seen.append(bool(current))
+            return function(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(torch.cuda, "Stream", noting(torch.cuda.Stream))
+    monkeypatch.setattr(graphs, "CapturedFunction", noting(graphs.CapturedFunction))
+    monkeypatch.setattr(CapturedFunction, "__call__", noting(CapturedFunction.__call__))
+    predict = CompiledDenoiser(learned_denoiser(), lambda module, _, freezing: module)
+    compare(predict, [DDIM(10)])
+    assert len(seen) > 3
+    assert all(seen)
 
 
 def test_what_is_one_graph_on_a_gpu() -> None:
