@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppap_kernels.dispatch import Backend, select, uses_op
 
-__all__ = ["merge_lora", "merge_lora_op", "merge_lora_reference"]
+__all__ = ["merge_lora", "merge_lora_op", "merge_lora_reference", "mergeable"]
 
 
 def merge_lora_reference(weight: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
@@ -22,6 +22,15 @@ def merge_lora_reference(weight: Tensor, a: Tensor, b: Tensor, scale: float = 1.
     a, b = _matrices(weight, a, b)
     product = (b @ a).reshape(*a.shape[:-2], *weight.shape)
     return (weight + scale * product).to(weight.dtype)
+
+
+def mergeable(weight: Tensor, a: Tensor, b: Tensor) -> bool:
+    """Whether `merge_lora` takes factors of such shapes for a weight.
+
+    Those of a linear layer, or of a two-dimensional convolution without groups whose kernel is
+    square.
+    """
+    return _fits(weight, *_matrices(weight, a, b))
 
 
 def merge_lora(
@@ -112,17 +121,25 @@ def _check(out: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> None:
             f"out must be like the weight, {(*experts, *weight.shape)} {weight.dtype}, "
             f"got {tuple(out.shape)} {out.dtype}"
         )
-    kernel = weight.shape[-1] if weight.ndim == 4 else 1
-    square = weight.ndim == 2 or (weight.ndim == 4 and weight.shape[2] == kernel)
-    n_out, n_in = weight.shape[:2]
-    forms = [(n_out, n_in * kernel * kernel), (n_out * kernel, n_in * kernel)]
-    low_rank = a.ndim == b.ndim <= 3 and a.shape[:-2] == b.shape[:-2] and a.dtype == b.dtype
-    low_rank = low_rank and a.ndim >= 2 and a.shape[-2] == b.shape[-1]
-    if not square or not low_rank or (b.shape[-2], a.shape[-1]) not in forms:
-        rows, cols = forms[-1]
+    if not _fits(weight, a, b):
+        kernel = weight.shape[-1] if weight.ndim == 4 else 1
+        n_out, n_in = weight.shape[:2]
+        rows, cols = n_out * kernel, n_in * kernel
         peft = f", or a (r, {n_in}, {kernel}, {kernel}) and b ({n_out}, r)" if kernel > 1 else ""
         raise ValueError(
             f"a weight {tuple(weight.shape)} needs a (r, {cols}) and b ({rows}, r){peft}, of one "
             "dtype, each with a leading E for E experts, and square kernels; "
             f"got a {tuple(a.shape)} {a.dtype}, b {tuple(b.shape)} {b.dtype}"
         )
+
+
+def _fits(weight: Tensor, a: Tensor, b: Tensor) -> bool:
+    """Whether matrices a (..., r, C) and b (..., R, r) give a product like the weight."""
+    kernel = weight.shape[-1] if weight.ndim == 4 else 1
+    square = weight.ndim == 2 or (weight.ndim == 4 and weight.shape[2] == kernel)
+    low_rank = 2 <= a.ndim == b.ndim <= 3 and a.shape[:-2] == b.shape[:-2] and a.dtype == b.dtype
+    if not square or not low_rank or a.shape[-2] != b.shape[-1]:
+        return False
+    n_out, n_in = weight.shape[:2]
+    forms = [(n_out, n_in * kernel * kernel), (n_out * kernel, n_in * kernel)]
+    return (b.shape[-2], a.shape[-1]) in forms

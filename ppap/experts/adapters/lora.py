@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from ppap_kernels import merge_lora
+from ppap_kernels.merge_lora import merge_lora, mergeable
 from torch import Tensor, nn
 
 from ppap.compute.options import check_choice, check_number, check_whole
@@ -117,6 +117,7 @@ class Lora:
 
 def _updated(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     """W + scale B A, in one pass where no gradient is wanted and a kernel can do it."""
-    if weight.is_cuda and not torch.is_grad_enabled() and weight.dtype == down.dtype:
+    alike = weight.dtype == down.dtype and mergeable(weight, down, up)
+    if weight.is_cuda and not torch.is_grad_enabled() and alike:
         return merge_lora(torch.empty_like(weight), weight, down, up, scale)
     return (weight + scale * (up @ down).view(weight.shape)).to(weight.dtype)

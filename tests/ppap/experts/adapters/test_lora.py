@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import pytest
 import torch
+from ppap_kernels import dispatch
 from torch import nn
 
 from ppap.compute.stateless import run_with
@@ -103,6 +105,26 @@ def test_convolutions_of_any_kind_are_adapted(kind: str) -> None:
     with torch.no_grad():
         weight.add_(update.view_as(weight))
     torch.testing.assert_close(found, network(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_convolutions_of_any_kind_are_merged_on_a_gpu(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kernel writes there, or torch where the kernel does not take the weight."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(dispatch, "_gpu", lambda device: "unmeasured")
+    layer, _ = KINDS[kind]
+    base = dict(nn.Sequential(copy.deepcopy(layer)).named_parameters())
+    part = Lora(2, 4.0, "0")
+    own = part.create(nn.Sequential(layer), torch.Generator().manual_seed(0))
+    own["0.lora_B"] = torch.ones_like(own["0.lora_B"])
+    trained = Adapter((part,)).effective(base, own)["0.weight"]
+    with torch.no_grad():
+        merged = Adapter((part,)).effective(base, own)["0.weight"]
+    assert merged.shape == base["0.weight"].shape
+    torch.testing.assert_close(merged, trained)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
