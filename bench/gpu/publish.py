@@ -1,6 +1,7 @@
 """What one run found, in the form that reports show: ``python -m bench.gpu.publish FOLDER``.
 
-Writes ``bench-kernels-GPU.json`` and ``bench-GPU.json`` beside the CPU's records.
+Writes ``bench-kernels-GPU.json`` and ``bench-GPU.json`` beside the CPU's records; of a run of some
+stages alone, what they gave.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def _group(row: Mapping[str, Any]) -> str:
 
 def _miss(row: Mapping[str, Any]) -> str:
     about = f"{row['operation']} {row['shape']} {row['mode']} {row['backend']} {row['pass']}"
+    if "failed" in row:
+        return f"{about}: {row['failed'].split(':')[0]}"
     return f"{about}: {row['worst']:.1e}, limit {row['limit']:.0e}"
 
 
@@ -95,14 +98,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", type=Path, default=TARGET)
     options = parser.parse_args(arguments)
     read = {
-        name: json.loads((options.folder / f"{name}.json").read_text())
+        name: json.loads(path.read_text())
         for name in ("kernels", "correctness", "end-to-end")
+        if (path := options.folder / f"{name}.json").is_file()
     }
-    gpu = slug(read["kernels"]["machine"]["gpu"])
-    records = {
-        f"bench-kernels-{gpu}.json": kernels_record(read["kernels"], read["correctness"]),
-        f"bench-{gpu}.json": end_to_end_record(read["end-to-end"]),
-    }
+    records = {}
+    if {"kernels", "correctness"} <= read.keys():
+        record = kernels_record(read["kernels"], read["correctness"])
+        records[f"bench-kernels-{slug(record['machine']['gpu'])}.json"] = record
+    if "end-to-end" in read:
+        record = end_to_end_record(read["end-to-end"])
+        records[f"bench-{slug(record['machine']['gpu'])}.json"] = record
+    if not records:
+        raise FileNotFoundError(
+            f"{options.folder} has neither end-to-end.json nor kernels.json with correctness.json; "
+            "name the folder that python -m bench.gpu was given by --out"
+        )
     for name, record in records.items():
         write_record(record, options.target / name)
     return 0

@@ -4,7 +4,8 @@ For every shape of the shipped table each candidate is checked against torch and
 own way too, in a CUDA graph and as an ordinary call, and what was fastest is written to
 `configs/<gpu>.json`, by which the dispatcher chooses. Shapes where torch won are written as such.
 Convolutions, merging and the elementwise steps, whose only size is a block of pixels, keep the
-defaults.
+defaults. Whatever else the GPU's shipped table says, of those kernels and in other element types,
+stays in it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ Config = dict[str, int]
 Timer = Callable[[Callable[[], Any]], float]
 CONFIGS = Path(__file__).parent / "configs"
 TOLERANCE = 2e-2
+KEPT = " Other lines: "
 TUNED = {kernel.name: kernel for kernel in KERNELS if kernel.launches}
 CANDIDATES = {name: kernel.candidates for name, kernel in TUNED.items()}
 
@@ -150,14 +152,26 @@ def write_table(
 ) -> None:
     """Write a table of measurements as the dispatcher reads it.
 
+    Lines of the GPU's shipped table stay, but for those of a kernel and element type that was
+    measured now: the dispatcher reads one table for a GPU.
+
     Args:
         target: the file.
         gpu: as torch.cuda.get_device_name gives it.
         dtype: of the operands.
         kernels: lines that :func:`tune` gave, by kernel.
     """
-    note = f"Measured in {str(dtype).removeprefix('torch.')}, torch {torch.__version__}."
-    document = {"gpu": gpu, "tuned": True, "note": note, "kernels": dict(kernels)}
+    kind = str(dtype).removeprefix("torch.")
+    note = f"Measured in {kind}, torch {torch.__version__}."
+    merged = {kernel: list(lines) for kernel, lines in kernels.items()}
+    shipped = CONFIGS / f"{slug(gpu)}.json"
+    if shipped.is_file():
+        earlier = json.loads(shipped.read_text())
+        for kernel, lines in earlier["kernels"].items():
+            now = merged.setdefault(kernel, [])
+            now += [line for line in lines if not (now and kind in line["dtypes"])]
+        note += KEPT + earlier["note"].split(KEPT)[-1]
+    document = {"gpu": gpu, "tuned": True, "note": note, "kernels": merged}
     target.write_text(json.dumps(document, indent=2) + "\n")
 
 

@@ -51,6 +51,9 @@ def test_a_call_and_its_replay_are_rows_of_their_own() -> None:
 def test_failures_and_misses_are_told_without_paths() -> None:
     about = kernels_record(KERNELS, CHECKS)["machine"]
     assert about["misses"] == ["lora_linear 8x8 tf32 triton forward: 5.0e-05, limit 2e-05"]
+    broken = SHAPE | {"backend": "triton", "ok": False, "failed": "OutOfResources: in /a/path"}
+    about = kernels_record(KERNELS, {"rows": [CHECK, broken]})["machine"]
+    assert about["misses"] == ["lora_linear 8x8 tf32 triton forward: OutOfResources"]
     record = end_to_end_record(END_TO_END)
     assert record["machine"]["failures"] == ["step, fast path: AcceleratorError"]
     assert record["machine"]["unsteady_rows"] == 1
@@ -74,6 +77,14 @@ def test_what_is_published_is_shown(tmp_path: Path) -> None:
     assert "| 0.04 |" in kernels.markdown()
 
 
+def test_of_some_stages_what_they_gave_is_published(tmp_path: Path) -> None:
+    for name, found in (("correctness", CHECKS), ("end-to-end", END_TO_END)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    target = tmp_path / "kernels"
+    assert main([str(tmp_path), "--target", str(target)]) == 0
+    assert [path.name for path in target.iterdir()] == ["bench-gpu-9.json"]
+
+
 def test_a_folder_of_something_else_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="--out"):
         main([str(tmp_path), "--target", str(tmp_path)])

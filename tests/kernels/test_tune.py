@@ -97,6 +97,26 @@ def test_what_is_written_the_dispatcher_reads(
         dispatch.table.cache_clear()
 
 
+def test_what_is_not_measured_now_stays_in_the_shipped_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def line(us: float, dtype: str) -> dict[str, Any]:
+        return {"shape": {"m": 8}, "dtypes": [dtype], "triton_us": us}
+
+    monkeypatch.setattr(tune, "CONFIGS", tmp_path)
+    target = tmp_path / "gpu-9.json"
+    tune.write_table(target, "GPU 9", torch.float32, {"one": [line(1, "float32")]})
+    tune.write_table(target, "GPU 9", torch.float32, {"two": [line(2, "float32")]})
+    tune.write_table(tmp_path / "new.json", "GPU 9", torch.bfloat16, {"one": [line(3, "bfloat16")]})
+    found = json.loads((tmp_path / "new.json").read_text())
+    assert found["kernels"]["one"] == [line(3, "bfloat16"), line(1, "float32")]
+    assert found["kernels"]["two"] == [line(2, "float32")]
+    tune.write_table(target, "GPU 9", torch.float32, {"one": [line(4, "float32")]})
+    found = json.loads(target.read_text())
+    assert found["kernels"]["one"] == [line(4, "float32")]
+    assert found["note"].count("Measured in float32") == 2  # of now, and of what stays
+
+
 def test_a_kernel_can_win_in_a_graph_and_lose_as_a_call(launched: list[dict[str, int]]) -> None:
     entry = Entry(SHAPE, "triton", SHIPPED, tuned=False)
     captured, eager = timer(launched, of_torch=50.0), timer(launched, of_torch=1.0)
