@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ __all__ = [
     "Pool",
     "RayPool",
     "compute",
+    "gpu_in_turn",
     "put",
 ]
 
@@ -120,6 +122,8 @@ def put(store: Store, cell: Cell, artifact: Artifact, seconds: float) -> float:
 
 class LocalPool:
     """Worker processes on this machine, forked from a server that has torch imported.
+
+    Where there are several GPUs, workers take turns at them (see :func:`gpu_in_turn`).
 
     Args:
         store: where artifacts are looked for and put.
@@ -259,6 +263,25 @@ def _compute_for_ray(cell: Cell, url: str, threads: int) -> float:
     return compute(cell, url)
 
 
+def gpu_in_turn(worker: int, environment: Mapping[str, str], count: Callable[[], int]) -> str:
+    """The one of several GPUs that a worker is to see.
+
+    Args:
+        worker: its number.
+        environment: of the run.
+        count: tells how many GPUs there are, where ``CUDA_VISIBLE_DEVICES`` does not.
+
+    Returns:
+        What ``CUDA_VISIBLE_DEVICES`` is to be; empty to leave it, where there are not several GPUs
+        or ``PPAP_DEVICE`` names another device.
+    """
+    if environment.get("PPAP_DEVICE", "cuda") != "cuda":
+        return ""
+    shown = environment.get("CUDA_VISIBLE_DEVICES")
+    gpus = [str(number) for number in range(count())] if shown is None else shown.split(",")
+    return gpus[worker % len(gpus)] if len(gpus) > 1 else ""
+
+
 def _executor(workers: int, threads: int) -> ProcessPoolExecutor:
     context: multiprocessing.context.BaseContext
     if "forkserver" in multiprocessing.get_all_start_methods():
@@ -266,11 +289,18 @@ def _executor(workers: int, threads: int) -> ProcessPoolExecutor:
         context.set_forkserver_preload(PRELOAD)
     else:
         context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, _prepare_worker, (threads, dict(os.environ)))
+    about = threads, dict(os.environ), context.Value("i", 0)
+    return ProcessPoolExecutor(workers, context, _prepare_worker, about)
 
 
-def _prepare_worker(threads: int, environment: dict[str, str]) -> None:
-    """Set threads, and the caller's environment: the server that forks may be older than it."""
+def _prepare_worker(threads: int, environment: dict[str, str], turn: Any) -> None:
+    """Set threads, and the caller's environment: the server that forks may be older than it.
+
+    Args:
+        threads: of this worker.
+        environment: the caller's.
+        turn: number of the pool's next worker, shared by all.
+    """
     import torch
 
     from ppap.compute.allocator import keep_freed_memory
@@ -278,6 +308,10 @@ def _prepare_worker(threads: int, environment: dict[str, str]) -> None:
     torch.set_num_threads(threads)
     os.environ.clear()
     os.environ.update(environment)
+    with turn.get_lock():
+        own, turn.value = turn.value, turn.value + 1
+    if gpu := gpu_in_turn(own, environment, torch.cuda.device_count):
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run is interrupted, and they end with it
     threading.Thread(target=_end_with_run, daemon=True).start()

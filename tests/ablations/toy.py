@@ -116,3 +116,18 @@ class Pid(Cell):
 
     def compute(self, load: Load) -> Artifact:
         return Artifact({"value": os.getpid()})
+
+
+@dataclass(frozen=True)
+class ShownGpu(Cell):
+    """Tells which GPU its process is shown, once as many others of its kind are under way."""
+
+    number: int
+    beside: int
+    folder: str
+
+    def compute(self, load: Load) -> Artifact:
+        Path(self.folder, str(self.number)).touch()
+        while len(os.listdir(self.folder)) < self.beside:
+            time.sleep(0.01)
+        return Artifact({"value": os.environ.get("CUDA_VISIBLE_DEVICES")})

@@ -14,9 +14,20 @@ import pytest
 from ablations.machine.cell import describe
 from ablations.machine.engine import Outcome, plan, run
 from ablations.machine.leases import Leases
-from ablations.machine.pools import LocalPool
+from ablations.machine.pools import LocalPool, gpu_in_turn
 from ablations.machine.store import Store
-from tests.ablations.toy import Alone, Failing, Fragile, Number, Pid, Poisoner, Slow, Sum, Thief
+from tests.ablations.toy import (
+    Alone,
+    Failing,
+    Fragile,
+    Number,
+    Pid,
+    Poisoner,
+    ShownGpu,
+    Slow,
+    Sum,
+    Thief,
+)
 
 
 def tree() -> Sum:
@@ -172,6 +183,32 @@ def test_a_worker_that_is_lost_while_idle_costs_nothing(tmp_path: Path) -> None:
     outcome = run([Number(1)], store, quiet=True, pool=pool)
     assert not outcome.failures
     assert outcome.computed == 1
+
+
+def test_each_of_two_workers_has_a_gpu_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.delenv("PPAP_DEVICE", raising=False)
+    store, folder = Store(tmp_path / "store"), tmp_path / "under way"
+    folder.mkdir()
+    cells = [ShownGpu(number, 2, str(folder)) for number in range(2)]
+    assert not run(cells, store, 2, quiet=True).failures
+    assert {store.get(cell.key).meta["value"] for cell in cells} == {"4", "7"}
+
+
+def test_workers_take_turns_at_the_gpus_unless_one_is_named() -> None:
+    assert [gpu_in_turn(n, {}, lambda: 3) for n in range(5)] == ["0", "1", "2", "0", "1"]
+    assert gpu_in_turn(1, {"PPAP_DEVICE": "cuda"}, lambda: 2) == "1"
+    for environment, count in (
+        ({}, 0),
+        ({}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "5"}, 8),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 8),
+        ({"PPAP_DEVICE": "cpu"}, 8),
+        ({"PPAP_DEVICE": "cuda:3"}, 8),
+    ):
+        assert gpu_in_turn(1, environment, lambda count=count: count) == ""  # type: ignore[misc]
 
 
 def test_two_runs_share_a_store_and_the_work(tmp_path: Path) -> None:
