@@ -69,6 +69,7 @@ def jobs(sizes: Sizes) -> Iterator[Job]:
                 yield name, partial(run_check, check, mode, on)
     if sizes.compile:
         for predictor in sizes.predictors:
+            yield guided(predictor, "bf16", "fast path")
             yield trained(predictor, sizes.training[-1])
         for case in kernel_cases(on):
             if any(way.name == "torch.compile" for way in case[0].ways):

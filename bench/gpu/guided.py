@@ -15,6 +15,7 @@ from bench.gpu.sizes import Sizes
 from bench.guided import INDEX, classes
 from bench.reference import ReferenceExperts
 from bench.workloads import SCALE, bank_of, denoiser, noisy
+from ppap.compute.cpu import native_bfloat16
 from ppap.compute.precision import Precision, autocast
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
@@ -35,7 +36,8 @@ class Guided:
 
     Args:
         predictor: of the setting.
-        mode: ``"fp32"``, ``"tf32"`` or ``"bf16"``; the flags of the first two are the caller's.
+        mode: ``"fp32"``, ``"tf32"`` or ``"bf16"``; the flags of the first two are the caller's. A
+            CPU without bfloat16 rehearses the last in float32.
         sizes: of batches.
         ways: those wanted, by default :data:`WAYS`.
 
@@ -48,10 +50,11 @@ class Guided:
         self, predictor: str, mode: str, sizes: Sizes, ways: tuple[str, ...] | None = None
     ) -> None:
         self.sizes = sizes
-        self.precision: Precision = "bf16" if mode == "bf16" else "fp32"
+        rehearsed = sizes.on.type == "cpu" and not native_bfloat16()
+        self.precision: Precision = "bf16" if mode == "bf16" and not rehearsed else "fp32"
         self.sampler = DDIM(min(sizes.steps, 25))
         network, bank = denoiser(sizes.device), bank_of(predictor, device=sizes.device)
-        self.fast = FastPath(network, sizes.batch, sizes.compile)
+        self.fast = FastPath(network, sizes.batch, sizes.compile, precision=self.precision)
         self._models: dict[str, tuple[Denoiser, ExpertBank | ReferenceExperts]] = {}
         makers: dict[str, Callable[[], tuple[Denoiser, ExpertBank | ReferenceExperts]]] = {
             "reference": lambda: (network, ReferenceExperts(bank)),
@@ -60,8 +63,7 @@ class Guided:
             "plain, channels-last": lambda: _in_channels_last(network, bank),
             "plain, torch.compile": lambda: _compiled(network, bank),
         }
-        if ways is None:  # the fast path is timed in float32
-            ways = tuple(w for w in WAYS if w != "fast path" or mode != "bf16")
+        ways = WAYS if ways is None else ways
         self.ways = ways if sizes.compile else tuple(w for w in ways if "compile" not in w)
         for way in self.ways:
             self._models[way] = makers[way]()
@@ -78,7 +80,7 @@ class Guided:
             self.guide(way, count) if guided else None,
             self.sampler,
             batch=self.sizes.batch,
-            precision="fp32" if way == "fast path" else self.precision,
+            precision=self.precision,
             fast=self.fast if way == "fast path" else False,
         )
 
@@ -91,12 +93,11 @@ class Guided:
         timesteps = torch.full((count,), int(schedule.timesteps[index]), device=x_t.device)
         guide = self.guide(way, count) if guided else None
         stepper = self.fast.step if way == "fast path" else plain_step
-        precision: Precision = "fp32" if way == "fast path" else self.precision
 
         @torch.no_grad()
         def run() -> Tensor:
             state = State(x_t, timesteps, network, number=index)
-            with autocast(precision, x_t.device):
+            with autocast(self.precision, x_t.device):
                 return stepper(self.sampler, schedule, index, state, guide, None, None).x
 
         return run

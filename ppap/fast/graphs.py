@@ -136,7 +136,7 @@ class StepGraphs:
             return CapturedFunction(step, inputs)
 
         # Streams and graphs are of the current GPU, wherever the images are.
-        with torch.cuda.device_of(x_t):
+        with torch.cuda.device_of(x_t):  # type: ignore[no-untyped-call]
             after, image, *gradients = self._captured.get(key, captured)(inputs)
         return Update(after, image, gradients[0] if gradients else None)
 

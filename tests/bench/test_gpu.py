@@ -26,6 +26,7 @@ from bench.gpu.hardware import interleaved, row_of
 from bench.gpu.session import Deadline, OutOfTimeError, Record, alarm
 from bench.gpu.sizes import GPU, REHEARSAL
 from bench.gpu.tuning import tuned_entries, within
+from ppap.compute import precision as precisions
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -84,6 +85,18 @@ def test_guided_sampling_and_training_are_timed_in_every_way_but_those_that_trac
     assert {way for way in steps if way in losses} == set(steps)
     calls = [row for row in record.rows if row["what"] == "repeated calls"]
     assert [row["difference"]["largest"] for row in calls] == [0, 0]
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_the_fast_path_is_timed_in_bfloat16_too(
+    native: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU that would emulate it rehearses in float32."""
+    for module in (guided, precisions):
+        monkeypatch.setattr(module, "native_bfloat16", lambda: native)
+    work = guided.Guided("resnet", "bf16", REHEARSAL)
+    assert "fast path" in work.ways
+    assert work.precision == work.fast.precision == precision
 
 
 def test_without_a_gpu_it_says_so(
