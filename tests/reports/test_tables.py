@@ -101,6 +101,26 @@ def test_header_marks_the_better_direction(folder: Path) -> None:
     assert marked == higher | {"FID ↓", "peak MiB ↓"}
 
 
+def test_each_sampler_has_its_rows_together_and_its_own_best(tmp_path: Path) -> None:
+    drawn = [
+        row(method, "resnet", sampler=sampler, accuracy=accuracy) | {"key": f"{method}-{sampler}"}
+        for method, sampler, accuracy in (
+            ("ppap", "250", 0.9),
+            ("ppap", "ddim25", 0.8),
+            ("single", "250", 0.7),
+            ("single", "ddim25", 0.6),
+        )
+    ]
+    lines = cells(read(tmp_path, *drawn))
+    told = [(line["sampler"], line["method"], line["accuracy"][:2] == "**") for line in lines]
+    assert told == [
+        ("ddim25", "single", False),  # the quick sampler comes first
+        ("ddim25", "ppap", True),
+        ("250", "single", False),
+        ("250", "ppap", True),
+    ]
+
+
 def test_best_guided_row_of_each_predictor_is_bold(tmp_path: Path) -> None:
     lines = cells(
         read(
