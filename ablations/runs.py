@@ -22,7 +22,7 @@ from ablations.machine import engine, records
 from ablations.machine.log import LOG, logged_to
 from ablations.machine.pools import LocalPool, Pool, RayPool
 from ablations.machine.store import Store
-from ablations.settings.catalogue import BUDGETS, REHEARSAL, load_setting
+from ablations.settings.catalogue import BUDGETS, REHEARSAL, check_names, load_setting
 from ablations.settings.plugins import load_plugins
 from ablations.settings.public import PUBLIC
 from ablations.settings.setting import RunPath, Setting
@@ -88,6 +88,7 @@ class Options:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plugin", load_plugins(self.plugin))
+        check_names()
         if self.rehearse and (self.setting.removesuffix(REHEARSAL) not in PUBLIC or self.budget):
             raise UserError(
                 "--rehearse is for a public setting, and has a budget of its own",

@@ -71,8 +71,19 @@ def load_guide(name: str) -> Callable[..., AnyGuide]:
 
 
 def defines_guide(name: str) -> bool:
-    """Whether a plugin has a guide."""
-    return bool(_classes_of(name))
+    """Whether a plugin has a guide.
+
+    Raises:
+        UserError: for one whose module is called like a method of the library, which it would be
+            taken for.
+    """
+    found = bool(_classes_of(name))
+    if found and name in METHODS:
+        raise UserError(
+            f"the plugin {name} is called like a method of ppap.guidance.METHODS",
+            "give its file another name",
+        )
+    return found
 
 
 def digest(name: str) -> str:

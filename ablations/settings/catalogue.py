@@ -10,12 +10,32 @@ from ablations.settings import fashion, large, plugins, public, scenes
 from ablations.settings.public import PUBLIC
 from ablations.settings.setting import Setting
 
-__all__ = ["BUDGETS", "REHEARSAL", "load_setting"]
+__all__ = ["BUDGETS", "REHEARSAL", "check_names", "load_setting"]
 
 REHEARSAL = "-rehearsal"
 """Ends the name of a public setting that is rehearsed on seeded weights."""
 BUDGETS = fashion.BUDGETS | public.BUDGETS
 """The embedded settings share theirs."""
+
+
+EMBEDDED: dict[str, Callable[[], Setting]] = {
+    "fashion": fashion.load,
+    "fashion-large": large.load_fashion,
+    "scenes": scenes.load,
+    "scenes-large": large.load_scenes,
+}
+
+
+def check_names() -> None:
+    """Look at what plugins call their settings.
+
+    Raises:
+        UserError: for a name that is taken, and would go on meaning what it did.
+    """
+    for name in plugins.SETTINGS:
+        if name in EMBEDDED or name.removesuffix(REHEARSAL) in PUBLIC:
+            module = plugins.SETTINGS[name].__module__
+            raise UserError(f"{module} calls its setting {name}, which is taken", "choose another")
 
 
 @lru_cache
@@ -25,12 +45,7 @@ def load_setting(name: str) -> Setting:
     Raises:
         UserError: for an unknown name, or one whose weights are not there.
     """
-    makers: dict[str, Callable[[], Setting]] = {
-        "fashion": fashion.load,
-        "fashion-large": large.load_fashion,
-        "scenes": scenes.load,
-        "scenes-large": large.load_scenes,
-    }
+    makers = dict(EMBEDDED)
     for each in PUBLIC:
         makers[each] = partial(public.load, each)
     if name.removesuffix(REHEARSAL) in PUBLIC and name.endswith(REHEARSAL):

@@ -62,14 +62,15 @@ def load_plugin(name: str) -> ModuleType:
     """Import a module by its name, or by its file, whose folder can be imported from then on.
 
     Raises:
-        UserError: if it is not there, or cannot be imported.
+        UserError: if it is not there, cannot be imported, or is a file with the name of another
+            module.
     """
     path = Path(name)
     if path.suffix == ".py":
         sys.path[:0] = [folder for folder in [str(path.resolve().parent)] if folder not in sys.path]
         name = path.stem
     try:
-        return importlib.import_module(name)
+        found = importlib.import_module(name)
     except UserError:
         raise
     except Exception as error:  # whatever a module of somebody else's raises
@@ -77,6 +78,12 @@ def load_plugin(name: str) -> ModuleType:
             f"no plugin {name}: {type(error).__name__}: {error}",
             f"put {name}.py into this folder or on PYTHONPATH, or mend it",
         ) from error
+    if path.suffix == ".py" and Path(found.__file__ or "").resolve() != path.resolve():
+        raise UserError(
+            f"{path} would be imported as {name}, which is {found.__file__ or 'built in'} already",
+            "give the file another name",
+        )
+    return found
 
 
 def setting_of_plugin(name: str) -> Make | None:

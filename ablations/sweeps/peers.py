@@ -21,6 +21,7 @@ from ablations.cells.plugins import digest, search_space
 from ablations.cells.results import Result, Row
 from ablations.cells.samples import Samples, sampler_name
 from ablations.cells.scores import Score
+from ablations.errors import UserError
 from ablations.sweeps.banks import SAMPLER
 from ablations.sweeps.claims import HERE, Contrast, claimed, curve_seed
 from ablations.sweeps.lab import SELECTION_SEED, TOGETHER, Lab
@@ -151,6 +152,8 @@ def peers(lab: Lab) -> Iterator[Result]:
     network evaluations, seconds and memory of one image. The gap is by how much the guide finds
     its samples better than the independent judge. Differences are to PPAP.
     """
+    if taken := [name for name in lab.plugins if name in ROWS]:
+        raise UserError(f"sweep peers has a row {taken[0]} already", "give the plugin another name")
     yield unguided(lab)
     rows = ROWS | {name: PeerRecipe(name) for name in lab.plugins}
     for predictor in lab.predictors:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ablations.cells.curves import Claim, Curve
 from ablations.cells.intervals import PairedTest
@@ -20,6 +21,8 @@ __all__ = ["SWEEPS", "Sweep", "is_row", "sweep"]
 Build = Callable[[Lab], Iterator[Result]]
 Scale = Literal["linear", "log", "category"]
 Figure = Literal["lines", "points", "pareto", "none"]
+RESERVED = ("headline", "all")
+"""What the command line calls several sweeps."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,16 @@ class Sweep:
 
         If the lab is for some tasks only, what these guide. If it is for some rows only, these and
         the rows that they are compared with, and the claims that are made of what is left.
+
+        Raises:
+            UserError: if two rows cannot be told apart.
         """
         every = self.function(replace(lab, sweep=self.name))
         results = [result for result in every if lab.asked_for(result.about.predictor)]
         rows = [result for result in results if isinstance(result, Row)]
         arms = [result for result in results if isinstance(result, Curve)]
+        self._check_labels(rows)
+        self._check_labels(arms)
         kept = {id(cell) for cell in results if is_row(cell.about.method, lab.rows)}
         groups: tuple[list[Row] | list[Curve], ...] = (rows, arms)
         for alike in groups:
@@ -80,6 +88,16 @@ class Sweep:
             else:
                 yield result
         yield from _comparisons(rows, kept)
+
+    def _check_labels(self, cells: list[Row] | list[Curve]) -> None:
+        """Refuse two results of one label: of their records one would replace the other."""
+        told = Counter((*_family(cell), cell.about.method, cell.about.axes) for cell in cells)
+        if twice := [(predictor, label) for (predictor, _, label, _), n in told.items() if n > 1]:
+            predictor, label = twice[0]
+            raise UserError(
+                f"sweep {self.name} has two rows {label!r} of the predictor {predictor}",
+                "give each a label of its own, or axes that tell them apart",
+            )
 
     def record(self, lab: Lab) -> dict[str, Any]:
         """What the reports need to know of the sweep."""
@@ -114,8 +132,21 @@ def sweep(
     """Make a function a sweep; see :class:`Sweep` for the arguments.
 
     Raises:
-        UserError: if a function of another module has that name already.
+        UserError: if a function of another module has that name already, no file can be called so,
+            or a figure or scale is none.
     """
+    if name in RESERVED or not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(
+            f"a sweep cannot be called {name!r}", "take letters, digits, '-', '_' and '.'"
+        )
+    for what, value, known in (
+        ("figure", figure, get_args(Figure)),
+        *(("scale", scale, get_args(Scale)) for scale in (axes or {}).values()),
+    ):
+        if value not in known:
+            raise UserError(
+                f"sweep {name} has an unknown {what} {value!r}", f"choose from {', '.join(known)}"
+            )
 
     def register(function: Build) -> Build:
         if name in SWEEPS and SWEEPS[name].function.__module__ != function.__module__:

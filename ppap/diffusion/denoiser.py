@@ -59,7 +59,8 @@ class Denoiser(nn.Module):
             guides see images, and ``sample`` returns them; sample with ``clip=False``.
 
     Raises:
-        TypeError: for a network that cannot be called.
+        TypeError: for a network that cannot be called, and at the call for one that returns no
+            tensor.
         ValueError: for an unknown target, a shape that is none, and at the call for an output of a
             wrong shape.
     """
@@ -230,7 +231,13 @@ def _rows(name: str, value: Any) -> Tensor:
 
 def _unwrapped(output: Any) -> Tensor:
     """What a network returned, out of an output object of diffusers'."""
-    return cast(Tensor, output if isinstance(output, Tensor) else output.sample)
+    found = output if isinstance(output, Tensor) else getattr(output, "sample", None)
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            "a denoiser's network returns a tensor (B, C, H, W), or an object whose attribute "
+            f"sample is one, got {type(output).__name__}"
+        )
+    return found
 
 
 def module_device(module: nn.Module) -> torch.device:

@@ -241,7 +241,7 @@ def _check_counts(
     if guide is not None and guide.target_count not in (None, count):
         raise ValueError(
             f"{count} seeds need as many targets, or one for all; the guide has "
-            f"{guide.target_count}"
+            f"{guide.target_count} (a single map or embedding is a target of one row, (1, ...))"
         )
     if x_T is not None and not isinstance(x_T, Tensor):
         raise TypeError(f"x_T is a tensor (N, C, H, W), got {type(x_T).__name__}")

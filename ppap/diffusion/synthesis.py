@@ -101,7 +101,9 @@ def synthesize(
     """
     check_whole("the number of images per shard", shard)
     check_whole("batch", batch)
-    if count < 0 or not 0 <= first_seed <= MAX_SEED + 1 - count:
+    check_whole("the number of images", count, 0)
+    check_whole("first_seed", first_seed, 0)
+    if first_seed > MAX_SEED + 1 - count:
         raise ValueError(f"{count} images from seed {first_seed} on: seeds run from 0 to 2^32 - 1")
     sampler = DDIM(25) if sampler is None else sampler
 

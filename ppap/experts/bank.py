@@ -69,7 +69,7 @@ class ExpertBank(nn.Module):
             where a saved bank does not know. The bank guides under no other.
 
     Raises:
-        TypeError: for experts that are neither a whole number nor ranges.
+        TypeError: for what is no predictor, no whole number or ranges of experts, or no adapter.
         ValueError: for no experts, or a predictor that cannot be adapted, or has nothing to adapt.
     """
 
@@ -86,7 +86,7 @@ class ExpertBank(nn.Module):
         normalised: bool = True,
     ) -> None:
         super().__init__()
-        check_adaptable(predictor)
+        check_adaptable(predictor, adapter)
         self.predictor = predictor
         self.normalised = normalised
         self.absorbed = False

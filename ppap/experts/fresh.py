@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,12 +20,25 @@ WHOLE = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptM
 """Modules that run with no other weights than their own."""
 
 
-def check_adaptable(predictor: Predictor) -> None:
+def check_adaptable(predictor: Any, adapter: Any) -> None:
     """Refuse a predictor whose network cannot run under experts, or has nothing to adapt.
 
+    Args:
+        predictor: a :class:`ppap.predictors.predictor.Predictor` is wanted.
+        adapter: an :class:`ppap.experts.adapters.adapter.Adapter`, or None.
+
     Raises:
-        ValueError: with the mend.
+        TypeError: for a network that is not wrapped, or an adapter that is none.
+        ValueError: for another that cannot be adapted, with the mend.
     """
+    if not isinstance(predictor, Predictor):
+        raise TypeError(
+            "a bank adapts a ppap.Predictor(network, mean, std), which knows how its network is "
+            f"shown images, got {type(predictor).__name__}"
+        )
+    if adapter is not None and not isinstance(adapter, Adapter):
+        mend = "; put it into ppap.Adapter((part,))" if hasattr(adapter, "create") else ""
+        raise TypeError(f"an adapter is such as ppap.ppap_adapter(rank=16), got {adapter!r}{mend}")
     network, kind = predictor.network, type(predictor.network).__name__
     if next(network.parameters(), None) is None:
         raise ValueError(

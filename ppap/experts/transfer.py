@@ -93,7 +93,8 @@ def transfer(
         NoiseLevelsError: if the bank was trained on another noise schedule, and is not to begin
             anew (``start="base"``).
         NonFiniteError: if the teacher's predictions or a loss are not finite.
-        TypeError: for a list of images, or an array of NumPy's.
+        TypeError: for a list of images, an array of NumPy's or a folder's name, for a denoiser,
+            objective or training that is none.
         ValueError: if there are no images, none of uint8, or of another shape than the denoiser's,
             the bank's ranges and the schedule differ in length, an expert would get no step, the
             training would write one expert over others that are trained already, processes cannot
@@ -105,6 +106,14 @@ def transfer(
     """
     objective = Distillation() if objective is None else objective
     training = Training() if training is None else training
+    if not hasattr(objective, "loss"):
+        mend = "; name it: training=..." if isinstance(objective, Training) else ""
+        raise TypeError(
+            "an objective is ppap.Distillation() or ppap.Supervision(labels), "
+            f"got {type(objective).__name__}{mend}"
+        )
+    if not isinstance(training, Training):
+        raise TypeError(f"training is a ppap.Training, got {type(training).__name__}")
     bank.unmerge()
     schedule = denoiser.schedule if isinstance(denoiser, Denoiser) else denoiser
     _check(bank, denoiser, images, training, accelerator)
@@ -182,6 +191,16 @@ def _check(
     accelerator: Accelerator | None,
 ) -> None:
     given: object = images
+    if not isinstance(denoiser, Denoiser | Schedule):
+        raise TypeError(
+            "transfer needs a ppap.Denoiser(network, schedule, shape), or its schedule, "
+            f"got {type(denoiser).__name__}"
+        )
+    if isinstance(given, str | Path):
+        raise TypeError(
+            f"transfer needs images, got the name {str(given)!r}; ppap.synthesize(denoiser, count, "
+            "folder=...) reads those that are there, and draws what is missing"
+        )
     if isinstance(given, list | tuple | np.ndarray):
         raise TypeError(
             f"transfer needs (N, C, H, W) uint8 images as one tensor, got {type(given).__name__}; "

@@ -40,6 +40,7 @@ __all__ = [
     "Several",
     "SumOfGuides",
     "Targets",
+    "gradient_in",
     "naive_guide",
 ]
 
@@ -90,7 +91,7 @@ class LikelihoodGuide:
             prediction = self.model(x.clone(), state.timesteps.clone())
             targets = targets_for(self.targets, x)
             likelihood = in_float32(self.task.log_likelihood, prediction, targets)
-            (gradient,) = torch.autograd.grad(likelihood.sum(), x)
+            gradient = gradient_in(x, likelihood)
         return scaled(self.scale, gradient, state)
 
     @property
@@ -124,8 +125,11 @@ class Several:
         Raises:
             ValueError: calling the parts ``what``.
         """
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if not self.parts:
+            raise ValueError(f"a sum needs at least one of the {what}, got none")
         counts = [part.target_count for part in self.parts]
-        if not counts or len({*counts} - {None}) > 1:
+        if len({*counts} - {None}) > 1:
             raise ValueError(f"{what} must have the same number of targets, got {counts}")
 
     @property
@@ -155,11 +159,11 @@ class SumOfGuides(Several):
     parts: tuple[Guide, ...]
 
     def __post_init__(self) -> None:
+        self.check_parts("guides")
         for part in self.parts:
             check_gives_gradient(
                 part, "a sum of guides", "give it a SumOfLikelihoods, and guide by it alone"
             )
-        self.check_parts("guides")
 
     def __call__(self, state: State) -> Tensor | None:
         total = None
@@ -197,6 +201,23 @@ def naive_guide(
         scale: guidance scale, likewise.
     """
     return LikelihoodGuide(IgnoreTimestep(predictor), task, targets, scale)
+
+
+def gradient_in(x: Tensor, log_likelihood: Tensor) -> Tensor:
+    """The gradient (B, C, H, W) in images of their (B,) log-likelihoods.
+
+    Raises:
+        ValueError: if these do not depend on the images by operations that torch differentiates.
+    """
+    found: Tensor | None = None
+    if log_likelihood.requires_grad:
+        (found,) = torch.autograd.grad(log_likelihood.sum(), x, allow_unused=True)
+    if found is None:
+        raise ValueError(
+            "what guides has no gradient in the images: let it compute by torch's differentiable "
+            "operations, without torch.no_grad, detach or NumPy"
+        )
+    return found
 
 
 def move(model: object, device: torch.device | str) -> None:

@@ -27,6 +27,7 @@ from ppap.guidance.guides import (
     as_targets,
     check_guiding,
     count_of,
+    gradient_in,
     move,
     target_rows,
     targets_for,
@@ -251,7 +252,7 @@ def noisy_gradient(
     with torch.enable_grad(), evaluating(likelihood):
         found = [likelihood.of_state(inner, jitter, clip) for jitter in jitters or (None,)]
         value = _log_mean(found)
-        (gradient,) = torch.autograd.grad(value.sum(), inner.x_t)
+        gradient = gradient_in(inner.x_t, value)
     return gradient, value.detach()
 
 
@@ -263,8 +264,7 @@ def clean_gradient(
         leaf = x_0.detach().requires_grad_()
         shown = [leaf + jitter for jitter in jitters] or [leaf]
         value = _log_mean([likelihood.of_image(x, state) for x in shown])
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
-    return gradient
+        return gradient_in(leaf, value)
 
 
 def _log_mean(log_likelihoods: Sequence[Tensor]) -> Tensor:

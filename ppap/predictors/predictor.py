@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,9 +32,10 @@ class Predictor(nn.Module):
         task: what predictions mean; classification by default.
 
     Raises:
-        TypeError: for a network that cannot be called.
-        ValueError: for a mean and std of different lengths or that are not finite, a std that is
-            not positive, a size that is none, and at the call for a wrong number of channels.
+        TypeError: for a network that cannot be called, or a mean or std that is a single number.
+        ValueError: for a mean and std of different lengths or that are not finite, a mean that no
+            images in [0, 1] have, a std that is not positive, a size that is none, and at the call
+            for a wrong number of channels.
     """
 
     network: nn.Module
@@ -51,9 +52,20 @@ class Predictor(nn.Module):
         task: Task | None = None,
     ) -> None:
         super().__init__()
+        for what, values in (("mean", mean), ("std", std)):
+            if not isinstance(values, Iterable):
+                raise TypeError(
+                    f"{what} is a number per channel, such as ({values},), got {values}"
+                )
+        mean, std = tuple(map(float, mean)), tuple(map(float, std))
         finite = all(map(math.isfinite, (*mean, *std)))
         if len(mean) != len(std) or not finite or not all(value > 0 for value in std):
             raise ValueError(f"mean {mean} and std {std} need one positive std per channel")
+        if not all(0 <= value <= 1 for value in mean):
+            raise ValueError(
+                f"mean {mean} is none of images in [0, 1]; divide mean and std by 255 if they are "
+                "of images in [0, 255]"
+            )
         if not callable(network):
             raise TypeError(f"a network is called with normalised images, got {network!r}")
         if size is not None:

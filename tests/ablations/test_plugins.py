@@ -223,3 +223,59 @@ def test_a_sweep_may_be_defined_again_by_its_own_module() -> None:
 
     sweep("of-a-test")(function)
     assert sweep("of-a-test")(function) is function
+
+
+GUIDE = "class Guide:\n    rows = target_count = None\n"
+ROWS = """
+from dataclasses import replace
+from ablations.sweeps import PPAP, sweep
+@sweep("twice")
+def twice(lab):
+    yield from lab.row("a", PPAP)
+    yield from lab.row("a", replace(PPAP, temperature=2.0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("sweep", "file", "code", "message"),
+    [
+        ("rank", "calendar.py", GUIDE, "would be imported as calendar, which is /"),
+        ("rank", "ppap.py", GUIDE, "ppap/__init__.py already; give the file another name"),
+        ("rank", "dps.py", GUIDE, "the plugin dps is called like a method of ppap.guidance"),
+        ("peers", "naive.py", GUIDE, "sweep peers has a row naive already"),
+        ("methods", "single.py", GUIDE, "sweep methods has two rows 'single' of the predictor"),
+        ("twice", "twice_a.py", ROWS, "sweep twice has two rows 'a' of the predictor resnet"),
+        (
+            "rank",
+            "my_fashion.py",
+            "from ablations.settings.plugins import setting\nsetting('fashion')(lambda: None)",
+            "my_fashion calls its setting fashion, which is taken",
+        ),
+    ],
+)  # fmt: skip
+def test_a_plugin_that_would_be_taken_for_another_is_refused(
+    sweep: str, file: str, code: str, message: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / file
+    path.write_text(code)
+    for name in ("naive", "single", "dps"):
+        sys.modules.pop(name, None)
+    assert main(["run", sweep, "--dry-run", "--plugin", str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "my/sweep"}, "a sweep cannot be called 'my/sweep'"),
+        ({"name": "all"}, "cannot be called 'all'"),
+        ({"name": ""}, "cannot be called ''"),
+        ({"figure": "linez"}, "unknown figure 'linez'; choose from lines, points, pareto, none"),
+        ({"axes": {"rate": "logg"}}, "unknown scale 'logg'; choose from linear, log, category"),
+    ],
+)
+def test_a_sweep_that_could_not_be_reported_is_refused(options: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        sweep(**{"name": "mine", **options})

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +34,20 @@ class Adapter:
             rank or scaling each, are for different layers.
 
     Raises:
+        TypeError: for a part that is none.
         ValueError: for more than one part with a forward of its own.
     """
 
     parts: tuple[Part, ...]
 
     def __post_init__(self) -> None:
+        given: Any = self.parts
+        parts = tuple(given) if isinstance(given, list | tuple) else ()
+        if not parts or any(
+            isinstance(part, type) or not hasattr(part, "create") for part in parts
+        ):
+            raise TypeError(f"the parts of an adapter are such as (ppap.Biases(),), got {given!r}")
+        object.__setattr__(self, "parts", parts)
         wrapping = [part for part in self.parts if isinstance(part, Wrapping)]
         if len(wrapping) > 1:
             raise ValueError(

@@ -176,3 +176,10 @@ def test_a_network_of_another_precision_is_shown_images_of_its_own(dtype: torch.
     found = denoiser.to(dtype)(x, t).epsilon
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("wrapped", [lambda x: (x,), lambda x: {"sample": x}, lambda x: None])
+def test_an_output_that_is_no_tensor_is_named(wrapped: Any) -> None:
+    denoiser = Denoiser(lambda x, t: wrapped(x), linear_schedule(), SHAPE)
+    with pytest.raises(TypeError, match=r"returns a tensor \(B, C, H, W\), or an object.*got "):
+        denoiser(images(2), torch.tensor([3, 3]))

@@ -154,13 +154,17 @@ def test_a_shard_of_which_a_crash_left_a_part_is_drawn_again(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("count", "options"),
-    [(-1, {}), (4, {"first_seed": 2**32 - 3}), (4, {"first_seed": -1})],
+    ("count", "options", "message"),
+    [
+        (-1, {}, "the number of images must be at least 0, got -1"),
+        (4, {"first_seed": 2**32 - 3}, r"4 images from seed .* run from 0 to 2\^32 - 1"),
+        (4, {"first_seed": -1}, "first_seed must be at least 0, got -1"),
+    ],
 )
 def test_seeds_that_there_are_not_are_told_before_anything_is_drawn(
-    count: int, options: dict[str, int], tmp_path: Path
+    count: int, options: dict[str, int], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=f"{count} images from seed .* run from 0 to 2\\^32 - 1"):
+    with pytest.raises(ValueError, match=message):
         in_folder(tmp_path / "new", count, **options)
     assert not (tmp_path / "new").exists()
 

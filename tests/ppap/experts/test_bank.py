@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ppap.diffusion.guide import State
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
-from ppap.experts.adapters.parts import Full
+from ppap.experts.adapters.parts import Biases, Full
 from ppap.experts.bank import ExpertBank
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.depth import DepthTask
@@ -117,3 +117,17 @@ def test_networks_that_cannot_run_under_experts_are_refused_with_the_mend(
 ) -> None:
     with pytest.raises(ValueError, match=mend):
         ExpertBank(Predictor(make()), 2)
+
+
+def test_a_network_that_is_not_wrapped_and_an_adapter_that_is_none_are_named() -> None:
+    network = tiny_predictor().network
+    for given in (network, lambda x: x):
+        with pytest.raises(TypeError, match=r"adapts a ppap.Predictor\(network, mean, std\)"):
+            ExpertBank(given, 2)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"ppap_adapter\(rank=16\), got 'lora'$"):
+        ExpertBank(tiny_predictor(), 2, "lora")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"put it into ppap.Adapter\(\(part,\)\)"):
+        ExpertBank(tiny_predictor(), 2, Biases())  # type: ignore[arg-type]
+    for parts in ((), (Biases,), Biases(), "lora"):
+        with pytest.raises(TypeError, match=r"parts of an adapter are such as \(ppap.Biases"):
+            Adapter(parts)  # type: ignore[arg-type]

@@ -238,3 +238,19 @@ def test_bytes_round_trip() -> None:
     assert to_uint8(torch.tensor([-2.0, 2.0])).tolist() == [0, 255]
     with pytest.raises(ValueError, match="uint8"):
         from_uint8(torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"denoiser": torch.nn.Identity()}, r"needs a ppap.Denoiser\(.*or its schedule, got Ident"),
+        ({"images": "synthetic/"}, r"got the name 'synthetic/'; ppap.synthesize\(denoiser, count"),
+        ({"objective": Training(9)}, r"got Training; name it: training="),
+        ({"objective": "labels"}, r"ppap.Supervision\(labels\), got str$"),
+        ({"training": 300}, "training is a ppap.Training, got int"),
+    ],
+)
+def test_what_is_in_anothers_place_is_named(given: dict[str, Any], message: str) -> None:
+    usual = {"bank": ExpertBank(tiny_predictor(), 2), "denoiser": linear_schedule()}
+    with pytest.raises(TypeError, match=message):
+        transfer(**{**usual, "images": to_uint8(images(4)), **given})

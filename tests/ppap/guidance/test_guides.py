@@ -7,18 +7,24 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from ppap.diffusion.guide import State
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
 from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
-from ppap.guidance.likelihoods import NoisyLikelihood, noisy_gradient
+from ppap.guidance.likelihoods import (
+    ImageLikelihood,
+    NoisyLikelihood,
+    clean_gradient,
+    noisy_gradient,
+)
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from ppap.tasks.protocol import Task
 from ppap.tasks.segmentation import SegmentationTask
-from tests.ppap.networks import images, tiny_dense, tiny_predictor
+from tests.ppap.networks import images, tiny_denoiser, tiny_dense, tiny_predictor
 
 
 def test_the_gradient_of_a_linear_classifier_by_hand() -> None:
@@ -138,3 +144,37 @@ def test_under_autocast_networks_are_rounded_and_likelihoods_are_not() -> None:
             found = guide(state)
         assert found.dtype == torch.float32
         assert 0 < (found - exact).norm() < 0.1 * exact.norm()
+
+
+def state() -> State:
+    return State(images(2), torch.tensor([3, 3]), tiny_denoiser())
+
+
+@pytest.mark.parametrize("made", ["not recorded", "of other images"])
+def test_what_has_no_gradient_in_the_images_is_named(made: str) -> None:
+    weight = torch.ones(3, requires_grad=True)
+
+    def predict(x: Tensor) -> Tensor:
+        seen = x.detach().mean((2, 3))
+        return seen if made == "not recorded" else seen * weight
+
+    with pytest.raises(ValueError, match=r"no gradient in the images: .*without torch.no_grad"):
+        naive_guide(predict, ClassTask(), 1)(state())
+    likelihood = ImageLikelihood(predict, ClassTask(), 1)
+    with pytest.raises(ValueError, match="no gradient in the images"):
+        noisy_gradient(likelihood, state())
+    with pytest.raises(ValueError, match="no gradient in the images"):
+        clean_gradient(likelihood, images(2), state())
+
+
+def test_a_sum_of_none_says_so_and_any_iterable_makes_one() -> None:
+    for empty in ((), [], iter(())):
+        with pytest.raises(ValueError, match="at least one of the guides, got none"):
+            SumOfGuides(empty)  # type: ignore[arg-type]
+    one = naive_guide(tiny_predictor(), ClassTask(), 1, 2.0)
+    listed = SumOfGuides(one for _ in range(2))  # type: ignore[arg-type]
+    together = SumOfGuides((one, one))(state())
+    found = listed(state())
+    assert found is not None
+    assert together is not None
+    torch.testing.assert_close(found, together, rtol=0, atol=0)

@@ -75,3 +75,12 @@ def test_deeplab_is_a_predictor_whose_encoder_and_decoder_learn() -> None:
     gradient = guide(State(torch.randn(1, 3, 40, 40), torch.tensor([10])))
     assert gradient.shape == (1, 3, 40, 40)
     assert gradient.abs().sum() > 0
+
+
+def test_a_mean_and_std_are_per_channel_and_of_images_from_0_to_1() -> None:
+    with pytest.raises(TypeError, match=r"mean is a number per channel, such as \(0.5,\), got 0.5"):
+        Predictor(nn.Identity(), 0.5, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="divide mean and std by 255"):
+        Predictor(nn.Identity(), (123.7, 116.3, 103.5), (58.4, 57.1, 57.4))
+    given = torch.tensor([0.4, 0.5, 0.6])
+    assert Predictor(nn.Identity(), given, given).mean.flatten().tolist() == given.tolist()  # type: ignore[arg-type]
