@@ -96,12 +96,12 @@ def odd_checks() -> Iterator[Check]:
         lora_linear.problem(5, 7, 6, 1, gpu=False),
         grouped_lora_linear.problem(7, 5, 45, 77, 3, gpu=False),
         lora_conv.problem(3, 37, 7, 5, gpu=False),
-        merge_lora.problem(37, 1, 5),
-        merge_lora.problem(23, 3, 3),
-        guided_step.ddim_problem(3, 2, 13),
-        guided_step.ddpm_problem(3, 2, 13),
-        transfer_loss.problem(5, 10),
-        transfer_loss.problem(37, 21),
+        merge_lora.problem(37, 1, 5, gpu=False),
+        merge_lora.problem(23, 3, 3, gpu=False),
+        guided_step.ddim_problem(3, 2, 13, gpu=False),
+        guided_step.ddpm_problem(3, 2, 13, gpu=False),
+        transfer_loss.problem(5, 10, gpu=False),
+        transfer_loss.problem(37, 21, gpu=False),
     ):
         yield _of(problem)
 

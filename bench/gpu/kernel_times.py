@@ -18,6 +18,7 @@ from bench.gpu.session import Deadline, Record
 from bench.gpu.sizes import Sizes
 from bench.kernels.preparation import prepared
 from bench.kernels.timing import pairs_of
+from ppap.files.checkpoints import one_line
 
 __all__ = ["KernelCase", "compile_rival", "kernel_cases", "kernel_times"]
 
@@ -85,6 +86,9 @@ def kernel_times(record: Record, sizes: Sizes, deadline: Deadline) -> None:
                             "mode": kind, "way": way_name, **row})  # fmt: skip
             said = [f"{w} {r['us']:.0f}/{r['graph_us'] or 0:.0f}" for w, r in found.items()]
             print(f"  {name}: {', '.join(said)} us")
+            for way_name, row in found.items():
+                if "graph_failed" in row:
+                    print(f"  NO GRAPH of {way_name}: {row['graph_failed'][:160]}")
 
 
 def _drawn_once(problem: Problem) -> Problem:
@@ -112,14 +116,16 @@ def _row(
     rounds = min(ROUNDS, sizes.rounds)
     pairs, peak = pairs_of(function, reference, on, rounds)
     ratio = pairs.ratio
-    graph = _as_graph(function, on, rounds) if _capturable(problem, way) else None
+    captured_us: dict[str, Any] = {"graph_us": None}
+    if _capturable(problem, way):
+        captured_us = _as_graph(function, on, rounds)
     return {
         "us": round(statistics.median(pairs.own) * 1e6, 2),
         "eager_us": round(statistics.median(pairs.reference) * 1e6, 2),
         "ratio": round(ratio.median, 3),
         "ratio_interval": [round(ratio.low, 3), round(ratio.high, 3)],
-        "graph_us": graph,
         "peak_mib": round(peak, 1),
+        **captured_us,
     }
 
 
@@ -128,14 +134,14 @@ def _capturable(problem: Problem, way: Way) -> bool:
     return not (grouped and way.name.startswith(FROM_THE_HOST))
 
 
-def _as_graph(function: Callable[[], Any], on: torch.device, rounds: int) -> float | None:
-    """Microseconds without the host's share; None where no graph can be captured."""
+def _as_graph(function: Callable[[], Any], on: torch.device, rounds: int) -> dict[str, Any]:
+    """Microseconds without the host's share; None, and why, where no graph can be captured."""
     try:
         replay = captured(function) if on.type == "cuda" else function
         pairs, _ = pairs_of(replay, replay, on, max(1, rounds // 2))
-    except RuntimeError:
-        return None
-    return round(statistics.median(pairs.own) * 1e6, 2)
+    except RuntimeError as error:
+        return {"graph_us": None, "graph_failed": one_line(error)}
+    return {"graph_us": round(statistics.median(pairs.own) * 1e6, 2)}
 
 
 def captured(function: Callable[[], Any]) -> Callable[[], Any]:

@@ -1,7 +1,8 @@
 """Measure configurations on the GPU that is here: `python -m ppap_kernels.tune`.
 
-For every shape of the shipped table each candidate is checked against torch and timed, torch's
-own way too, in a CUDA graph and as an ordinary call, and what was fastest is written to
+For every shape of the shipped table each candidate is checked against torch and timed in a CUDA
+graph, torch's own way too; the kernel is timed as an ordinary call through its operator, whose cost
+no configuration changes, against torch's. What was fastest is written to
 `configs/<gpu>.json`, by which the dispatcher chooses. Shapes where torch won are written as such.
 Convolutions, merging and the elementwise steps, whose only size is a block of pixels, keep the
 defaults. Whatever else the GPU's shipped table says, of those kernels and in other element types,
@@ -82,7 +83,7 @@ def tune(
     if launches is None:
         return None
     captured = timer if captured is None else captured
-    launch, plain = launches(entry.shape, dtype, device)
+    launch, plain, called = launches(entry.shape, dtype, device)
     expected = plain().double()
     best: tuple[float, Config] | None = None
     for config in candidates(kernel, entry.config) if among is None else among:
@@ -107,7 +108,7 @@ def tune(
     if best is None:
         return found | {"backend": "torch", "eager": "torch", "config": dict(entry.config)}
     own, config = best
-    own_eager = timer(lambda: launch(config))
+    own_eager = timer(called)
     return found | {
         "backend": "triton" if own <= of_torch else "torch",
         "eager": "triton" if own_eager <= of_torch_eager else "torch",

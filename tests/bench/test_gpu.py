@@ -285,3 +285,13 @@ def test_a_call_is_captured_after_warming_up(monkeypatch: pytest.MonkeyPatch) ->
     assert log == [
         "wait", "in Stream", "in str", "call", "call", "call", "wait", "in Graph", "call", "replay"
     ]  # fmt: skip
+
+
+def test_why_a_call_could_not_be_captured_is_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def captured(_: Callable[[], Any]) -> Callable[[], Any]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(kernel_times, "captured", captured)
+    found = kernel_times._as_graph(lambda: None, torch.device("cuda"), 1)
+    assert found["graph_us"] is None
+    assert "operation not permitted" in found["graph_failed"]

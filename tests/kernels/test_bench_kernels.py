@@ -95,9 +95,9 @@ def test_every_case_of_a_gpu_is_there() -> None:
     assert len(names) == 7
     for case in on_gpu:
         ways = {way.name for way in case.ways}
-        assert "torch eager" in ways
+        assert {"ours", "ours, triton", "ours, torch", "torch eager"} <= ways
         if case.name in ("lora_linear", "grouped_lora_linear", "lora_conv"):
-            assert {"ours", "ours, triton", "ours, torch", "torch.compile"} <= ways
+            assert "torch.compile" in ways
             assert any("floor" in way for way in ways)
 
 

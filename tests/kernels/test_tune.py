@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,11 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
         wrong = config["BLOCK_M"] == 128
         return torch.addmm(x @ p, x @ q, r, alpha=scale) * (2.0 if wrong else 1.0), x @ q
 
-    from ppap_kernels import triton_matmul
+    from ppap_kernels import lora_linear, triton_matmul
 
     monkeypatch.setattr(triton_matmul, "low_rank_matmul", launch)
+    usual = Entry(SHAPE, "triton", SHIPPED | {"BLOCK_M": 64}, tuned=False)
+    monkeypatch.setattr(sys.modules[lora_linear.__module__], "select", lambda *_: usual)
     return seen
 
 

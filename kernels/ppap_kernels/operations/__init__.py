@@ -79,11 +79,11 @@ def problems(on: torch.device) -> Iterator[Problem]:
     ):
         yield lora_conv.problem(batch, channels, side, rank, gpu)
     for width, kernel, rank in [(1024, 1, 16), (256, 3, 16)] if gpu else [(48, 1, 4), (16, 3, 4)]:
-        yield merge_lora.problem(width, kernel, rank)
-    yield guided_step.ddim_problem(8 if gpu else 2, 3, 256 if gpu else 32)
-    yield guided_step.ddpm_problem(8 if gpu else 2, 3, 256 if gpu else 32)
+        yield merge_lora.problem(width, kernel, rank, gpu)
+    yield guided_step.ddim_problem(8 if gpu else 2, 3, 256 if gpu else 32, gpu)
+    yield guided_step.ddpm_problem(8 if gpu else 2, 3, 256 if gpu else 32, gpu)
     for rows, classes in [(256, 1000), (64, 8192)] if gpu else [(40, 10)]:
-        yield transfer_loss.problem(rows, classes)
+        yield transfer_loss.problem(rows, classes, gpu)
 
 
 def cases(

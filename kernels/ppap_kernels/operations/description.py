@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,8 +37,21 @@ DTYPES = {"fp16": 2, "bf16": 2, "fp32": 4}
 """Element types of the audit, with their bytes."""
 EXPERTS = 5
 Tensors = dict[str, Tensor]
-Launches = tuple[Callable[[dict[str, int]], Tensor], Callable[[], Tensor]]
-"""A kernel's launch with a configuration, and torch's way of doing the same."""
+
+
+class Launches(NamedTuple):
+    """What tuning times of a kernel.
+
+    Attributes:
+        launch: the kernel itself, with a configuration.
+        plain: torch's way of doing the same.
+        called: the kernel through its operator, which costs several times the launch; with the
+            configuration of the GPU's table.
+    """
+
+    launch: Callable[[dict[str, int]], Tensor]
+    plain: Callable[[], Tensor]
+    called: Callable[[], Tensor]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import ppap_kernels as kernels
 from ppap_kernels.dispatch import Entry
+from ppap_kernels.grouped_lora_linear import grouped_low_rank_matmul_op, grouped_outer_op
 from ppap_kernels.operations.description import (
     DTYPES,
     EXPERTS,
@@ -157,11 +158,12 @@ def _launches(shape: Mapping[str, int], dtype: torch.dtype, device: torch.device
     x, p = draw(40, tokens, k), draw(n, k).t()
     q, r = draw(EXPERTS, k, TUNED_RANK), draw(EXPERTS, TUNED_RANK, n)
     index = (torch.arange(40) * 7 % EXPERTS).to(device)
-    return (
+    return Launches(
         lambda config: triton_matmul.grouped_low_rank_matmul(x, p, q, r, None, index, 0.5, config)[
             0
         ],
         lambda: torch.baddbmm(x @ p, torch.bmm(x, q[index]), r[index], alpha=0.5),
+        lambda: grouped_low_rank_matmul_op(x, p, q, r, None, index, 0.5, True)[0],
     )
 
 
@@ -174,9 +176,10 @@ def _outer_launches(shape: Mapping[str, int], dtype: torch.dtype, device: torch.
     u, v = draw(40, tokens, shape["u"]), draw(40, tokens, shape["v"])
     index = (torch.arange(40) * 7 % EXPERTS).to(device)
     own = index[None] == torch.arange(EXPERTS, device=device)[:, None]
-    return (
+    return Launches(
         lambda config: triton_matmul.grouped_outer(u, v, index, EXPERTS, 1.0, config),
         lambda: torch.einsum("eb,btu,btv->euv", own.to(dtype), u, v),
+        lambda: grouped_outer_op(u, v, index, EXPERTS, 1.0, True),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import ppap_kernels as kernels
-from ppap_kernels.dispatch import Entry
+from ppap_kernels.dispatch import Backend, Entry
 from ppap_kernels.operations.description import (
     DTYPES,
     Case,
@@ -19,6 +19,7 @@ from ppap_kernels.operations.description import (
     Traffic,
     Way,
     normal,
+    ours,
     source_of,
 )
 
@@ -41,7 +42,7 @@ def _images(batch: int, channels: int, side: int, *names: str) -> Callable[..., 
     return make
 
 
-def ddim_problem(batch: int, channels: int, side: int) -> Problem:
+def ddim_problem(batch: int, channels: int, side: int, gpu: bool) -> Problem:
     """A guided step of DDIM with noise, on square images."""
 
     def eager(t: Tensors) -> Tensor:
@@ -54,15 +55,16 @@ def ddim_problem(batch: int, channels: int, side: int) -> Problem:
         found = before.sqrt() * x_0 + (1 - before - sigma**2).sqrt() * eps + sigma * t["noise"]
         return found.to(t["x"].dtype)
 
-    def ours(t: Tensors) -> Tensor:
+    def step(t: Tensors, backend: Backend) -> Tensor:
         return kernels.guided_ddim_step(
-            t["x"], t["eps"], t["level"], t["before"], t["sigma"], t["gradient"], t["noise"]
-        )
+            t["x"], t["eps"], t["level"], t["before"], t["sigma"], t["gradient"], t["noise"],
+            backend=backend,
+        )  # fmt: skip
 
     size = batch * channels * side * side
     make = _images(batch, channels, side, "x", "eps", "gradient", "noise")
     shape = f"{batch}x{channels}x{side}x{side}"
-    ways = (Way("ours", ours), Way("torch eager", eager))
+    ways = (*ours(step, gpu), Way("torch eager", eager))
     return Problem(
         "guided_ddim_step",
         shape,
@@ -75,7 +77,7 @@ def ddim_problem(batch: int, channels: int, side: int) -> Problem:
     )
 
 
-def ddpm_problem(batch: int, channels: int, side: int) -> Problem:
+def ddpm_problem(batch: int, channels: int, side: int, gpu: bool) -> Problem:
     """A guided step of DDPM with noise, on square images."""
 
     def eager(t: Tensors) -> Tensor:
@@ -85,16 +87,16 @@ def ddpm_problem(batch: int, channels: int, side: int) -> Problem:
         mean = before * x_0 + (1 - before) * x + sigma.exp() * t["gradient"]
         return (mean + (0.5 * sigma).exp() * t["noise"]).to(t["x"].dtype)
 
-    def ours(t: Tensors) -> Tensor:
+    def step(t: Tensors, backend: Backend) -> Tensor:
         return kernels.guided_ddpm_step(
             t["x"], t["eps"], t["level"], t["before"], 1 - t["before"], t["sigma"], None,
-            t["gradient"], t["noise"],
+            t["gradient"], t["noise"], backend=backend,
         )  # fmt: skip
 
     size = batch * channels * side * side
     make = _images(batch, channels, side, "x", "eps", "gradient", "noise")
     shape = f"{batch}x{channels}x{side}x{side}"
-    ways = (Way("ours", ours), Way("torch eager", eager))
+    ways = (*ours(step, gpu), Way("torch eager", eager))
     return Problem(
         "guided_ddpm_step",
         shape,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import ppap_kernels as kernels
 from ppap_kernels.dispatch import Entry
+from ppap_kernels.lora_linear import low_rank_matmul_op
 from ppap_kernels.operations.description import (
     DTYPES,
     EXPERTS,
@@ -151,9 +152,10 @@ def _launches(shape: Mapping[str, int], dtype: torch.dtype, device: torch.device
         draw(TUNED_RANK, k).t(),
         draw(n, TUNED_RANK).t(),
     )
-    return (
+    return Launches(
         lambda config: triton_matmul.low_rank_matmul(x, p, q, r, None, 0.5, config)[0],
         lambda: torch.addmm(x @ p, x @ q, r, alpha=0.5),
+        lambda: low_rank_matmul_op(x, p, q, r, None, 0.5, True)[0],
     )
 
 

@@ -18,13 +18,14 @@ from ppap_kernels.operations.description import (
     Traffic,
     Way,
     normal,
+    ours,
     source_of,
 )
 
 __all__ = ["KERNEL", "problem"]
 
 
-def problem(width: int, kernel: int, rank: int) -> Problem:
+def problem(width: int, kernel: int, rank: int, gpu: bool) -> Problem:
     """A square weight with its adapter, of a linear layer or a convolution."""
     shape = (width, width) if kernel == 1 else (width, width, kernel, kernel)
     side = width * kernel
@@ -40,8 +41,12 @@ def problem(width: int, kernel: int, rank: int) -> Problem:
         ),
         eager,
         (
-            Way("ours", lambda t: kernels.merge_lora(
-                torch.empty_like(t["w"]), t["w"], t["a"], t["b"], 0.5)),
+            *ours(
+                lambda t, backend: kernels.merge_lora(
+                    torch.empty_like(t["w"]), t["w"], t["a"], t["b"], 0.5, backend=backend
+                ),
+                gpu,
+            ),
             Way("torch eager", eager),
         ),
         (),

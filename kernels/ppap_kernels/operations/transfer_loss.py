@@ -21,8 +21,10 @@ from ppap_kernels.operations.description import (
     Way,
     draws,
     normal,
+    ours,
     source_of,
 )
+from ppap_kernels.transfer_loss import transfer_loss_op
 
 __all__ = ["KERNEL", "problem"]
 
@@ -31,7 +33,7 @@ ROWS = 256
 CANDIDATES = {"BLOCK_ROWS": (1, 2, 4, 16), "num_warps": (4, 8, 16), "num_stages": (1,)}
 
 
-def problem(rows: int, classes: int) -> Problem:
+def problem(rows: int, classes: int, gpu: bool) -> Problem:
     """(rows, classes) logits of student and teacher."""
 
     def eager(t: Tensors) -> Tensor:
@@ -47,7 +49,12 @@ def problem(rows: int, classes: int) -> Problem:
         lambda dtype, on: normal(dtype, on, x=(rows, classes), teacher=(rows, classes)),
         eager,
         (
-            Way("ours", lambda t: kernels.transfer_loss(t["x"], t["teacher"], 0.25)),
+            *ours(
+                lambda t, backend: kernels.transfer_loss(
+                    t["x"], t["teacher"], 0.25, backend=backend
+                ),
+                gpu,
+            ),
             Way("torch eager", eager),
         ),
         (),
@@ -86,11 +93,12 @@ def _launches(shape: Mapping[str, int], dtype: torch.dtype, device: torch.device
 
     draw = draws(dtype, device)
     student, teacher = draw(ROWS, shape["classes"]), draw(ROWS, shape["classes"])
-    return (
+    return Launches(
         lambda config: triton_elementwise.transfer_loss(student, teacher, 0.25, config)[1],
         lambda: (
             student.float().softmax(1) - (teacher.float() / 0.25).softmax(1)
         ).to(dtype) / ROWS,
+        lambda: transfer_loss_op(student, teacher, 0.25, True)[1],
     )  # fmt: skip
 
 
