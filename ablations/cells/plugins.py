@@ -13,7 +13,7 @@ from ablations.cells.guidance import AroundModel, Model
 from ablations.cells.setup import Setup
 from ablations.errors import UserError
 from ablations.machine.cell import Load
-from ablations.settings.plugins import digest_of_code, load_plugin
+from ablations.settings.plugins import code_of, digest_of_code, load_plugin
 from ppap.diffusion.stepping import AnyGuide
 from ppap.guidance import METHODS
 from ppap.guidance.guides import IgnoreTimestep
@@ -87,8 +87,11 @@ def defines_guide(name: str) -> bool:
 
 
 def digest(name: str) -> str:
-    """Changes when the plugin's file does; empty for a method of the library."""
-    return "" if name in METHODS else digest_of_code([inspect.getfile(_class_of(name))])
+    """Changes when a file of the plugin's own does; empty for a method of the library."""
+    if name in METHODS:
+        return ""
+    _class_of(name)
+    return digest_of_code(code_of(load_plugin(name)))
 
 
 def search_space(name: str) -> Mapping[str, tuple[Any, ...]]:

@@ -279,3 +279,26 @@ def test_a_plugin_that_would_be_taken_for_another_is_refused(
 def test_a_sweep_that_could_not_be_reported_is_refused(options: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         sweep(**{"name": "mine", **options})
+
+
+def test_a_guides_key_changes_with_what_it_imports_from_its_own_folder(tmp_path: Path) -> None:
+    code = load_plugin(PULL).__file__
+    assert code is not None
+    (tmp_path / "guide_of_parts.py").write_text(
+        f"{Path(code).read_text()}\nfrom parts_of_guide.push import STRENGTH\n"
+    )
+    package = tmp_path / "parts_of_guide"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "push.py").write_text("from . import further\nSTRENGTH = 1.0\n")
+    (package / "further.py").write_text("MORE = 1.0\n")
+    (package / "unused.py").write_text("")
+    plugins.load_plugins([str(tmp_path / "guide_of_parts.py")])
+    before = digest("guide_of_parts")
+    (package / "unused.py").write_text("nothing = 0")
+    assert digest("guide_of_parts") == before
+    for file in ("push.py", "further.py"):
+        (package / file).write_text((package / file).read_text() + "# changed\n")
+        assert digest("guide_of_parts") != before
+        before = digest("guide_of_parts")
+    assert digest(PULL) == plugins.digest_of_code([code])  # alone, for all its siblings
