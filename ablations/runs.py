@@ -120,13 +120,17 @@ class Options:
     def _sweeps_of(self, word: str) -> tuple[str, ...]:
         """The sweeps of a group that the setting can run, or the one that is named."""
         if word in GROUPS:
-            return tuple(name for name in GROUPS[word] if not self._lacking(name))
+            return tuple(name for name in GROUPS[word] if self._suits(name))
         if lacking := self._lacking(word):
             raise UserError(
                 f"sweep {word} needs the task {lacking[0]}, which {self.setting} does not have",
                 "choose --setting scenes",
             )
         return (word,)
+
+    def _suits(self, name: str) -> bool:
+        fixed = load_setting(self.setting).published is not None
+        return not self._lacking(name) and not (fixed and SWEEPS[name].tunes)
 
     def _lacking(self, name: str) -> list[str]:
         needs = SWEEPS[name].needs if name in SWEEPS else ()

@@ -37,6 +37,7 @@ class Sweep:
         figure: how rows are drawn.
         headline: whether it is part of the default run.
         needs: tasks that a setting must have.
+        tunes: whether it chooses what a setting with published hyper-parameters has fixed.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Sweep:
     figure: Figure
     headline: bool
     needs: tuple[str, ...] = ()
+    tunes: bool = False
 
     @property
     def title(self) -> str:
@@ -128,6 +130,7 @@ def sweep(
     figure: Figure = "points",
     headline: bool = False,
     needs: tuple[str, ...] = (),
+    tunes: bool = False,
 ) -> Callable[[Build], Build]:
     """Make a function a sweep; see :class:`Sweep` for the arguments.
 
@@ -153,7 +156,7 @@ def sweep(
             raise UserError(
                 f"{SWEEPS[name].function.__module__} has a sweep {name} already", "choose another"
             )
-        SWEEPS[name] = Sweep(name, function, axes or {}, metrics, figure, headline, needs)
+        SWEEPS[name] = Sweep(name, function, axes or {}, metrics, figure, headline, needs, tunes)
         return function
 
     return register

@@ -24,7 +24,12 @@ HELD_OUT_SEED = 15 * 10**8
 """Of the synthetic images that nothing is trained on."""
 
 
-@sweep("tuning", metrics=("learning_rate", "validation_loss", "validation_score"), figure="none")
+@sweep(
+    "tuning",
+    metrics=("learning_rate", "validation_loss", "validation_score"),
+    figure="none",
+    tunes=True,
+)
 def tuning(lab: Lab) -> Iterator[Result]:
     """The learning rate of every arm.
 

@@ -247,6 +247,13 @@ def test_a_cell_that_breaks_is_named_and_exit_1(
     assert "RuntimeError" in error
 
 
+def test_all_sweeps_are_those_that_the_setting_can_run() -> None:
+    assert "tuning" in Options(("all",)).names
+    public = Options(("all",), setting="glide", rehearse=True).names
+    assert "claims" in public
+    assert not {"tuning", "dense"} & {*public}
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run", "methods", *TINY, "--dry-run", "--store", str(tmp_path / "store")]
     assert main([*arguments, "--output", str(tmp_path / "results")]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,17 @@ def test_a_sweep_is_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> N
     arguments = ["run", "learning-rate", "--plugin", f"{EXAMPLES}.learning_rate", "--dry-run"]
     assert main(arguments) == 0
     assert "learning-rate: 0 of 5 results are there" in capsys.readouterr().out
+
+
+def test_the_sweep_of_the_readme_is_one_function(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(plugins.__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "sweep_of_readme.py"
+    path.write_text(code)
+    assert main(["run", "rates", "--plugin", str(path), "--dry-run"]) == 0
+    assert "rates: 0 of 5 results are there" in capsys.readouterr().out
 
 
 def test_a_guide_is_a_row_compared_with_the_others() -> None:
