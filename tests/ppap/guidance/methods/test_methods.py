@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from ppap.diffusion.diffusers_scheduler import DiffusersSampler
 from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.sampling import Step, sample
 from ppap.diffusion.schedule import linear_schedule
-from ppap.diffusion.solver import Sampler
-from ppap.diffusion.stepping import AnyGuide, StepGuide, StepGuideError
+from ppap.diffusion.solver import Sampler, Update
+from ppap.diffusion.stepping import AnyGuide, SamplingStep, StepGuide, StepGuideError
 from ppap.fast.path import FastPath
 from ppap.guidance import METHODS
 from ppap.guidance.diffusers_pipeline import GuidedScheduler
@@ -30,6 +31,7 @@ from ppap.guidance.likelihoods import (
     NoisyLikelihood,
     SumOfLikelihoods,
 )
+from ppap.guidance.methods.base import LikelihoodMethod
 from ppap.guidance.methods.dps import DPS
 from ppap.guidance.methods.freedom import FreeDoM
 from ppap.guidance.wrappers import (
@@ -125,8 +127,13 @@ def test_only_the_samples_of_scale_0_are_unguided(name: str) -> None:
 
 
 def test_an_observer_sees_that_the_samples_of_scale_0_were_not_guided() -> None:
+    class Pushing(LikelihoodMethod):
+        def guided(self, step: SamplingStep) -> Update:
+            update = step.take()
+            return replace(update, x=update.x + 1, gradient=torch.ones_like(update.x))
+
     seen: list[Step] = []
-    draw(make("dps", [0.0, 2.0, 0.0]), DDIM(2), on_step=seen.append)
+    draw(Pushing(clean(), [0.0, 2.0, 0.0]), DDIM(2), on_step=seen.append)
     for step in seen:
         assert step.gradient is not None
         assert [bool(row.any()) for row in step.gradient] == [False, True, False]
