@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ablations.settings.setting import Setting, device
 from ppap.diffusion.ddim import DDIM
+from ppap.fast.kept import forget_paths
 from ppap.fast.sampling import synthesize
 from ppap.files.images import Images
 
@@ -135,12 +137,17 @@ def concatenated(parts: Iterable[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8
 
 
 def in_batches_that_fit(work: Callable[[int], Tensor], batch: int) -> Tensor:
-    """The result of work in batches, in ever smaller ones while memory does not suffice."""
+    """The result of work in batches, in ever smaller ones while memory does not suffice.
+
+    What the fast path has prepared for a larger batch, weights and graphs, is let go of first.
+    """
     while True:
         try:
             return work(batch)
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise
+        forget_paths()
+        gc.collect()  # a path refers to itself
         torch.cuda.empty_cache()
         batch = (batch + 1) // 2
