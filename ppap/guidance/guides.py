@@ -30,6 +30,7 @@ from ppap.guidance.scale import (
     scale_rows,
     scaled,
 )
+from ppap.predictors.predictor import Predictor
 from ppap.tasks.protocol import GuidanceTask
 
 __all__ = [
@@ -76,6 +77,7 @@ class LikelihoodGuide:
     def __init__(
         self, model: NoiseAwareModel, task: GuidanceTask, targets: Targets, scale: Scale = 1.0
     ) -> None:
+        check_takes_timesteps(model)
         check_guiding(model, task)
         self.model = model
         self.task = task
@@ -199,7 +201,11 @@ def naive_guide(
         task: what its predictions mean.
         targets: as of :class:`LikelihoodGuide`.
         scale: guidance scale, likewise.
+
+    Raises:
+        TypeError: for experts, which are asked at a timestep.
     """
+    check_takes_images(predictor)
     return LikelihoodGuide(IgnoreTimestep(predictor), task, targets, scale)
 
 
@@ -237,6 +243,32 @@ def check_guiding(model: object, task: object) -> None:
         raise TypeError(f"a guide's model is called with noisy images, got {model!r}")
     if not callable(getattr(task, "log_likelihood", None)):
         raise TypeError(f"a guide's task has a method log_likelihood, got {task!r}")
+
+
+def check_takes_timesteps(model: object) -> None:
+    """Refuse a predictor of clean images where a noise-aware model is called.
+
+    Raises:
+        TypeError: naming what guides by it.
+    """
+    if isinstance(model, Predictor):
+        raise TypeError(
+            "a Predictor is called with images alone, not with timesteps: guide by "
+            "ppap.naive_guide or ppap.ImageLikelihood, or by an ExpertBank of it"
+        )
+
+
+def check_takes_images(predictor: object) -> None:
+    """Refuse experts where a predictor of clean images is called.
+
+    Raises:
+        TypeError: naming what guides by them.
+    """
+    if hasattr(predictor, "noise_steps"):
+        raise TypeError(
+            f"{type(predictor).__name__} is called with timesteps, not with images alone: take its "
+            "guide(targets, scale), or likelihood(targets)"
+        )
 
 
 def as_targets(targets: Targets) -> Tensor:

@@ -26,6 +26,8 @@ from ppap.guidance.guides import (
     Targets,
     as_targets,
     check_guiding,
+    check_takes_images,
+    check_takes_timesteps,
     count_of,
     gradient_in,
     move,
@@ -125,6 +127,7 @@ class ImageLikelihood(_OfTargets):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_takes_images(self.predictor)
         self._settle(self.predictor)
 
     def of_state(
@@ -167,6 +170,7 @@ class NoisyLikelihood(_OfTargets):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        check_takes_timesteps(self.model)
         self._settle(self.model)
 
     def of_state(

@@ -62,6 +62,7 @@ class Targeted:
         scale: guidance scale: a number, (N,) numbers, one per image, or a function of abar.
 
     Raises:
+        TypeError: for what is no likelihood, such as a guide.
         ValueError: for a scale that is not finite, or another number of scales than of
             targets.
     """
@@ -70,6 +71,12 @@ class Targeted:
     scale: Scale = 1.0
 
     def __post_init__(self) -> None:
+        if not hasattr(self.likelihood, "of_state"):
+            raise TypeError(
+                f"{type(self).__name__} guides by a likelihood, such as ppap.ImageLikelihood("
+                "predictor, task, targets) or bank.likelihood(targets), got "
+                f"{type(self.likelihood).__name__}"
+            )
         checked = checked_scale(self.scale, self.likelihood.target_count)
         object.__setattr__(self, "scale", checked)
 

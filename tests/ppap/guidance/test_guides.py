@@ -20,6 +20,7 @@ from ppap.guidance.likelihoods import (
     clean_gradient,
     noisy_gradient,
 )
+from ppap.guidance.methods.dps import DPS
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from ppap.tasks.protocol import Task
@@ -178,3 +179,16 @@ def test_a_sum_of_none_says_so_and_any_iterable_makes_one() -> None:
     assert found is not None
     assert together is not None
     torch.testing.assert_close(found, together, rtol=0, atol=0)
+
+
+def test_a_model_of_the_other_kind_is_named() -> None:
+    predictor, task = tiny_predictor(), ClassTask()
+    bank = ExpertBank(predictor, 2)
+    for made in (LikelihoodGuide, NoisyLikelihood):
+        with pytest.raises(TypeError, match=r"guide by ppap\.naive_guide or ppap\.Image"):
+            made(predictor, task, 1)
+    for made in (naive_guide, ImageLikelihood):
+        with pytest.raises(TypeError, match=r"ExpertBank is called with timesteps.*its guide\("):
+            made(bank, task, 1)  # type: ignore[operator]
+    with pytest.raises(TypeError, match=r"DPS guides by a likelihood.*got LikelihoodGuide$"):
+        DPS(bank.guide(1))  # type: ignore[arg-type]
