@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,20 @@ def row_of(folder: str, table: str, method: str, predictor: str) -> dict[str, st
     return found
 
 
-def best_point(folder: str, method: str, predictor: str, sweep: str = "claims") -> dict[str, str]:
-    """The point of a method's curve that has the highest score."""
+def best_point(
+    folder: str,
+    method: str,
+    predictor: str,
+    sweep: str = "claims",
+    best: Callable[..., dict[str, str]] = max,
+) -> dict[str, str]:
+    """The point of a method's curve that has the best score: the highest, of errors ``min``."""
     points = [
         row
         for row in rows_of(folder, f"{sweep}-curves")
         if (row["method"], row["predictor"]) == (method, predictor)
     ]
-    return max(points, key=lambda row: float(row["score"]))
+    return best(points, key=lambda row: float(row["score"]))
 
 
 def claim_of(folder: str, sweep: str, name: str, predictor: str) -> dict[str, str]:

@@ -13,7 +13,8 @@ import ppap
 from ablations.sweeps import HEADLINE, SWEEPS
 from ppap.denoisers.catalogue import CLASSIFIERS, DENOISERS
 from ppap.experts.adapters.peft import Peft
-from tests.records import CLAIMS, PEERS, best_point, row_of
+from tests.records import CLAIMS, PEERS, best_point, claim_of, row_of
+from tests.records import SCENES as ON_SCENES
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -174,7 +175,8 @@ COMPARED = {
     "experts on x̂₀ in EluCD": "elucd + experts on x_0",
     "experts on x_t in Adam": "adam + experts on x_t",
     "experts on x_t in FreeDoM": "freedom + experts on x_t",
-    "LGD-MC": "lgd-mc", "FreeDoM": "freedom", "Adam": "adam", "FK steering": "fk-steering",
+    "universal": "universal", "TFG": "tfg", "LGD-MC": "lgd-mc",
+    "FreeDoM": "freedom", "Adam": "adam", "FK steering": "fk-steering",
 }  # fmt: skip
 
 
@@ -188,6 +190,24 @@ def test_the_table_of_methods_is_that_of_their_best_points_and_costs() -> None:
         assert abs(float(gap) - float(best["gap"])) <= 0.00051
         cost = row_of(PEERS, "peers", method, "resnet")["seconds_per_image"]
         assert abs(float(seconds) - float(cost)) <= 0.00051
+
+
+@pytest.mark.parametrize(
+    ("label", "task"), [("depth error", "depth"), ("wrong pixels", "segmentation")]
+)
+def test_the_table_of_dense_targets_is_that_of_the_claims(label: str, task: str) -> None:
+    (row,) = (r for r in section("README.md", "| scenes, each") if r[0].startswith(label))
+    arms = ("unguided", "naive", "ppap, 1 expert", "ppap")
+    for cell, method in zip(row[1:5], arms, strict=True):
+        best = best_point(ON_SCENES, method, task, best=min)
+        assert abs(stated(cell)[0] - float(best["score"])) <= 0.00051, method
+    claims = ("naive guidance fails", "data-free experts beat one")
+    for cell, name in zip(row[5:], claims, strict=True):
+        found = claim_of(ON_SCENES, "claims", name, task)
+        assert found["verdict"] == "supported"
+        numbers = [float(number) for number in re.findall(r"-?\d+\.\d+", cell)]
+        for number, column in zip(numbers, ("difference", "low", "high"), strict=True):
+            assert abs(number - float(found[column])) <= 0.00051, (name, column)
 
 
 def agrees(cell: str, row: dict[str, str], name: str) -> None:

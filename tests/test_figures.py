@@ -87,9 +87,9 @@ def on_scenes(name: str, verdict: str, *columns: str, sweep: str = "claims") -> 
     return settled(SCENES, sweep, name, "class", verdict, *columns)
 
 
-def less_depth_error(name: str, *columns: str) -> list[float]:
-    """By how much an arm's error is lower, of a claim that is supported, from the least on."""
-    return [-value for value in settled(SCENES, "claims", name, "depth", "supported", *columns)]
+def worse_without_labels(column: str) -> list[float]:
+    """By how much data-free adapters are less accurate on scenes than labelled ones."""
+    return [-value for value in on_scenes("no labels are needed", "open", column)]
 
 
 def worse_on_scenes() -> list[float]:
@@ -240,21 +240,30 @@ README = {
     ),
     "(+0.031 [": lambda: on_scenes("data-free experts beat one", "open", "difference"),
     ", 0.088])": lambda: on_scenes("data-free experts beat one", "open", "high"),
-    "error of 0.127 falls to 0.114 by naive guidance and to 0.070 by PPAP-5": lambda: [
-        min(
-            float(point["score"])
-            for point in rows_of(SCENES, "claims-curves")
-            if (point["method"], point["predictor"]) == (method, "depth")
-        )
-        for method in ("unguided", "naive", "ppap")
-    ],
-    "each at the best of its scales, 0.043 [0.039, 0.047] lower": lambda: less_depth_error(
-        "naive guidance fails", "difference", "high", "low"
+    "needed (0.009 [": lambda: worse_without_labels("difference"),
+    ", 0.058] worse without, margin": lambda: worse_without_labels("low"),
+    "by 0.178 [0.141, 0.215] without labels and by": lambda: on_scenes(
+        "adapters suffice", "refuted", *INTERVAL
     ),
-    "beat one by 0.011 [0.009, 0.013] at equal distance and by 0.012 at": lambda: [
-        *less_depth_error("data-free experts beat one", "difference", "high", "low"),
-        *less_depth_error("data-free experts reach further than one", "difference"),
+    "by 0.215 [0.177, 0.253] with. Dense": lambda: on_scenes(
+        "adapters suffice with labels", "refuted", *INTERVAL
+    ),
+    "worse than PPAP-5 at equal distance (+0.048 [": lambda: not_settled(
+        "freedom beats ppap", "difference"
+    ),
+    ", 0.109], +0.020 [": lambda: [
+        *not_settled("freedom beats ppap", "high"),
+        *not_settled("universal beats ppap", "difference"),
     ],
+    ", 0.095] and +0.060 [0.013, 0.108], open": lambda: [
+        *not_settled("universal beats ppap", "high"),
+        *not_settled("tfg beats ppap", *INTERVAL),
+    ],
+    "take 5.3, 4.8 and 4.5 times as long": lambda: [
+        peer(method, "seconds_per_image") / peer("ppap", "seconds_per_image")
+        for method in ("freedom", "universal", "tfg")
+    ],
+    "against TFG after 1960, against": lambda: [peer("tfg", "cheaper_after")],
     "fast path 1.83 [1.67, 2.07] times": lambda: times_as_fast(
         "resnet", "fast path", interval=True
     ),
@@ -279,11 +288,6 @@ README = {
             for row in rows_of(PEERS, "peers")
             if row["supervision"] == "none" and row["method"] != "naive"
         )
-    ],
-    "worse than PPAP-5 (+0.048 [": lambda: not_settled("freedom beats ppap", "difference"),
-    ", 0.109] at equal distance). It": lambda: not_settled("freedom beats ppap", "high"),
-    "It takes 5.3 times as long": lambda: [
-        peer("freedom", "seconds_per_image") / peer("ppap", "seconds_per_image")
     ],
     "preparation after 1615 images": lambda: [peer("freedom", "cheaper_after")],
     "gradient through x̂₀ after 3162": lambda: [peer("x0-gradient", "cheaper_after")],
