@@ -50,7 +50,7 @@ MOST_DRAWN_COLOURS = 4096
 """A figure of more colours holds pictures."""
 SHEET = 1160
 """Pixels that the pictures of a band share."""
-TITLE_LINE, TITLE_CHARACTER, LABEL_CHARACTER = 18, 8.8, 8.4
+TITLE_LINE, TITLE_CHARACTER, LABEL_CHARACTER, NAME_CHARACTER = 18, 8.8, 8.4, 12.0
 """Pixels, at `DPI`, of text above and beside pictures; of a character, on average and with room."""
 EXPERT_BOUNDS = (0, 200, 400, 600, 800, 1000)
 
@@ -145,7 +145,8 @@ def samples_figure(records: Records) -> Figure:
     mosaics = [[mosaic(grid.images[:, :columns], zoom) for grid in band] for band in bands]
 
     titles = [[_block_title(grid, columns * (width + 1) * zoom) for grid in band] for band in bands]
-    left, gap = _label_width([grid.labels for grid in records.grids]), 14
+    named = 8 + round(NAME_CHARACTER * max(map(len, predictors)))
+    left, gap = max(_label_width([grid.labels for grid in records.grids]), named), 14
     top = 18 + TITLE_LINE * max(title.count("\n") + 1 for band in titles for title in band)
     block_width = columns * (width + 1) * zoom
     heights = [mosaic[0].shape[0] for mosaic in mosaics]

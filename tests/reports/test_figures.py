@@ -241,3 +241,16 @@ def test_no_title_or_label_of_a_picture_is_cut(tmp_path: Path) -> None:
         assert box.y1 <= figure.canvas.get_width_height()[1]
         for label in axes.get_yticklabels():
             assert label.get_window_extent().x0 >= 0
+
+
+@pytest.mark.parametrize("predictor", ["vit", "segmentation", "semantic segmentation"])
+def test_the_name_of_what_guides_ends_before_the_first_title(
+    predictor: str, tmp_path: Path
+) -> None:
+    more = [grid(str(number), predictor) for number in range(7)]
+    grids = [grid("unguided", predictor), *more]
+    figure = samples_figure(Records.read(write_folder(tmp_path, grids)))
+    figure.draw_without_rendering()
+    (name,) = figure.texts
+    assert name.get_text() == predictor
+    assert name.get_window_extent().x1 < figure.axes[0].title.get_window_extent().x0
