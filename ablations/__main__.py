@@ -151,6 +151,10 @@ def _status(given: dict[str, Any]) -> int:
 
 def _gc(given: dict[str, Any]) -> int:
     store = open_store(given["store"])
+    if not given["older_than"] >= 0:
+        raise UserError(
+            f"--older-than must be at least 0 minutes, got {given['older_than']:g}", "raise it"
+        )
     found = inspection.garbage(store, given["results"], 60 * given["older_than"])
     for line in inspection.garbage_lines(found):
         print(line)

@@ -115,6 +115,11 @@ class Options:
                 raise UserError(f"--{name} has {twice[0]!r} twice", "list each once")
         if self.ray_address and self.engine != "ray":
             raise UserError("--ray-address is for --engine ray", "add that, or leave it out")
+        if self.workers and self.engine == "accelerate":
+            raise UserError(
+                "--workers is not for --engine accelerate, whose processes are those launched",
+                "leave it out",
+            )
         object.__setattr__(self, "names", tuple(dict.fromkeys(words)))
 
     def _sweeps_of(self, word: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from ablations.cells.results import Comparison, PartialComparison, Result, Row
 from ablations.errors import UserError
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import QUALITY
+from reports.metrics import METRICS
 
 __all__ = ["SWEEPS", "Sweep", "is_row", "sweep"]
 
@@ -136,7 +137,7 @@ def sweep(
 
     Raises:
         UserError: if a function of another module has that name already, no file can be called so,
-            or a figure or scale is none.
+            or a figure, scale or metric is none.
     """
     if name in RESERVED or not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(
@@ -145,6 +146,7 @@ def sweep(
     for what, value, known in (
         ("figure", figure, get_args(Figure)),
         *(("scale", scale, get_args(Scale)) for scale in (axes or {}).values()),
+        *(("metric", metric, METRICS) for metric in metrics),
     ):
         if value not in known:
             raise UserError(

@@ -254,7 +254,9 @@ def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
 
 def _down_to(total: int, count: int, lowest: str, spacing: str) -> npt.NDArray[np.int64]:
     if not lowest.isdecimal() or int(lowest) + count > total:
-        raise ValueError(f"{total} steps have no {count} at or above the lowest ({spacing!r})")
+        raise ValueError(
+            f"{count} steps down to timestep {lowest} ({spacing!r}) do not fit into {total}"
+        )
     if count == 1 and int(lowest) != total - 1:
         raise ValueError(
             f"one step cannot go from timestep {total - 1} down to {lowest} ({spacing!r}); "

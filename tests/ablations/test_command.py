@@ -132,6 +132,8 @@ def test_the_sweep_runs_whole_and_a_second_time_computes_nothing(
         (["run", "methods", "--budget", "huge"], "smoke, default, full"),
         (["run", "methods", "--engine", "slurm"], "local, ray, accelerate"),
         (["run", "methods", "--ray-address", "auto"], "--engine ray"),
+        (["run", "methods", "--engine", "accelerate", "--workers", "2"], "--workers is not for"),
+        (["gc", "--older-than", "-5"], "--older-than must be at least 0 minutes, got -5"),
         (["run", "methods", "--store", "carrier-pigeon://x"], "--store"),
         (["run", "methods", "--store", "memory://x"], "--store"),
         (["run", "methods", "--colour"], "--help"),

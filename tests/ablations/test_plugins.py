@@ -286,6 +286,7 @@ def test_a_plugin_that_would_be_taken_for_another_is_refused(
         ({"name": ""}, "cannot be called ''"),
         ({"figure": "linez"}, "unknown figure 'linez'; choose from lines, points, pareto, none"),
         ({"axes": {"rate": "logg"}}, "unknown scale 'logg'; choose from linear, log, category"),
+        ({"metrics": ("fid", "acuracy")}, "unknown metric 'acuracy'; choose from accuracy, fid"),
     ],
 )
 def test_a_sweep_that_could_not_be_reported_is_refused(options: Any, message: str) -> None:
