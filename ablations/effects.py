@@ -39,9 +39,12 @@ def unheeded(build: Build, lab: Lab, budget: Budget, predictors: Sequence[str]) 
     """
     # Of one row alone an option may well change nothing that changes others of its experiment.
     lab = replace(lab, rows=(), tasks=())
+    options = list(_others(lab, budget, predictors))
+    if not options and not lab.plugins:
+        return []  # nothing to look for, and building takes a while
     built = _keys(build(lab))
     lines = []
-    for option, others in _others(lab, budget, predictors):
+    for option, others in options:
         without = [_keys(build(other)) for other in others]
         same = [name for name in built if all(keys.get(name) == built[name] for keys in without)]
         if same and len(same) == len(built):

@@ -109,6 +109,11 @@ class Arm:
         return {unit: self.scores(scale)[unit] for unit, scale in chosen.items()}
 
     @property
+    def best_points(self) -> pd.DataFrame:
+        """A line for each unit, at :meth:`best_scale`."""
+        return self.points[self.points["scale"] == self.best_scale()]
+
+    @property
     def scales(self) -> list[float]:
         """Guidance scales, rising; every unit was measured at each."""
         return [float(scale) for scale in sorted(self.points["scale"].unique())]

@@ -12,7 +12,7 @@ from reports.claims import Finding
 from reports.curves import common_distances
 from reports.metrics import METRICS
 from reports.schema import POINT_MEASURES
-from reports.statistics import Mean, mean
+from reports.statistics import mean_if_measured
 from reports.tables import Cell, Table, p_text
 
 __all__ = [
@@ -132,7 +132,7 @@ def arms_table(arms: Sequence[Arm]) -> Table:
     lines: list[dict[str, Cell]] = []
     for arm in arms:
         best, last = arm.best_scale(), arm.scales[-1]
-        at_best, spec = arm.points[arm.points["scale"] == best], _spec(arm)
+        at_best, spec = arm.best_points, _spec(arm)
         ends, tops = arm.scores(last), arm.scores(best)
         fall = [ends[unit] - tops[unit] for unit in arm.units if last != best]
         lines.append(
@@ -176,7 +176,7 @@ def arms_csv(arms: Sequence[Arm]) -> str:
                 "samples": int(points["samples"].sum()),
             }
             for name in ("score", "pixel_fid", "gap", *POINT_MEASURES):
-                found = _mean(points[name])
+                found = mean_if_measured(points[name])
                 ends = ("", found.value), ("_low", found.low), ("_high", found.high)
                 line |= {name + end: value for end, value in ends}
             lines.append(line)
@@ -284,16 +284,8 @@ def _areas(arm: Arm, arms: Sequence[Arm]) -> list[float]:
     return [curve.area(*reach) for curve in arm.curves.values()]
 
 
-def _mean(values: Sequence[float] | pd.Series) -> Mean:
-    """Over units; NaN if a unit was not measured."""
-    found = list(values)
-    if not found or any(map(math.isnan, found)):
-        return Mean(math.nan, math.nan, math.nan, 0, math.nan)
-    return mean(found)
-
-
 def _mean_cell(values: Sequence[float] | pd.Series, spec: str) -> Cell:
-    found = _mean(values)
+    found = mean_if_measured(values)
     if math.isnan(found.value):
         return Cell("n/a")
     known = not math.isnan(found.low)

@@ -16,7 +16,7 @@ from reports.claims import Finding
 from reports.comparison import Choice, Comparison, Figure, Name
 from reports.metrics import METRICS
 from reports.records import NO_PREDICTOR, RECORDS_FILE, Folder, read_folder
-from reports.statistics import mean
+from reports.statistics import mean_if_measured
 
 __all__ = ["compare"]
 
@@ -106,26 +106,17 @@ def _is_selected(record: Mapping[str, Any]) -> bool:
 
 
 def _curve(arm: Arm) -> Line:
-    best = arm.best_scale()
-    there = arm.points[arm.points["scale"] == best]
-    figures = {
-        name: _interval(there[column].tolist())
-        for name, column in (("best_score", "score"), ("distance_there", "pixel_fid"))
-    }
+    figures: dict[str, Interval] = {}
+    for name, column in (("best_score", "score"), ("distance_there", "pixel_fid")):
+        found = mean_if_measured(arm.best_points[column])
+        figures[name] = (found.value, found.low, found.high)
     made = {
         "sample counts of curves differ: do not compare distances": tuple(
             sorted(set(arm.points["samples"]))
         ),
         "scores of curves differ: do not compare them": arm.metric,
     }
-    return Line(figures, {"scale": best}, True, made)
-
-
-def _interval(values: list[float]) -> Interval:
-    if any(map(math.isnan, values)):
-        return (math.nan,) * 3
-    found = mean(values)
-    return found.value, found.low, found.high
+    return Line(figures, {"scale": arm.best_scale()}, True, made)
 
 
 def _claim(finding: Finding) -> Line:

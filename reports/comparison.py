@@ -22,7 +22,7 @@ OF_CURVES = {
 """Figures of a curve: at the scale whose score is best."""
 OF_CLAIMS = {"difference": Metric("difference", "+.3g", None)}
 FIGURES = METRICS | OF_CURVES | OF_CLAIMS
-KINDS = {"row": "rows", "curve": "curves", "claim": "claims"}
+KINDS = ("row", "curve", "claim")
 
 
 class Name(NamedTuple):
@@ -174,7 +174,7 @@ class Comparison:
         if not self.shared:
             return "No row, curve or claim is in both."
         kinds = [name.kind for name in self.shared]
-        counts = [_count(kinds.count(kind), kind) for kind in KINDS if kind in kinds]
+        counts = [_counted(kinds.count(kind), kind) for kind in KINDS if kind in kinds]
         compared = [figure for figure in self.figures if figure.compared]
         scales = [c for c in self.choices if c.what == "scale" and c.counted]
         verdicts = [c for c in self.choices if c.what == "verdict"]
@@ -224,7 +224,7 @@ class Comparison:
         groups = dict.fromkeys((name.sweep, name.kind) for name in self.shared)
         for sweep, kind in groups:
             names = [n for n in self.shared if (n.sweep, n.kind) == (sweep, kind)]
-            heading = sweep + f": {KINDS[kind]}" * (kind != "row")
+            heading = sweep + f": {kind}s" * (kind != "row")
             if table := self._table(names):
                 yield f"## {heading}\n\n{table}"
 
@@ -249,13 +249,13 @@ class Comparison:
         return str(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
 
 
-def _count(number: int, kind: str) -> str:
-    return f"{number} {KINDS[kind] if number != 1 else kind}"
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _compared(choices: Sequence[Choice], what: str) -> str:
     flipped = sum(choice.flipped for choice in choices)
-    return f"{len(choices)} {what}{'s' * (len(choices) != 1)} compared, {flipped} flipped"
+    return f"{_counted(len(choices), what)} compared, {flipped} flipped"
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -9,14 +9,14 @@ from the same sampling seeds, and are compared unit by unit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
-__all__ = ["Mean", "Paired", "holm", "mean", "paired"]
+__all__ = ["Mean", "Paired", "holm", "mean", "mean_if_measured", "paired"]
 
 LEVEL = 0.95
 
@@ -102,6 +102,14 @@ def mean(values: Sequence[float] | npt.NDArray[np.float64]) -> Mean:
     error = float(found.std(ddof=1)) / math.sqrt(units)
     reach = float(stdtrit(units - 1, (1 + LEVEL) / 2)) * error
     return Mean(value, value - reach, value + reach, units, error)
+
+
+def mean_if_measured(values: Iterable[float]) -> Mean:
+    """As :func:`mean`; NaN throughout for no values, or where a unit was not measured (NaN)."""
+    found = list(values)
+    if not found or any(map(math.isnan, found)):
+        return Mean(math.nan, math.nan, math.nan, 0, math.nan)
+    return mean(found)
 
 
 def paired(

@@ -45,9 +45,7 @@ def load_setting(name: str) -> Setting:
     Raises:
         UserError: for an unknown name, or one whose weights are not there.
     """
-    makers = dict(EMBEDDED)
-    for each in PUBLIC:
-        makers[each] = partial(public.load, each)
+    makers = EMBEDDED | {each: partial(public.load, each) for each in PUBLIC}
     if name.removesuffix(REHEARSAL) in PUBLIC and name.endswith(REHEARSAL):
         from ablations.settings import rehearsal
 
