@@ -44,9 +44,69 @@ def findings(reports: Sequence[Report], pages: Mapping[str, str] | None = None) 
             '<section class="findings" id="findings">',
             "<h2>Findings</h2>",
             f"<p>{INTRODUCTION} Of {len(together)}: {told}.</p>",
+            *_glances(reports, pages),
             *parts,
             "</section>",
         ]
+    )
+
+
+def _glances(reports: Sequence[Report], pages: Mapping[str, str]) -> list[str]:
+    """Of each sweep with claims in several places a table: claims down, places across."""
+    places: dict[str, list[tuple[Folder, str, dict[str, Finding]]]] = {}
+    for folder in (report.folder for report in reports):
+        for records in folder.sweeps:
+            found: dict[str, dict[str, Finding]] = {}
+            for finding in records.findings:
+                found.setdefault(finding.claim.predictor, {})[finding.claim.name] = finding
+            across = places.setdefault(records.sweep, [])
+            across += [(folder, predictor, claims) for predictor, claims in found.items()]
+    return [_glance(sweep, across, pages) for sweep, across in places.items() if len(across) > 1]
+
+
+def _glance(
+    sweep: str,
+    across: Sequence[tuple[Folder, str, Mapping[str, Finding]]],
+    pages: Mapping[str, str],
+) -> str:
+    heads = [
+        f"{escape(folder.setting)}<br><small>{escape(folder.budget).replace('+', '<wbr>+')}</small>"
+        f"<br>{escape(predictor)}"
+        for folder, predictor, _ in across
+    ]
+    names = dict.fromkeys(name for _, _, claims in across for name in claims)
+    lines = []
+    for name in names:
+        found = [(folder, claims.get(name)) for folder, _, claims in across]
+        statement = next(one.claim.statement for _, one in found if one is not None)
+        cells = "".join(f"<td>{_glimpse(*one, pages)}</td>" for one in found)
+        title = escape(statement, quote=True)
+        lines.append(f'<tr><th scope="row" title="{title}">{escape(name)}</th>{cells}</tr>')
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
+    title = escape(f"{sweep} at a glance", quote=True)
+    return (
+        f"<h3>{title}</h3>"
+        "<p>Ours less theirs, mean over units with its 95 % interval; of errors, less is better. "
+        "Point at a claim for its sentence; a verdict leads to its test.</p>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
+        f'<table class="glance"><thead><tr><th scope="col">claim</th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _glimpse(folder: Folder, finding: Finding | None, pages: Mapping[str, str]) -> str:
+    """A verdict that leads to its test, and the difference below; nothing where there is none."""
+    if finding is None:
+        return ""
+    file = escape(pages.get(folder.setting, ""))
+    test = finding.test
+    figures = ""
+    if test is not None:
+        interval = f"[{test.low:+.3f}, {test.high:+.3f}]"
+        figures = f"<br>{test.value:+.3f} <small>{interval}</small>"
+    return (
+        f'<a class="{finding.verdict}" href="{file}#{anchor(folder, finding.claim.key)}">'
+        f"{finding.verdict}</a>{figures}"
     )
 
 

@@ -283,6 +283,39 @@ def test_a_page_opens_with_its_findings(built: Path, records: Records) -> None:
     assert linked <= targets
 
 
+def test_claims_of_several_predictors_are_seen_at_a_glance(tmp_path: Path) -> None:
+    shorter = claim("as good", ours="ppap", theirs="multi-experts", expected="equivalent",
+                    margin=0.03, predictor="vit")  # fmt: skip
+    arms = [curve(name, predictor) for predictor in ("resnet", "vit") for name in ARMS]
+    folder = write_folder(tmp_path, [info("claims", {}), *arms, claim(), shorter, *CLAIMS[2:4]])
+    build(folder)
+    page = (folder / "index.html").read_text()
+    table = page.split('<table class="glance">')[1].split("</table>")[0]
+    head, *lines = [line.split("</tr>")[0].split("<t")[1:] for line in table.split("<tr>")[1:]]
+    assert [part.split("<br>")[-1].split("<")[0] for part in head] == [
+        'h scope="col">claim', "resnet", "vit",
+    ]  # fmt: skip
+    findings = {(f.claim.name, f.claim.predictor): f for f in Records.read(folder).findings}
+    names = [line[0].split(">")[1].split("<")[0] for line in lines]
+    assert names == ["experts beat one network", "worse", "missing", "as good"]
+    for name, (_, *cells) in zip(names, lines, strict=True):
+        for cell, predictor in zip(cells, ("resnet", "vit"), strict=True):
+            finding = findings.pop((name, predictor), None)
+            if finding is None:
+                assert cell == "d></td>"
+                continue
+            assert f'class="{finding.verdict}"' in cell
+            place = cell.split('href="#')[1].split('"')[0]
+            assert f'<tr id="{place}"' in page
+            test = finding.test
+            assert (f"<br>{test.value:+.3f} " if test else "</a></td>") in cell
+    assert not findings
+
+
+def test_claims_of_one_place_need_no_glance(built: Path) -> None:
+    assert 'class="glance"' not in (built / "index.html").read_text()
+
+
 def test_a_page_tells_every_unit_of_a_test(built: Path, records: Records) -> None:
     told = embedded((built / "index.html").read_text())
     assert set(elements((built / "index.html").read_text()).attributes("tr", "data-key")) == set(
