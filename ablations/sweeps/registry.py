@@ -62,7 +62,7 @@ class Sweep:
         the rows that they are compared with, and the claims that are made of what is left.
 
         Raises:
-            UserError: if two rows cannot be told apart.
+            UserError: if two rows cannot be told apart, or one has an axis that is not declared.
         """
         every = self.function(replace(lab, sweep=self.name))
         results = [result for result in every if lab.asked_for(result.about.predictor)]
@@ -70,6 +70,7 @@ class Sweep:
         arms = [result for result in results if isinstance(result, Curve)]
         self._check_labels(rows)
         self._check_labels(arms)
+        self._check_axes([*rows, *arms])
         kept = {id(cell) for cell in results if is_row(cell.about.method, lab.rows)}
         groups: tuple[list[Row] | list[Curve], ...] = (rows, arms)
         for alike in groups:
@@ -101,6 +102,16 @@ class Sweep:
                 f"sweep {self.name} has two rows {label!r} of the predictor {predictor}",
                 "give each a label of its own, or axes that tell them apart",
             )
+
+    def _check_axes(self, cells: list[Row | Curve]) -> None:
+        """Refuse values that no table and no figure would show."""
+        for cell in cells:
+            if unknown := [name for name, _ in cell.about.axes if name not in self.axes]:
+                raise UserError(
+                    f"row {cell.about.method!r} of sweep {self.name} has an axis {unknown[0]}, "
+                    "which the sweep does not declare",
+                    f'declare it: @sweep("{self.name}", axes={{"{unknown[0]}": ...}})',
+                )
 
     def record(self, lab: Lab) -> dict[str, Any]:
         """What the reports need to know of the sweep."""

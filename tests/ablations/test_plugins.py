@@ -258,6 +258,13 @@ def twice(lab):
         ("methods", "single.py", GUIDE, "sweep methods has two rows 'single' of the predictor"),
         ("twice", "twice_a.py", ROWS, "sweep twice has two rows 'a' of the predictor resnet"),
         (
+            "undeclared",
+            "undeclared.py",
+            ROWS.replace('@sweep("twice")', '@sweep("undeclared", axes={"steps": "log"})')
+            .replace('"a", PPAP', '"a", PPAP, steps=1, rate=0.1'),
+            "row 'a' of sweep undeclared has an axis rate, which the sweep does not declare",
+        ),
+        (
             "rank",
             "my_fashion.py",
             "from ablations.settings.plugins import setting\nsetting('fashion')(lambda: None)",
