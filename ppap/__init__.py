@@ -20,7 +20,7 @@ Everything that a user needs is a name of this package, loaded when it is first 
   :class:`ClippedGradient` or :class:`SignalWeighted`, and in pipelines of diffusers through a
   :class:`GuidedScheduler`.
 * other ways to guide, all named by ``ppap.guidance.METHODS``: :func:`classifier_guidance`,
-  :func:`signal_weighted_guidance`,
+  :func:`signal_weighted_guidance`, :func:`calibrated_guidance` (of a guide, :func:`calibrated`),
   :class:`X0Gradient`, :class:`DPS`, :class:`LGD`, :class:`FreeDoM`, :class:`MPGD`,
   :class:`UniversalGuidance`, :class:`TFG`, :class:`EluCD` with :class:`CalibratedLogits` and
   :func:`with_softplus`, :class:`AdamGuidance`, :class:`FKSteering`,

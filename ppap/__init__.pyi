@@ -29,6 +29,7 @@ from .guidance.likelihoods import (
 from .guidance.methods.adam import AdamGuidance
 from .guidance.methods.adm_g import classifier_guidance
 from .guidance.methods.autoguidance import Autoguidance
+from .guidance.methods.calibrated import calibrated, calibrated_guidance
 from .guidance.methods.classifier_free import ClassifierFreeGuidance
 from .guidance.methods.dps import DPS
 from .guidance.methods.elucd import CalibratedLogits, EluCD
@@ -105,6 +106,8 @@ __all__ = [
     "Training",
     "UniversalGuidance",
     "X0Gradient",
+    "calibrated",
+    "calibrated_guidance",
     "classifier_guidance",
     "cosine_schedule",
     "full_adapter",

@@ -45,11 +45,12 @@ COSTS = (
     "peak_memory_mib",
 )
 
-LOOK_AT_X_T = ("adm-g", "signal-weighted")
+LOOK_AT_X_T = ("adm-g", "signal-weighted", "calibrated")
 Space = Mapping[str, tuple[Any, ...]]
 SPACES: dict[str, Space] = {
     "adm-g": {"scale": (1.0, 64.0)},
     "signal-weighted": {"scale": (4.0, 256.0), "power": (0.5, 1.0)},
+    "calibrated": {"scale": (1.0, 64.0), "marginal": (0.25, 0.5)},
     "x0-gradient": {"scale": (1.0, 64.0)},
     "dps": {"scale": (0.1, 10.0)},
     "lgd-mc": {"scale": (0.1, 10.0), "samples": (4, 10)},
@@ -96,6 +97,7 @@ ROWS: dict[str, PeerRecipe] = {
     "single (ADM-G)": PeerRecipe("adm-g", SINGLE, "x_t"),
     "ppap": PeerRecipe("adm-g", PPAP, "x_t"),
     "ppap, held back": PeerRecipe("signal-weighted", PPAP, "x_t"),
+    "ppap, calibrated": PeerRecipe("calibrated", PPAP, "x_t"),
     **{name: PeerRecipe(name) for name in SPACES if name not in LOOK_AT_X_T},
     **{
         f"{name} + experts on x_t": PeerRecipe(name, PPAP, "x_t")

@@ -10,19 +10,11 @@ from torch import Tensor
 
 from ppap.diffusion.guide import Guide, State
 from ppap.guidance.guides import SumOfGuides
-from ppap.guidance.wrappers import (
-    ClippedGradient,
-    GradientReuse,
-    GuidanceInterval,
-    SignalWeighted,
-)
+from ppap.guidance.wrappers import AROUND
 
 __all__ = ["InnerGuide", "is_around", "with_inner"]
 
 GradientOf = Callable[[Guide, State, bool], Tensor | None]
-
-AROUND = (ClippedGradient, GradientReuse, GuidanceInterval, SignalWeighted)
-"""Guides around one other."""
 
 
 class InnerGuide:

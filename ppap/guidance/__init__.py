@@ -6,6 +6,7 @@ from ppap.diffusion.stepping import AnyGuide
 from ppap.guidance.methods.adam import AdamGuidance
 from ppap.guidance.methods.adm_g import classifier_guidance
 from ppap.guidance.methods.autoguidance import Autoguidance
+from ppap.guidance.methods.calibrated import calibrated_guidance
 from ppap.guidance.methods.classifier_free import ClassifierFreeGuidance
 from ppap.guidance.methods.dps import DPS
 from ppap.guidance.methods.elucd import EluCD
@@ -23,6 +24,7 @@ __all__ = ["METHODS"]
 METHODS: Mapping[str, Callable[..., AnyGuide]] = {
     "adm-g": classifier_guidance,
     "signal-weighted": signal_weighted_guidance,
+    "calibrated": calibrated_guidance,
     "x0-gradient": X0Gradient,
     "dps": DPS,
     "lgd-mc": LGD,
@@ -39,5 +41,6 @@ METHODS: Mapping[str, Callable[..., AnyGuide]] = {
 """The ways to guide by name: ``METHODS[name](likelihood, scale, ...)``.
 
 The likelihood is one of :mod:`ppap.guidance.likelihoods`; the last two are called with another
-denoiser in its place, and ``"adm-g"`` and ``"signal-weighted"`` take one that looks at x_t.
+denoiser in its place. ``"adm-g"``, ``"signal-weighted"`` and ``"calibrated"`` take one that looks
+at x_t.
 """

@@ -17,7 +17,7 @@ from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.stepping import check_gives_gradient
 from ppap.guidance.guides import move
 
-__all__ = ["ClippedGradient", "GradientReuse", "GuidanceInterval", "SignalWeighted"]
+__all__ = ["AROUND", "ClippedGradient", "GradientReuse", "GuidanceInterval", "SignalWeighted"]
 
 SCALE_INSTEAD = "give it a scale that is a function of the noise level and 0 elsewhere"
 
@@ -168,3 +168,7 @@ class SignalWeighted(_Around):
             return None
         weight = state.signal.to(gradient) ** self.power
         return weight.reshape(-1, 1, 1, 1) * gradient
+
+
+AROUND = (ClippedGradient, GradientReuse, GuidanceInterval, SignalWeighted)
+"""Guides around one other."""

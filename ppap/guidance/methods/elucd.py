@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.likelihoods import clean_gradient
 from ppap.guidance.methods.base import LikelihoodMethod
+from ppap.tasks.checks import checked_labels, checked_scores
 
 __all__ = ["CalibratedLogits", "EluCD"]
 
@@ -33,15 +35,29 @@ class CalibratedLogits:
     Attributes:
         joint: τ₁, multiplies the target's logit.
         marginal: τ₂, multiplies the logits that are summed over; 0 guides by the joint alone.
+
+    Raises:
+        TypeError: in use, for a prediction that is no tensor.
+        ValueError: for a temperature that is negative or not finite; in use, for a prediction or
+            targets of another shape or dtype, or a class that does not exist.
     """
 
     joint: float = 1.0
     marginal: float = 0.5
 
-    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+    def __post_init__(self) -> None:
+        for name in ("joint", "marginal"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"the {name} temperature is a number from 0 on, got {getattr(self, name)}"
+                )
+
+    def log_likelihood(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) of (B, K) logits and (B,) class indices."""
-        of_targets = prediction.gather(1, targets[:, None])[:, 0]
-        return self.joint * of_targets - (self.marginal * prediction).logsumexp(1)
+        logits = checked_scores(prediction, 2, "class")
+        labels = checked_labels(targets, logits.shape[:1], logits.shape[1])
+        of_targets = logits.gather(1, labels[:, None])[:, 0]
+        return self.joint * of_targets - (self.marginal * logits).logsumexp(1)
 
 
 @dataclass(frozen=True, eq=False)

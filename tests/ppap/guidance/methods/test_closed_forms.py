@@ -92,6 +92,22 @@ def test_calibrated_logits_weigh_joint_and_marginal_apart() -> None:
     torch.testing.assert_close(CalibratedLogits(1.0, 1.0).log_likelihood(logits, targets), usual)
 
 
+@pytest.mark.parametrize("found", [{"joint": -1.0}, {"marginal": -0.5}, {"marginal": math.inf}])
+def test_a_temperature_of_logits_that_is_none_is_refused(found: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="temperature is a number from 0 on"):
+        CalibratedLogits(**found)
+
+
+def test_calibrated_logits_take_what_the_classes_task_takes() -> None:
+    logits = torch.zeros(2, 3)
+    for targets in (torch.tensor([0, 3]), torch.tensor([0]), torch.tensor([0.0, 1.0])):
+        for task in (ClassTask(), CalibratedLogits()):
+            with pytest.raises(ValueError, match=r"class|labels"):
+                task.log_likelihood(logits, targets)
+    bytes_of = torch.tensor([0, 2], dtype=torch.uint8)
+    assert CalibratedLogits().log_likelihood(logits, bytes_of).shape == (2,)
+
+
 def test_softplus_replaces_every_relu_of_a_copy() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Sequential(nn.ReLU()))
     smooth, x = with_softplus(network, 100.0), images(2)

@@ -54,7 +54,7 @@ SAMPLERS: dict[str, Sampler] = {
     "DPM-Solver++": DPMSolver(5),
 }
 BY_DENOISER = ("classifier-free", "autoguidance")
-LOOK_AT_X_T = ("adm-g", "signal-weighted")
+LOOK_AT_X_T = ("adm-g", "signal-weighted", "calibrated")
 OPTIONS: dict[str, dict[str, Any]] = {
     "lgd-mc": {"samples": 2},
     "freedom": {"recurrence": 2},
@@ -203,7 +203,7 @@ def test_what_works_on_gradients_refuses_methods_that_make_whole_steps(
 
 
 def test_the_methods_that_give_a_gradient() -> None:
-    assert set(METHODS) - set(STEP_GUIDES) == {"adm-g", "signal-weighted", "x0-gradient"}
+    assert set(METHODS) - set(STEP_GUIDES) == {*LOOK_AT_X_T, "x0-gradient"}
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # diffusers', of numpy 2

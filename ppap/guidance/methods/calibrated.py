@@ -1,0 +1,74 @@
+"""ADM-G under calibrated logits: joint and marginal weighed apart.
+
+    g ← ∇_{x_t} [f_y(x_t, t) - log Σ exp(τ f(x_t, t))],    then as in ADM-G
+                                                           (:mod:`ppap.guidance.methods.adm_g`)
+
+τ = 1 is ADM-G, whose gradient vanishes once the classifier is sure of the class. Below 1 it does
+not, and goes on raising the logit of the class. Ma et al. (ICLR 2024, arXiv 2310.11311) weigh
+the two terms so for a clean classifier that is shown x̂₀ (:mod:`ppap.guidance.methods.elucd`);
+here it is a noise-aware one, such as a bank of experts, at x_t. It costs nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TypeVar
+
+from ppap.diffusion.guide import Guide
+from ppap.guidance.guides import LikelihoodGuide, SumOfGuides
+from ppap.guidance.likelihoods import Likelihood
+from ppap.guidance.methods.adm_g import classifier_guidance
+from ppap.guidance.methods.elucd import CalibratedLogits
+from ppap.guidance.scale import Scale
+from ppap.guidance.wrappers import AROUND
+from ppap.tasks.classes import ClassTask
+
+__all__ = ["calibrated", "calibrated_guidance"]
+
+G = TypeVar("G", bound=Guide)
+
+
+def calibrated_guidance(
+    likelihood: Likelihood, scale: Scale = 1.0, marginal: float = 0.5
+) -> LikelihoodGuide | SumOfGuides:
+    """The guide by a noise-aware likelihood, or by a sum of such.
+
+    Args:
+        likelihood: of the targets; its parts that are no classes stay as they are.
+        scale: guidance scale: a number, (N,) numbers, one per image, or a function of abar.
+        marginal: τ.
+
+    Raises:
+        TypeError: for a likelihood that looks at x̂₀.
+        ValueError: as :class:`ppap.guidance.guides.LikelihoodGuide`, and for a τ that is negative
+            or not finite.
+    """
+    return calibrated(classifier_guidance(likelihood, scale), marginal)
+
+
+def calibrated(guide: G, marginal: float = 0.5) -> G:
+    """The same guide under calibrated logits, in all that it does towards classes.
+
+    Args:
+        guide: a :class:`LikelihoodGuide`, a sum of such, or what is around one; it stays as it is.
+        marginal: τ; see :class:`ppap.guidance.methods.elucd.CalibratedLogits`.
+
+    Raises:
+        TypeError: for another guide, whose logits are not to be seen.
+        ValueError: for a τ that is negative or not finite.
+    """
+    task = CalibratedLogits(1.0, marginal)
+    if isinstance(guide, LikelihoodGuide):
+        other = copy.copy(guide)
+        if isinstance(guide.task, ClassTask):
+            other.task = task
+        return other
+    if isinstance(guide, SumOfGuides):
+        return replace(guide, parts=tuple(calibrated(part, marginal) for part in guide.parts))
+    if isinstance(guide, AROUND):
+        return replace(guide, guide=calibrated(guide.guide, marginal))
+    raise TypeError(
+        f"calibrated logits are for a guide by a noise-aware classifier, such as bank.guide(...), "
+        f"got {type(guide).__name__}; give its likelihood the task CalibratedLogits() instead"
+    )
