@@ -12,17 +12,18 @@ from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import MULTI, NAIVE, PPAP, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
 
-__all__ = ["HELD_BACK", "REFINEMENTS", "RIVALS"]
+__all__ = ["CALIBRATED", "HELD_BACK", "REFINEMENTS", "RIVALS"]
 
 PUBLISHED = "ppap"
 HELD_BACK = Refinement(power=0.5)
+CALIBRATED = Refinement(marginal=0.5)
 REFINEMENTS: dict[str, Refinement] = {
     "held back": HELD_BACK,
     "held back more": Refinement(power=1.0),
     "not in the noise": Refinement(last=870),
     "not in the most noise": Refinement(last=740),
     "not near the image": Refinement(first=200),
-    "half the marginal": Refinement(marginal=0.5),
+    "half the marginal": CALIBRATED,
     "half the marginal, held back a little": Refinement(marginal=0.5, power=0.25),
     "half the marginal, held back": Refinement(marginal=0.5, power=0.5),
 }

@@ -1,4 +1,4 @@
-"""How little is enough: curves of the same experts by fewer steps, in bfloat16, held back."""
+"""How little is enough: the same experts by fewer steps, in bfloat16, held back, calibrated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ablations.settings.setting import RunPath, device
 from ablations.sweeps.claims import HERE, Contrast, claimed, curve, guides
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import PPAP, Recipe
-from ablations.sweeps.refinements import HELD_BACK
+from ablations.sweeps.refinements import CALIBRATED, HELD_BACK
 from ablations.sweeps.registry import sweep
 from ppap.compute.precision import choose_precision
 from ppap.diffusion.ddim import DDIM
@@ -40,11 +40,17 @@ class Way:
         """Whether the device has what it takes; emulated, bfloat16 saves nothing."""
         return self.path != "bf16" or choose_precision("auto", device()) == "bf16"
 
+    def guides(self, task: str) -> bool:
+        """Whether it can guide towards a task: calibrated logits are of classes."""
+        refinement = self.recipe.refinement
+        return task == "class" or refinement is None or refinement.marginal is None
+
 
 STANDARD, FAST, HELD = "DDIM-25", "2M-8 to 80", "2M-8 to 80, held back"
 """What the released code draws by; and what the presets ``fast`` and ``held-back`` do."""
 HALF = "in bfloat16"
 EIGHT, WEAKER = DPMSolver(8, last=80), replace(PPAP, refinement=HELD_BACK)
+SURER = replace(PPAP, refinement=CALIBRATED)
 WAYS: dict[str, Way] = {
     STANDARD: Way(DDIM(25)),
     "DDIM-12": Way(DDIM(12)),
@@ -55,6 +61,8 @@ WAYS: dict[str, Way] = {
     f"{FAST}, {HALF}": Way(EIGHT, "bf16"),
     HELD: Way(EIGHT, recipe=WEAKER),
     f"{HELD}, {HALF}": Way(EIGHT, "bf16", WEAKER),
+    f"{STANDARD}, calibrated": Way(DDIM(25), recipe=SURER),
+    f"{FAST}, calibrated": Way(EIGHT, recipe=SURER),
 }
 """DPM-Solver++ 2M to t = 0, or down to 80 and ending with the predicted image."""
 MARGINS: dict[str, tuple[Quantity, float]] = {
@@ -66,10 +74,16 @@ MARGINS: dict[str, tuple[Quantity, float]] = {
 BETTER = {"distance": "less distance", "saturation": "less saturation", "recall": "more recall"}
 
 
-def contrasts() -> dict[str, Contrast]:
-    """Of every way with the standard one; and of bfloat16 with float32, otherwise the same."""
+def contrasts(task: str = "class") -> dict[str, Contrast]:
+    """Of every way with the standard one; and of bfloat16 with float32, otherwise the same.
+
+    Args:
+        task: only of ways that can guide towards it.
+    """
     found: dict[str, Contrast] = {}
     for name, way in WAYS.items():
+        if not way.guides(task):
+            continue
         if way.path == "bf16":
             found |= compared(name, name.removesuffix(f", {HALF}"), ("rounding",) * 3)
         elif way.recipe.refinement:
@@ -122,11 +136,12 @@ def speed_quality(lab: Lab) -> Iterator[Result]:
     The experts of the sweep of claims guide several samplers, every one over scales of its own,
     from the same noise. A step is one evaluation of the denoiser and of the experts' gradient.
     In bfloat16 are convolutions and products, on a device that has it; held back is guidance that
-    is weaker the noisier the image (see the sweep ``refinements``).
+    is weaker the noisier the image, and calibrated, by class, is half the marginal (see the sweep
+    ``refinements``).
     """
     for shown, task, predictor in guides(lab.setting, lab.predictors):
         for name, way in WAYS.items():
-            if way.possible:
+            if way.possible and way.guides(task):
                 drawn = way.sampler, way.path
                 yield curve(lab, name, way.recipe, shown, task, predictor, *drawn)
-        yield from claimed(lab, contrasts(), shown, task)
+        yield from claimed(lab, contrasts(task), shown, task)

@@ -8,7 +8,7 @@ import pytest
 
 from ablations.cells.curves import Claim, Curve
 from ablations.sweeps import HEADLINE, SWEEPS, speed_quality
-from ablations.sweeps.refinements import HELD_BACK
+from ablations.sweeps.refinements import CALIBRATED, HELD_BACK
 from ablations.sweeps.speed_quality import MARGINS, STANDARD, WAYS
 from tests.ablations.sweeps.test_claims import curves as curves_of_claims
 from tests.ablations.sweeps.test_claims import lab, scores
@@ -43,7 +43,20 @@ def test_guidance_is_held_back_where_the_way_says_so() -> None:
         if isinstance(curve, Curve):
             guides = {part.model for s in scores(curve) for part in s.samples.guidance}
             refined = {getattr(model, "refinement", None) for model in guides}
-            assert refined == {HELD_BACK if "held back" in curve.about.method else None}
+            told = {"held back": HELD_BACK, "calibrated": CALIBRATED}
+            (expected,) = [r for word, r in told.items() if word in curve.about.method] or [None]
+            assert refined == {expected}
+
+
+def test_only_classes_are_guided_towards_by_calibrated_logits() -> None:
+    found = list(SWEEPS["speed-quality"].build(lab("scenes")))
+    for task in ("depth", "segmentation"):
+        own = [r for r in found if r.about.predictor == task]
+        assert {r.about.method for r in own if isinstance(r, Curve)} == {
+            name for name in WAYS if "calibrated" not in name
+        }
+        assert not any("calibrated" in r.about.method for r in own)
+    assert any("calibrated" in r.about.method for r in found)
 
 
 def test_without_instructions_for_it_nothing_is_drawn_in_bfloat16(
@@ -74,7 +87,7 @@ def test_every_way_is_compared_with_the_standard_one_and_bfloat16_with_float32()
         assert {claim.quantity for claim in own} == quantities
         other = name.removesuffix(", in bfloat16") if name in HALVES else STANDARD
         assert {claim.theirs for claim in own} == {other}
-        equal = name in HALVES or "held back" not in name
+        equal = name in HALVES or not ("held back" in name or "calibrated" in name)
         directions = {"greater", "less"} if not equal else {"equivalent"}
         assert {claim.expected for claim in own} == directions
     assert "speed-quality" not in HEADLINE
