@@ -1,4 +1,4 @@
-"""Sampler, path, precision and the guide's weight under one name."""
+"""Sampler, path, precision and what becomes of the guide under one name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser, module_device
 from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.solver import Sampler
-from ppap.diffusion.stepping import AnyGuide
+from ppap.diffusion.stepping import AnyGuide, check_gives_gradient
 from ppap.fast.path import FastPath
+from ppap.guidance.methods.calibrated import calibrated
 from ppap.guidance.wrappers import SignalWeighted
 
 __all__ = ["PRESETS", "Preset", "preset_of"]
@@ -34,22 +35,31 @@ class Preset:
         precision: in which networks compute; ``"auto"`` is bfloat16 where the device has it.
         signal_power: of the weight by which what guides is held back in the noise, as of
             :class:`ppap.guidance.wrappers.SignalWeighted`; None leaves it as it is.
+        marginal: of the logits of what guides towards classes, as of
+            :func:`ppap.guidance.methods.calibrated.calibrated`; None leaves them as they are.
     """
 
     sampler: Sampler
     fast: bool = False
     precision: Precision | Literal["auto"] = "fp32"
     signal_power: float | None = None
+    marginal: float | None = None
 
     def guided(self, guide: AnyGuide | None) -> AnyGuide | None:
-        """What guides: the caller's guide, weighted as the preset says.
+        """What guides: the caller's guide, calibrated and weighted as the preset says.
 
         Raises:
-            StepGuideError: for a guide that makes whole steps, and a preset that weighs it.
+            StepGuideError: for a guide that makes whole steps, and a preset that changes it.
+            TypeError: for a guide whose logits are not to be seen, and a preset that calibrates.
         """
-        if guide is None or self.signal_power is None:
-            return guide
-        return SignalWeighted(guide, self.signal_power)  # type: ignore[arg-type]
+        if guide is None:
+            return None
+        if self.marginal is not None:
+            check_gives_gradient(guide, "calibration", "give its likelihood CalibratedLogits()")
+            guide = calibrated(guide, self.marginal)  # type: ignore[type-var]
+        if self.signal_power is not None:
+            guide = SignalWeighted(guide, self.signal_power)  # type: ignore[arg-type]
+        return guide
 
     def sampler_for(self, timesteps: int) -> Sampler:
         """The sampler for a schedule of so many timesteps."""
@@ -89,6 +99,7 @@ PRESETS: dict[str, Preset] = {
     "standard": Preset(DDIM(25)),
     "fast": Preset(DPMSolver(8, last=80), fast=True),
     "held-back": Preset(DPMSolver(8, last=80), fast=True, signal_power=0.5),
+    "calibrated": Preset(DPMSolver(8, last=80), fast=True, marginal=0.5),
 }
 """``"standard"`` is the paper's sampler, step by step. ``"fast"`` is DPM-Solver++ 2M in 8 steps
 from the last timestep down to 80 of 1000, ending at the predicted image, on the fast path: a third

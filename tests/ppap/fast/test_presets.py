@@ -23,9 +23,12 @@ from ppap.fast.presets import PRESETS, Preset
 from ppap.fast.sampling import sample
 from ppap.guidance.guides import naive_guide
 from ppap.guidance.likelihoods import ImageLikelihood
+from ppap.guidance.methods.calibrated import calibrated
 from ppap.guidance.methods.mpgd import MPGD
+from ppap.guidance.methods.x0_gradient import X0Gradient
 from ppap.guidance.wrappers import SignalWeighted
 from ppap.tasks.classes import ClassTask
+from ppap.tasks.depth import DepthTask
 from tests.ppap.networks import SHAPE, tiny_denoiser, tiny_predictor
 
 COUNT = 3
@@ -151,3 +154,36 @@ def test_held_back_refuses_a_guide_that_makes_whole_steps() -> None:
     likelihood = ImageLikelihood(tiny_predictor(), ClassTask(), torch.tensor([0, 1, 2]))
     with pytest.raises(StepGuideError, match="makes whole steps"):
         sample(tiny_denoiser(), COUNT, MPGD(likelihood, 1.0), preset="held-back")
+
+
+@pytest.mark.usefixtures("made")
+def test_calibrated_is_fast_with_half_the_marginal() -> None:
+    denoiser, guide = tiny_denoiser(), naive_guide(tiny_predictor(), ClassTask(), [0, 1, 2], 20.0)
+    expected = sample(denoiser, COUNT, calibrated(guide), DPMSolver(8, last=80), fast=False)
+    found = sample(denoiser, COUNT, guide, preset="calibrated")
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    assert (found - sample(denoiser, COUNT, guide, preset="fast")).abs().max() > 1e-2
+    unguided = sample(denoiser, COUNT, preset="calibrated")
+    torch.testing.assert_close(unguided, sample(denoiser, COUNT, preset="fast"), rtol=0, atol=0)
+
+
+def test_calibrated_leaves_depths_as_they_are() -> None:
+    towards = naive_guide(lambda x: x.mean(1, keepdim=True), DepthTask(), torch.rand(1, 8, 8), 20.0)
+    found = sample(tiny_denoiser(), COUNT, towards, preset="calibrated", fast=False)
+    expected = sample(tiny_denoiser(), COUNT, towards, preset="fast", fast=False)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_preset_may_calibrate_and_hold_back() -> None:
+    denoiser, guide = tiny_denoiser(), naive_guide(tiny_predictor(), ClassTask(), [0, 1, 2], 20.0)
+    both = Preset(DDIM(5), signal_power=0.25, marginal=0.0)
+    expected = sample(denoiser, COUNT, SignalWeighted(calibrated(guide, 0.0), 0.25), DDIM(5))
+    torch.testing.assert_close(sample(denoiser, COUNT, guide, preset=both), expected)
+
+
+def test_calibrated_refuses_what_has_no_logits() -> None:
+    likelihood = ImageLikelihood(tiny_predictor(), ClassTask(), torch.tensor([0, 1, 2]))
+    with pytest.raises(StepGuideError, match="makes whole steps"):
+        sample(tiny_denoiser(), COUNT, MPGD(likelihood, 1.0), preset="calibrated")
+    with pytest.raises(TypeError, match="calibrated logits are for a guide by a noise-aware"):
+        sample(tiny_denoiser(), COUNT, X0Gradient(likelihood), preset="calibrated")
