@@ -260,6 +260,42 @@ def says_what_was_found(cell: str, name: str, found: dict[str, str]) -> None:
         assert abs(number - measured) <= 0.00051, (name, found["predictor"])
 
 
+CHANGED = {
+    "held back": ("refinements", "held back: nearer", "held back: further"),
+    "calibrated": ("refinements", "half the marginal: nearer", "half the marginal: further"),
+    "calibrated and held back": (
+        "refinements", "half the marginal, held back: nearer",
+        "half the marginal, held back: further",
+    ),
+    "calibrated and held back a little (ᾱ^¼)": (
+        "refinements", "half the marginal, held back a little: nearer",
+        "half the marginal, held back a little: further",
+    ),
+    "not near the image (above t = 200 only)": (
+        "refinements", "not near the image: nearer", "not near the image: further",
+    ),
+    "calibrated, in 25 steps of DDIM": (
+        "speed-quality", "DDIM-25, calibrated is nearer", "DDIM-25, calibrated reaches further",
+    ),
+}  # fmt: skip
+
+
+def test_the_table_of_changed_guidance_has_every_verdict_of_the_records() -> None:
+    rows = section("README.md", "| less PPAP-5 as published")
+    assert [row[0] for row in rows] == list(CHANGED)
+    for label, *cells in rows:
+        sweep, *names = CHANGED[label]
+        for cell, (folder, predictor) in zip(
+            cells, ((CLAIMS, "resnet"), (ON_SCENES, "class")), strict=True
+        ):
+            claims = rows_of(folder, f"{sweep}-contrasts")
+            claimed = {r["claim"] for r in claims if r["predictor"] == predictor}
+            assert bool(cell) == (names[0] in claimed), (label, predictor)
+            if cell:
+                for part, name in zip(cell.split("; "), names, strict=True):
+                    says_what_was_found(part, name, claim_of(folder, sweep, name, predictor))
+
+
 def agrees(cell: str, row: dict[str, str], name: str) -> None:
     numbers = stated(cell)
     columns = [name, f"{name}_low", f"{name}_high"][: len(numbers)]

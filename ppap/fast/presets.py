@@ -103,10 +103,12 @@ PRESETS: dict[str, Preset] = {
 }
 """``"standard"`` is the paper's sampler, step by step. ``"fast"`` is DPM-Solver++ 2M in 8 steps
 from the last timestep down to 80 of 1000, ending at the predicted image, on the fast path: a third
-of the network evaluations. ``"held-back"`` is the same with guidance that is weaker the noisier
-the image: of garments more accurate samples, nearer to real images; of scenes less accurate ones
-(the sweep ``refinements``). A guidance scale that was chosen for one of them does not suit
-another: choose it anew."""
+of the network evaluations, and on scenes less accurate. ``"held-back"`` is the same with guidance
+that is weaker the noisier the image, ``"calibrated"`` the same with half the marginal for all that
+guides towards classes: of garments the former has more accurate samples, nearer to real images,
+of scenes the latter, and on the other's images each is worse (the sweeps ``refinements`` and
+``speed-quality``). A guidance scale that was chosen for one of them does not suit another: choose
+it anew."""
 
 
 def preset_of(preset: str | Preset) -> Preset:

@@ -75,8 +75,9 @@ def sample(
             :data:`ppap.fast.presets.PRESETS`, or a :class:`ppap.fast.presets.Preset`; a
             ``sampler``, ``fast`` or ``precision`` beside it takes the place of its own.
             ``"fast"`` draws in 8 steps of DPM-Solver++ on the fast path, ``"held-back"`` holds the
-            guide back in the noise besides, ``"standard"`` is DDIM-25. A guidance scale that
-            suits one of them does not suit another: choose it anew.
+            guide back in the noise besides, ``"calibrated"`` calibrates one towards classes
+            (:mod:`ppap.guidance.methods.calibrated`), ``"standard"`` is DDIM-25. A guidance scale
+            that suits one of them does not suit another: choose it anew.
 
     Returns:
         (N, C, H, W) float32 images in [-1, 1] on the CPU.
