@@ -91,6 +91,10 @@ class PeerRecipe:
         who = {NAIVE: "clean", SINGLE: "noise-aware"}.get(self.experts, "experts")
         return f"{who}, {self.looks_at}"
 
+    def guides(self, tasks: Sequence[str]) -> bool:
+        """Whether it has something to do with these tasks: calibrated logits are of classes."""
+        return self.method != "calibrated" or "class" in tasks
+
 
 ROWS: dict[str, PeerRecipe] = {
     "naive": PeerRecipe("adm-g", NAIVE, "x_t"),
@@ -165,11 +169,12 @@ def peers(lab: Lab) -> Iterator[Result]:
     if set(TASKS) <= set(lab.setting.tasks):
         sources = {task: lab.setting.tasks[task].predictor for task in TASKS}
         for shown, tasks in {**{task: (task,) for task in TASKS[1:]}, TOGETHER: TASKS}.items():
-            for name, recipe in rows.items():
+            possible = {name: recipe for name, recipe in rows.items() if recipe.guides(tasks)}
+            for name, recipe in possible.items():
                 guides = {task: sources[task] for task in tasks}
                 yield from peer_row(lab, name, recipe, shown, guides)
             if len(tasks) == 1:
-                yield from claimed(lab, contrasts(rows), shown, tasks[0])
+                yield from claimed(lab, contrasts(possible), shown, tasks[0])
 
 
 def unguided(lab: Lab) -> Row:

@@ -105,6 +105,15 @@ def test_every_method_is_held_against_ppap_and_with_experts_against_itself() -> 
     assert len({claim.about.method for claim in claims}) == len(claims)
 
 
+def test_calibrated_logits_have_a_row_where_there_are_classes_alone() -> None:
+    results = list(SWEEPS["peers"].build(lab(setting=load_setting("scenes"))))
+    for shown, tasks in (("resnet", 1), ("depth", 0), ("segmentation", 0), ("all three", 1)):
+        own = [r for r in results if r.about.predictor == shown]
+        assert sum(isinstance(r, PeerRow) for r in own) == len(ROWS) - 1 + tasks, shown
+        names = {r.about.method for r in own if "calibrated" in r.about.method}
+        assert bool(names) == bool(tasks)
+
+
 def test_rows_are_chosen_by_their_labels() -> None:
     some = list(SWEEPS["peers"].build(lab(rows=("tfg",))))
     claims = {result.about.method for result in some if isinstance(result, Claim)}
