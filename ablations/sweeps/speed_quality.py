@@ -50,7 +50,7 @@ STANDARD, FAST, HELD = "DDIM-25", "2M-8 to 80", "2M-8 to 80, held back"
 """What the released code draws by; and what the presets ``fast`` and ``held-back`` do."""
 HALF = "in bfloat16"
 EIGHT, WEAKER = DPMSolver(8, last=80), replace(PPAP, refinement=HELD_BACK)
-SURER = replace(PPAP, refinement=CALIBRATED)
+SOFTENED = replace(PPAP, refinement=CALIBRATED)
 WAYS: dict[str, Way] = {
     STANDARD: Way(DDIM(25)),
     "DDIM-12": Way(DDIM(12)),
@@ -61,8 +61,8 @@ WAYS: dict[str, Way] = {
     f"{FAST}, {HALF}": Way(EIGHT, "bf16"),
     HELD: Way(EIGHT, recipe=WEAKER),
     f"{HELD}, {HALF}": Way(EIGHT, "bf16", WEAKER),
-    f"{STANDARD}, calibrated": Way(DDIM(25), recipe=SURER),
-    f"{FAST}, calibrated": Way(EIGHT, recipe=SURER),
+    f"{STANDARD}, calibrated": Way(DDIM(25), recipe=SOFTENED),
+    f"{FAST}, calibrated": Way(EIGHT, recipe=SOFTENED),
 }
 """DPM-Solver++ 2M to t = 0, or down to 80 and ending with the predicted image."""
 MARGINS: dict[str, tuple[Quantity, float]] = {

@@ -52,17 +52,25 @@ def calibrated(guide: G, marginal: float = 0.5) -> G:
 
     Args:
         guide: a :class:`LikelihoodGuide`, a sum of such, or what is around one; it stays as it is.
+            What follows :class:`ppap.guidance.methods.elucd.CalibratedLogits` already keeps its
+            own.
         marginal: τ; see :class:`ppap.guidance.methods.elucd.CalibratedLogits`.
 
     Raises:
-        TypeError: for another guide, whose logits are not to be seen.
+        TypeError: for another guide, whose logits are not to be seen, or a task derived from
+            :class:`ppap.tasks.classes.ClassTask`, of which nobody knows what it makes of them.
         ValueError: for a τ that is negative or not finite.
     """
     task = CalibratedLogits(1.0, marginal)
     if isinstance(guide, LikelihoodGuide):
         other = copy.copy(guide)
-        if isinstance(guide.task, ClassTask):
+        if type(guide.task) is ClassTask:
             other.task = task
+        elif isinstance(guide.task, ClassTask):
+            raise TypeError(
+                f"{type(guide.task).__name__} has a likelihood of its own; give the guide a task "
+                "whose likelihood is calibrated"
+            )
         return other
     if isinstance(guide, SumOfGuides):
         return replace(guide, parts=tuple(calibrated(part, marginal) for part in guide.parts))

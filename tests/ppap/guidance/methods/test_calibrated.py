@@ -144,3 +144,16 @@ def test_a_clean_predictor_and_a_temperature_that_is_none_are_refused() -> None:
     with pytest.raises(ValueError, match="the marginal temperature is a number from 0 on"):
         calibrated(guide(), -1.0)
     assert CalibratedLogits().marginal == 0.5
+
+
+def test_a_guide_that_is_calibrated_keeps_its_temperatures() -> None:
+    found = calibrated(calibrated(guide(), 0.25), 0.5)
+    torch.testing.assert_close(found(state()), by_hand(0.25, 3.0))
+
+
+def test_a_task_of_a_users_is_not_replaced_without_a_word() -> None:
+    class Turned(ClassTask):
+        """Towards the next class."""
+
+    with pytest.raises(TypeError, match="Turned has a likelihood of its own"):
+        calibrated(LikelihoodGuide(classify, Turned(), TARGETS))
