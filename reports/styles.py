@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from reports.records import method_rank
 
@@ -49,6 +49,18 @@ _SPARE = (
 
 
 def styles(methods: list[str]) -> dict[str, Style]:
-    """The look of each method; those the paper does not name share the spare ones in order."""
-    spare = itertools.cycle(_SPARE)
+    """The look of each method; those the paper does not name have the spare ones in order.
+
+    Colours come again after the sixth, with another marker and dash each time: 36 are told apart.
+    """
+    spare = _spare()
     return {name: _STYLES.get(name) or next(spare) for name in sorted(methods, key=method_rank)}
+
+
+def _spare() -> Iterator[Style]:
+    turn = 0
+    while True:
+        for place, look in enumerate(_SPARE):
+            other = _SPARE[(place + turn) % len(_SPARE)]
+            yield replace(look, marker=other.marker, dash=other.dash)
+        turn += 1

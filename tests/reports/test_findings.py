@@ -15,6 +15,7 @@ from reports.build import build
 from reports.claim_figures import LOOKS, curves_figure, forest_figure
 from reports.claim_tables import arms_csv, arms_table, claims_csv, claims_table, evidence
 from reports.records import Records
+from reports.styles import styles
 from reports.tables import Table
 from tests.reports.conftest import SCALES, claim, curve, info, write_folder
 from tests.reports.test_page import elements, embedded
@@ -358,3 +359,9 @@ def test_columns_that_wait_are_asked_for(built: Path) -> None:
     assert [part.split('type="button">')[1].split("<")[0] for part in shown] == [
         "verdict", "predictor", "difference", "p (Holm)", "compared",
     ]  # fmt: skip
+
+
+def test_no_two_of_many_methods_look_alike() -> None:
+    looks = styles([f"method {place}" for place in range(36)])
+    assert len({(look.colour, look.marker) for look in looks.values()}) == 36
+    assert len({(look.colour, look.dash) for look in looks.values()}) == 36
