@@ -22,6 +22,7 @@ __all__ = [
     "claims_csv",
     "claims_legend",
     "claims_table",
+    "difference_cell",
     "evidence",
     "metric_name",
 ]
@@ -44,7 +45,7 @@ def claims_table(findings: Sequence[Finding]) -> Table:
                 _word(claim.name),
                 _word(finding.verdict),
                 _word(claim.predictor),
-                _difference(finding),
+                difference_cell(finding),
                 Cell("") if test is None else Cell(p_text(finding.p_corrected), value=finding.p),
                 _word(compared(finding)),
                 Cell(claim.ours, _shown(finding, ours), claim.ours),
@@ -218,7 +219,7 @@ def evidence(finding: Finding) -> str:
     test = finding.test
     if test is None:
         return finding.reason
-    difference = _difference(finding)
+    difference = difference_cell(finding)
     parts = [
         f"{finding.claim.ours} less {finding.claim.theirs}: "
         f"{difference.text} {difference.interval}".strip()
@@ -249,7 +250,8 @@ def _spec(arm: Arm) -> str:
     return METRICS[arm.metric].spec if arm.metric in METRICS else "#.4g"
 
 
-def _difference(finding: Finding) -> Cell:
+def difference_cell(finding: Finding) -> Cell:
+    """Ours less theirs, with its interval; n/a where nothing was tested."""
     if finding.test is None:
         return Cell("n/a")
     test, spec = finding.test, "+.3g" if finding.unit == "distance" else "+.3f"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from reports.claim_tables import evidence
+from reports.claim_tables import difference_cell, evidence
 from reports.claims import FEWEST, VERDICTS, Finding
 from reports.drawings import Drawing, Report
 from reports.html import anchor, figure
@@ -99,11 +99,10 @@ def _glimpse(folder: Folder, finding: Finding | None, pages: Mapping[str, str]) 
     if finding is None:
         return ""
     file = escape(pages.get(folder.setting, ""))
-    test = finding.test
     figures = ""
-    if test is not None:
-        interval = f"[{test.low:+.3f}, {test.high:+.3f}]"
-        figures = f"<br>{test.value:+.3f} <small>{interval}</small>"
+    if finding.test is not None:
+        cell = difference_cell(finding)
+        figures = f"<br>{cell.text} <small>{cell.interval}</small>"
     return (
         f'<a class="{finding.verdict}" href="{file}#{anchor(folder, finding.claim.key)}">'
         f"{finding.verdict}</a>{figures}"

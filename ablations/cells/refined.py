@@ -35,6 +35,10 @@ class Refinement:
     marginal: float | None = None
     power: float = 0.0
 
+    def suits(self, task: str) -> bool:
+        """Whether it can guide towards a task: calibrated logits are of classes."""
+        return task == "class" or self.marginal is None
+
     def guide(self, plain: LikelihoodGuide, scale: float) -> Guide:
         """Guides as the plain one does, but refined."""
         task = plain.task if self.marginal is None else CalibratedLogits(1.0, self.marginal)

@@ -49,6 +49,8 @@ SOURCES = {
     "held back": HERE,
     "held back more": HERE,
     "half the marginal": "arXiv 2310.11311",
+    "half the marginal, held back a little": HERE,
+    "half the marginal, held back": HERE,
 }
 INTERVAL = "arXiv 2404.07724"
 
@@ -58,9 +60,8 @@ def contrasts() -> dict[str, Contrast]:
     found = {}
     for name, refinement in REFINEMENTS.items():
         stem = f"Five data-free experts that {TOLD[name]} guide better than as published"
-        both = refinement.marginal is not None and refinement.power > 0
-        source = HERE if both else SOURCES.get(name, INTERVAL)
-        pair = near_and_far(stem, name, PUBLISHED, source, "both: " * both)
+        question = "both: " * (refinement.marginal is not None and refinement.power > 0)
+        pair = near_and_far(stem, name, PUBLISHED, SOURCES.get(name, INTERVAL), question)
         found |= dict(zip((f"{name}: nearer", f"{name}: further"), pair, strict=True))
     for name in RIVALS:
         stem = f"Where both are held back, five data-free experts guide better than the arm {name}"
@@ -95,7 +96,7 @@ def arms(task: str) -> dict[str, Recipe]:
     possible = {
         name: replace(PPAP, refinement=refinement)
         for name, refinement in REFINEMENTS.items()
-        if task == "class" or refinement.marginal is None
+        if refinement.suits(task)
     }
     rivals = {
         f"{name}, held back": replace(recipe, refinement=HELD_BACK)

@@ -40,10 +40,9 @@ class Way:
         """Whether the device has what it takes; emulated, bfloat16 saves nothing."""
         return self.path != "bf16" or choose_precision("auto", device()) == "bf16"
 
-    def guides(self, task: str) -> bool:
-        """Whether it can guide towards a task: calibrated logits are of classes."""
-        refinement = self.recipe.refinement
-        return task == "class" or refinement is None or refinement.marginal is None
+    def suits(self, task: str) -> bool:
+        """Whether it can guide towards a task."""
+        return self.recipe.refinement is None or self.recipe.refinement.suits(task)
 
 
 STANDARD, FAST, HELD = "DDIM-25", "2M-8 to 80", "2M-8 to 80, held back"
@@ -82,7 +81,7 @@ def contrasts(task: str = "class") -> dict[str, Contrast]:
     """
     found: dict[str, Contrast] = {}
     for name, way in WAYS.items():
-        if not way.guides(task):
+        if not way.suits(task):
             continue
         if way.path == "bf16":
             found |= compared(name, name.removesuffix(f", {HALF}"), ("rounding",) * 3)
@@ -141,7 +140,7 @@ def speed_quality(lab: Lab) -> Iterator[Result]:
     """
     for shown, task, predictor in guides(lab.setting, lab.predictors):
         for name, way in WAYS.items():
-            if way.possible and way.guides(task):
+            if way.possible and way.suits(task):
                 drawn = way.sampler, way.path
                 yield curve(lab, name, way.recipe, shown, task, predictor, *drawn)
         yield from claimed(lab, contrasts(task), shown, task)

@@ -37,11 +37,12 @@ from ppap.diffusion.solver import Sampler, Update
 from ppap.diffusion.stepping import AnyGuide, StepGuide, plain_step
 from ppap.fast.gradients import Gradients, Term
 from ppap.fast.graphs import StepGraphs, can_capture
-from ppap.fast.inner import is_around, with_inner
+from ppap.fast.inner import InnerGuide
 from ppap.fast.prediction import CompiledDenoiser
 from ppap.fast.update import fused_step
 from ppap.guidance.guides import targets_for
 from ppap.guidance.scale import scaled
+from ppap.guidance.wrappers import is_around, with_inner
 
 __all__ = ["FastPath"]
 
@@ -217,7 +218,7 @@ class FastPath:
             return guide
         key = (self, guide)  # a guide that remembers something must be the same at the next step
         if key not in state.memory:
-            state.memory[key] = with_inner(guide, self._of_inner)
+            state.memory[key] = with_inner(guide, lambda inner: InnerGuide(inner, self._of_inner))
         found: Guide = state.memory[key]
         return found
 

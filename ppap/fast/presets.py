@@ -56,7 +56,7 @@ class Preset:
             return None
         if self.marginal is not None:
             check_gives_gradient(guide, "calibration", "give its likelihood CalibratedLogits()")
-            guide = calibrated(guide, self.marginal)  # type: ignore[type-var]
+            guide = calibrated(guide, self.marginal)  # type: ignore[arg-type]
         if self.signal_power is not None:
             guide = SignalWeighted(guide, self.signal_power)  # type: ignore[arg-type]
         return guide

@@ -6,6 +6,7 @@ Each is a guide itself, so they nest: ``GradientReuse(GuidanceInterval(guide, la
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -15,9 +16,16 @@ from torch import Tensor
 from ppap.compute.options import check_whole
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.stepping import check_gives_gradient
-from ppap.guidance.guides import move
+from ppap.guidance.guides import SumOfGuides, move
 
-__all__ = ["AROUND", "ClippedGradient", "GradientReuse", "GuidanceInterval", "SignalWeighted"]
+__all__ = [
+    "ClippedGradient",
+    "GradientReuse",
+    "GuidanceInterval",
+    "SignalWeighted",
+    "is_around",
+    "with_inner",
+]
 
 SCALE_INSTEAD = "give it a scale that is a function of the noise level and 0 elsewhere"
 
@@ -172,3 +180,23 @@ class SignalWeighted(_Around):
 
 AROUND = (ClippedGradient, GradientReuse, GuidanceInterval, SignalWeighted)
 """Guides around one other."""
+
+
+def is_around(guide: Guide) -> bool:
+    """Whether a guide is of those that merely call others, and no class derived from them."""
+    return type(guide) in (*AROUND, SumOfGuides)
+
+
+def with_inner(guide: Guide, change: Callable[[Guide], Guide]) -> Guide:
+    """The same guide, around something else.
+
+    Args:
+        guide: stays as it is.
+        change: from what is called in the end to what is to stand in its place.
+    """
+    if type(guide) is SumOfGuides:
+        return SumOfGuides(tuple(with_inner(part, change) for part in guide.parts))
+    if is_around(guide):
+        assert isinstance(guide, AROUND)
+        return replace(guide, guide=with_inner(guide.guide, change))
+    return change(guide)

@@ -12,26 +12,21 @@ here it is a noise-aware one, such as a bank of experts, at x_t. It costs nothin
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
-from typing import TypeVar
+from functools import partial
 
 from ppap.diffusion.guide import Guide
-from ppap.guidance.guides import LikelihoodGuide, SumOfGuides
+from ppap.guidance.guides import LikelihoodGuide
 from ppap.guidance.likelihoods import Likelihood
 from ppap.guidance.methods.adm_g import classifier_guidance
 from ppap.guidance.methods.elucd import CalibratedLogits
 from ppap.guidance.scale import Scale
-from ppap.guidance.wrappers import AROUND
+from ppap.guidance.wrappers import with_inner
 from ppap.tasks.classes import ClassTask
 
 __all__ = ["calibrated", "calibrated_guidance"]
 
-G = TypeVar("G", bound=Guide)
 
-
-def calibrated_guidance(
-    likelihood: Likelihood, scale: Scale = 1.0, marginal: float = 0.5
-) -> LikelihoodGuide | SumOfGuides:
+def calibrated_guidance(likelihood: Likelihood, scale: Scale = 1.0, marginal: float = 0.5) -> Guide:
     """The guide by a noise-aware likelihood, or by a sum of such.
 
     Args:
@@ -47,7 +42,7 @@ def calibrated_guidance(
     return calibrated(classifier_guidance(likelihood, scale), marginal)
 
 
-def calibrated(guide: G, marginal: float = 0.5) -> G:
+def calibrated(guide: Guide, marginal: float = 0.5) -> Guide:
     """The same guide under calibrated logits, in all that it does towards classes.
 
     Args:
@@ -61,22 +56,23 @@ def calibrated(guide: G, marginal: float = 0.5) -> G:
             :class:`ppap.tasks.classes.ClassTask`, of which nobody knows what it makes of them.
         ValueError: for a τ that is negative or not finite.
     """
-    task = CalibratedLogits(1.0, marginal)
-    if isinstance(guide, LikelihoodGuide):
-        other = copy.copy(guide)
-        if type(guide.task) is ClassTask:
-            other.task = task
-        elif isinstance(guide.task, ClassTask):
-            raise TypeError(
-                f"{type(guide.task).__name__} has a likelihood of its own; give the guide a task "
-                "whose likelihood is calibrated"
-            )
-        return other
-    if isinstance(guide, SumOfGuides):
-        return replace(guide, parts=tuple(calibrated(part, marginal) for part in guide.parts))
-    if isinstance(guide, AROUND):
-        return replace(guide, guide=calibrated(guide.guide, marginal))
-    raise TypeError(
-        f"calibrated logits are for a guide by a noise-aware classifier, such as bank.guide(...), "
-        f"got {type(guide).__name__}; give its likelihood the task CalibratedLogits() instead"
-    )
+    return with_inner(guide, partial(_calibrated, task=CalibratedLogits(1.0, marginal)))
+
+
+def _calibrated(guide: Guide, task: CalibratedLogits) -> LikelihoodGuide:
+    """A guide that is around no other."""
+    if not isinstance(guide, LikelihoodGuide):
+        raise TypeError(
+            "calibrated logits are for a guide by a noise-aware classifier, such as "
+            f"bank.guide(...), got {type(guide).__name__}; give its likelihood the task "
+            "CalibratedLogits() instead"
+        )
+    other = copy.copy(guide)
+    if type(guide.task) is ClassTask:
+        other.task = task
+    elif isinstance(guide.task, ClassTask):
+        raise TypeError(
+            f"{type(guide.task).__name__} has a likelihood of its own; give the guide a task "
+            "whose likelihood is calibrated"
+        )
+    return other

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,6 +13,7 @@ from ppap.compute.precision import PrecisionError
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.dpm_solver import DPMSolver
+from ppap.diffusion.guide import Guide
 from ppap.diffusion.sampling import Step
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.stepping import StepGuideError
@@ -139,14 +140,18 @@ def test_what_is_no_preset_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("made")
-def test_held_back_is_fast_with_guidance_that_is_weaker_in_the_noise() -> None:
+@pytest.mark.parametrize(
+    ("preset", "changed"), [("held-back", SignalWeighted), ("calibrated", calibrated)]
+)
+def test_what_a_preset_does_to_the_guide_comes_besides_fewer_steps(
+    preset: str, changed: Callable[[Guide, float], Guide]
+) -> None:
     denoiser, guide = tiny_denoiser(), naive_guide(tiny_predictor(), ClassTask(), [0, 1, 2], 20.0)
-    weighted = SignalWeighted(guide, 0.5)
-    expected = sample(denoiser, COUNT, weighted, DPMSolver(8, last=80), fast=False)
-    found = sample(denoiser, COUNT, guide, preset="held-back")
+    expected = sample(denoiser, COUNT, changed(guide, 0.5), DPMSolver(8, last=80), fast=False)
+    found = sample(denoiser, COUNT, guide, preset=preset)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
     assert (found - sample(denoiser, COUNT, guide, preset="fast")).abs().max() > 1e-2
-    unguided = sample(denoiser, COUNT, preset="held-back")
+    unguided = sample(denoiser, COUNT, preset=preset)
     torch.testing.assert_close(unguided, sample(denoiser, COUNT, preset="fast"), rtol=0, atol=0)
 
 
@@ -154,17 +159,6 @@ def test_held_back_refuses_a_guide_that_makes_whole_steps() -> None:
     likelihood = ImageLikelihood(tiny_predictor(), ClassTask(), torch.tensor([0, 1, 2]))
     with pytest.raises(StepGuideError, match="makes whole steps"):
         sample(tiny_denoiser(), COUNT, MPGD(likelihood, 1.0), preset="held-back")
-
-
-@pytest.mark.usefixtures("made")
-def test_calibrated_is_fast_with_half_the_marginal() -> None:
-    denoiser, guide = tiny_denoiser(), naive_guide(tiny_predictor(), ClassTask(), [0, 1, 2], 20.0)
-    expected = sample(denoiser, COUNT, calibrated(guide), DPMSolver(8, last=80), fast=False)
-    found = sample(denoiser, COUNT, guide, preset="calibrated")
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
-    assert (found - sample(denoiser, COUNT, guide, preset="fast")).abs().max() > 1e-2
-    unguided = sample(denoiser, COUNT, preset="calibrated")
-    torch.testing.assert_close(unguided, sample(denoiser, COUNT, preset="fast"), rtol=0, atol=0)
 
 
 def test_calibrated_leaves_depths_as_they_are() -> None:
