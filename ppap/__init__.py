@@ -14,7 +14,7 @@ Everything that a user needs is a name of this package, loaded when it is first 
   :class:`SimilarityTask`;
 * sampling: :func:`sample`, the samplers :class:`DDIM`, :class:`DDPM`, :class:`DPMSolver` and
   :class:`DiffusersSampler`, :class:`FastPath`, which keeps what it has compiled, and
-  :class:`Preset`, all of these under one name;
+  :class:`Preset`, all of these under one name; :func:`best_preset` finds the :class:`Best` one;
 * guides: :class:`LikelihoodGuide`, :class:`X0Gradient`, :class:`SumOfGuides` and
   :func:`naive_guide`, within a :class:`GuidanceInterval`, with :class:`GradientReuse`, a
   :class:`ClippedGradient` or :class:`SignalWeighted`, and in pipelines of diffusers through a

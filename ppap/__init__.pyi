@@ -15,6 +15,7 @@ from .experts.objectives import Distillation, Supervision
 from .experts.routing import NoiseRanges
 from .experts.training import Training
 from .experts.transfer import transfer
+from .fast.best import Best, best_preset
 from .fast.path import FastPath
 from .fast.presets import Preset
 from .fast.sampling import sample, synthesize
@@ -68,6 +69,7 @@ __all__ = [
     "Adapter",
     "AtLeastNoise",
     "Autoguidance",
+    "Best",
     "Biases",
     "CalibratedLogits",
     "ClassTask",
@@ -106,6 +108,7 @@ __all__ = [
     "Training",
     "UniversalGuidance",
     "X0Gradient",
+    "best_preset",
     "calibrated",
     "calibrated_guidance",
     "classifier_guidance",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.curves import Curve
+from ppap.evaluation.curves import Curve
 from reports.schema import POINT_MEASURES
 
 __all__ = ["Arm", "Claim"]

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from ppap.evaluation.curves import common_distances
 from reports.arms import Arm
 from reports.claim_tables import metric_name
 from reports.claims import Finding
-from reports.curves import common_distances
 from reports.figures import DPI, draw_legend, theme
 from reports.metrics import METRICS
 from reports.records import NO_PREDICTOR

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ppap.evaluation.curves import common_distances
 from reports.arms import Arm
 from reports.claims import Finding
-from reports.curves import common_distances
 from reports.metrics import METRICS
 from reports.schema import POINT_MEASURES
 from reports.statistics import mean_if_measured

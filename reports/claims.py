@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ppap.evaluation.curves import Curve, common_distances, common_scores
 from reports.arms import Arm, Claim
-from reports.curves import Curve, common_distances, common_scores
 from reports.schema import RecordError
 from reports.statistics import Paired, holm, mean, paired
 

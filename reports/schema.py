@@ -23,7 +23,7 @@ Quantity = Literal[
     "collapse",
 ]
 QUANTITIES = get_args(Quantity)
-"""What a claim may compare of two curves: see :mod:`reports.curves`."""
+"""What a claim may compare of two curves: see :mod:`ppap.evaluation.curves`."""
 Check = Callable[[Any], bool]
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ablations.cells.guidance import AroundModel, Model
 from ablations.cells.setup import Setup
-from ablations.machine.cell import Load
+from ablations.machine.cell import Cell, Load
+from ppap.compute.precision import Precision
 from ppap.diffusion.guide import Guide
+from ppap.diffusion.solver import Sampler
+from ppap.fast.presets import Preset
 from ppap.guidance.guides import LikelihoodGuide
 from ppap.guidance.methods.elucd import CalibratedLogits
 from ppap.guidance.wrappers import GuidanceInterval, SignalWeighted
@@ -39,6 +43,16 @@ class Refinement:
         """Whether it can guide towards a task: calibrated logits are of classes."""
         return task == "class" or self.marginal is None
 
+    def preset(self, sampler: Sampler, fast: bool, precision: Precision) -> Preset:
+        """The same as a preset.
+
+        Raises:
+            ValueError: for guidance at some steps only, which is none.
+        """
+        if (self.first, self.last) != (0, None):
+            raise ValueError(f"{self} is no preset: it guides at some steps only")
+        return Preset(sampler, fast, precision, self.power or None, self.marginal)
+
     def guide(self, plain: LikelihoodGuide, scale: float) -> Guide:
         """Guides as the plain one does, but refined."""
         task = plain.task if self.marginal is None else CalibratedLogits(1.0, self.marginal)
@@ -56,11 +70,11 @@ class Refined(AroundModel):
 
     Attributes:
         model: what is followed.
-        refinement: how.
+        refinement: how, or the cell that chooses it.
     """
 
     model: Model
-    refinement: Refinement
+    refinement: Refinement | Cell
 
     @property
     def name(self) -> str:
@@ -69,6 +83,17 @@ class Refined(AroundModel):
     def image_seconds(self) -> float:
         return self.model.image_seconds()
 
+    def inputs(self) -> Iterator[Cell]:
+        yield from super().inputs()
+        if isinstance(self.refinement, Cell):
+            yield self.refinement
+
+    def chosen(self, load: Load) -> Refinement:
+        """How, read from the choice if it was chosen."""
+        if isinstance(self.refinement, Refinement):
+            return self.refinement
+        return Refinement(**load(self.refinement).meta["refinement"])
+
     def guide(self, setup: Setup, load: Load, targets: Tensor, scale: float) -> Guide:
         """Guides a batch towards (N, ...) targets."""
-        return self.refinement.guide(self.model.guide(setup, load, targets, 1.0), scale)
+        return self.chosen(load).guide(self.model.guide(setup, load, targets, 1.0), scale)

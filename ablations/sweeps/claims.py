@@ -24,7 +24,17 @@ from ablations.sweeps.recipes import FULL, MULTI, NAIVE, PPAP, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
 from ppap.diffusion.dpm_solver import DPMSolver
 
-__all__ = ["ARMS", "CLAIMS", "HERE", "Contrast", "claimed", "curve", "curve_seed", "guides"]
+__all__ = [
+    "ARMS",
+    "CLAIMS",
+    "HERE",
+    "SAMPLER",
+    "Contrast",
+    "claimed",
+    "curve",
+    "curve_seed",
+    "guides",
+]
 
 SAMPLER = DPMSolver(8, last=80)
 CURVE_SEED = 35 * 10**8

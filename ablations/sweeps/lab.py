@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from ablations.cells.chosen import ChosenRefinement
 from ablations.cells.experts import Experts
 from ablations.cells.guidance import Guidance, Guiding, Model
 from ablations.cells.intervals import QUALITY, RowFigures
@@ -25,7 +26,7 @@ from ablations.errors import UserError
 from ablations.settings.budget import Budget
 from ablations.settings.setting import Setting
 from ablations.sweeps.banks import SAMPLER, long_trained_bank, synthetic_data, trained_bank
-from ablations.sweeps.recipes import PPAP, Recipe
+from ablations.sweeps.recipes import PPAP, Choice, Recipe
 
 __all__ = ["TOGETHER", "Lab", "Measured", "Models", "Sampling"]
 
@@ -36,6 +37,7 @@ SCALE = 16.0
 TOGETHER = "all three"
 """What records call the tasks of a setting that guide together."""
 SELECTION_SEED, ROW_SEED, SEED_STRIDE = 2 * 10**9, 3 * 10**9, 10**7
+CHOICE_SEED = 25 * 10**8
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,8 @@ class Lab:
         """What guides by a recipe: the predictor as it is, or with experts."""
         trained = self.experts(recipe, predictor, seed, task) if recipe.experts else None
         model = Model(predictor, trained, task)
+        if isinstance(recipe.refinement, Choice):
+            return Refined(model, self._choice(recipe.refinement, model, seed))
         if recipe.refinement is not None:
             return Refined(model, recipe.refinement)
         return model if recipe.guide is None else Method.of(recipe.guide, model)
@@ -249,6 +253,18 @@ class Lab:
         """The bank of a recipe with at least one expert."""
         recipe = self.changed(recipe)
         return trained_bank(self.setting, self.budget, recipe, predictor, seed, task)
+
+    def _choice(self, choice: Choice, model: Model, seed: int) -> ChosenRefinement:
+        """The cell that chooses, of a training seed's experts."""
+        return ChosenRefinement(
+            self.setup,
+            model,
+            choice.sampler,
+            choice.among(model.task),
+            tuple(scale * self._relative_scale(model) for scale in choice.scales),
+            CHOICE_SEED + seed * SEED_STRIDE,
+            choice.images,
+        )
 
     def changed(self, recipe: Recipe) -> Recipe:
         """A recipe with the lab's changes.

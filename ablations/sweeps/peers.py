@@ -27,10 +27,12 @@ from ablations.sweeps.claims import HERE, Contrast, claimed, curve_seed
 from ablations.sweeps.lab import SELECTION_SEED, TOGETHER, Lab
 from ablations.sweeps.recipes import NAIVE, PPAP, QUALITY, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
+from ppap.diffusion.ddim import DDIM
 
 __all__ = ["ROWS", "SPACES", "PeerRecipe", "contrasts", "trials"]
 
 TASKS = ("class", "depth", "segmentation")
+STEPS = 25
 STRENGTHS = (0.25, 0.5, 1.0, 2.0)
 """Of the curve, rising, relative to the scale that the search has chosen."""
 REFERENCE = "ppap"
@@ -79,11 +81,18 @@ class PeerRecipe:
         method: of ``ppap.guidance.METHODS``, or a plugin.
         experts: of what guides; as it is by default.
         looks_at: x_t, or the predicted image.
+        steps: of DDIM.
     """
 
     method: str
     experts: Recipe = NAIVE
     looks_at: Literal["x_t", "x_0"] = "x_0"
+    steps: int = STEPS
+
+    @property
+    def sampler(self) -> DDIM:
+        """What draws; its eta is of the options that are searched for."""
+        return DDIM(self.steps)
 
     @property
     def guide(self) -> str:
@@ -111,24 +120,39 @@ ROWS: dict[str, PeerRecipe] = {
         f"{name} + experts on x_0": PeerRecipe(name, PPAP, "x_0")
         for name in ("dps", "tfg", "elucd", "mpgd")
     },
-}
+    **{
+        f"{name} in {steps} steps": PeerRecipe(name, steps=steps)
+        for name, steps in {
+            "x0-gradient": 8, "dps": 10, "freedom": 5, "universal": 5, "tfg": 5,
+        }.items()
+    },
+}  # fmt: skip
+"""The last in as many steps as take about the time of PPAP's 25."""
+REFINED = ("ppap, held back", "ppap, calibrated")
+AT_PPAPS_COST = ("naive", "single (ADM-G)", "elucd", "mpgd")
+"""Besides those in fewer steps."""
 
 
 def contrasts(rows: Mapping[str, PeerRecipe]) -> dict[str, Contrast]:
-    """Of every row with the reference, near and far; and of a method with experts with itself."""
+    """What is claimed of these rows.
+
+    Of every one with the reference, near and far; of a method with experts with the same without;
+    and of PPAP refined with every method at its cost.
+    """
     found = {}
-    for name in rows:
+    for name, recipe in rows.items():
         if name == REFERENCE:
             continue
+        fewer = "" if recipe.steps == STEPS else "in fewer steps: "
         found[f"{name} beats {REFERENCE}"] = Contrast(
             f"At equal distance from real images, {name} guides better than five data-free "
             "experts do by themselves.",
-            name, REFERENCE, "near", source=HERE,
+            name, REFERENCE, f"{fewer}near", source=HERE,
         )  # fmt: skip
         found[f"{name} reaches further than {REFERENCE}"] = Contrast(
             f"At the best of its strengths, {name} guides better than five data-free experts do "
             "by themselves at theirs.",
-            name, REFERENCE, "far", "best_score", source=HERE,
+            name, REFERENCE, f"{fewer}far", "best_score", source=HERE,
         )  # fmt: skip
         alone = name.partition(" + ")[0]
         if alone != name and alone in rows:
@@ -137,6 +161,13 @@ def contrasts(rows: Mapping[str, PeerRecipe]) -> dict[str, Contrast]:
                 "clean predictor.",
                 name, alone, "combined", source=HERE,
             )  # fmt: skip
+        for refined in REFINED if fewer or name in AT_PPAPS_COST else ():
+            if refined in rows:
+                found[f"{refined}, beats {name}"] = Contrast(
+                    f"At equal distance from real images and about equal cost, {refined}, guides "
+                    f"better than {name}.",
+                    refined, name, f"{refined}: at equal cost", source=HERE,
+                )  # fmt: skip
     return found
 
 
@@ -154,9 +185,10 @@ def peers(lab: Lab) -> Iterator[Result]:
     of them the setting's own rule chooses, as it chooses other sweeps' scales. With the options
     found, every method has a curve over strengths, relative to the scale found, unit by unit
     from the same seeds towards the same targets; its row is the curve's point of strength 1.
-    Units are training seeds, or blocks of sampling seeds where nothing is trained. Costs are
-    network evaluations, seconds and memory of one image. The gap is by how much the guide finds
-    its samples better than the independent judge. Differences are to PPAP.
+    Units are training seeds, or blocks of sampling seeds where nothing is trained. All draw in 25
+    steps of DDIM; methods that cost more do so once more in as many as cost about the same. Costs
+    are network evaluations, seconds and memory of one image. The gap is by how much the guide
+    finds its samples better than the independent judge. Differences are to PPAP.
     """
     if taken := [name for name in lab.plugins if name in ROWS]:
         raise UserError(f"sweep peers has a row {taken[0]} already", "give the plugin another name")
@@ -212,7 +244,7 @@ def peer_row(
     axes = (("guide", recipe.guide),)
     reference = recipe.experts is PPAP and name == REFERENCE
     about = lab.about(name, experts, shown, reference, axes)
-    peer = Peer(recipe.method, recipe.looks_at, digest(recipe.method))
+    peer, sampler = Peer(recipe.method, recipe.looks_at, digest(recipe.method)), recipe.sampler
     units = tuple(range(lab.budget.units))
     guidance = [
         tuple(
@@ -221,10 +253,10 @@ def peer_row(
         )
         for unit in units
     ]
-    search = searched(lab, peer, guidance[0], tuple(sources))
+    search = searched(lab, peer, guidance[0], tuple(sources), sampler)
     samples = [
         PeerSamples(
-            lab.setup, SAMPLER, together, curve_seed(unit),
+            lab.setup, sampler, together, curve_seed(unit),
             lab.budget.curve_samples, peer, search,
         )
         for unit, together in zip(units, guidance, strict=True)
@@ -235,7 +267,7 @@ def peer_row(
         lab.setup,
         about,
         units,
-        sampler_name(SAMPLER),
+        sampler_name(sampler),
         RowFigures(lab.setup, judged, lab.budget.resamples, ("precision", "recall")),
         banks,
         search=search,
@@ -248,7 +280,7 @@ def peer_row(
         yield Curve(
             lab.setup,
             about,
-            sampler_name(SAMPLER),
+            sampler_name(sampler),
             units,
             rule.metric,
             rule.higher_is_better,
@@ -259,13 +291,17 @@ def peer_row(
 
 
 def searched(
-    lab: Lab, peer: Peer, guidance: tuple[Guidance, ...], tasks: tuple[str, ...]
+    lab: Lab,
+    peer: Peer,
+    guidance: tuple[Guidance, ...],
+    tasks: tuple[str, ...],
+    sampler: DDIM,
 ) -> Search:
     """The search for a method's options, with what guides the first unit."""
     tried = trials(peer.method, lab.budget.trials, lab.scales)
     picked = lab.budget.selection_samples
     scores = tuple(
-        Score(PeerSamples(lab.setup, SAMPLER, guidance, SELECTION_SEED, picked, peer, trial))
+        Score(PeerSamples(lab.setup, sampler, guidance, SELECTION_SEED, picked, peer, trial))
         for trial in tried
     )
     return Search(tuple(lab.setting.tasks[task].selection for task in tasks), tried, scores)

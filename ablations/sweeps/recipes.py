@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ablations.cells.refined import Refinement
+from ablations.cells.samples import AnySampler
 from ppap.experts.adapters.adapter import Adapter, full_adapter, ppap_adapter
 from ppap.experts.training import Start
+from ppap.fast.best import SCALES
 
 __all__ = [
     "FULL",
@@ -18,6 +20,7 @@ __all__ = [
     "PPAP",
     "QUALITY",
     "SINGLE",
+    "Choice",
     "FineTuning",
     "Recipe",
 ]
@@ -50,6 +53,31 @@ LORA = FineTuning("LoRA, bias, norm", ppap_adapter(4, 2.0), 1e-2)
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Of several refinements that which the off-the-shelf predictor finds best, unit by unit.
+
+    Attributes:
+        refinements: by name.
+        sampler: that draws what it looks at.
+        scales: under each of them, relative to the tasks' own.
+        images: for each scale.
+    """
+
+    refinements: tuple[tuple[str, Refinement], ...]
+    sampler: AnySampler
+    scales: tuple[float, ...] = SCALES
+    images: int = 100
+
+    def suits(self, task: str) -> bool:
+        """Whether there is more than one for a task to choose from."""
+        return len(self.among(task)) > 1
+
+    def among(self, task: str) -> tuple[tuple[str, Refinement], ...]:
+        """Those that can guide towards a task."""
+        return tuple((name, found) for name, found in self.refinements if found.suits(task))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How the experts of a row are made; the defaults are PPAP's.
 
@@ -67,7 +95,8 @@ class Recipe:
         normalised: whether the experts see normalised images.
         guide: of ``ppap.guidance.METHODS``, or a plugin's module: what guides by the experts, or
             by the predictor where there are none; None for the gradient in x_t.
-        refinement: of when and how the experts guide; None for always and alike.
+        refinement: of when and how the experts guide, or those that are chosen from; None for
+            always and alike.
     """
 
     experts: int = EXPERTS
@@ -83,7 +112,7 @@ class Recipe:
     temperature: float = 0.25
     normalised: bool = True
     guide: str | None = None
-    refinement: Refinement | None = None
+    refinement: Refinement | Choice | None = None
 
 
 NAIVE = Recipe(experts=0)

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from ablations.cells.refined import Refinement
 from ablations.cells.results import Result
-from ablations.sweeps.claims import HERE, Contrast, claimed, curve, guides, picture
+from ablations.sweeps.claims import HERE, SAMPLER, Contrast, claimed, curve, guides, picture
 from ablations.sweeps.lab import Lab
-from ablations.sweeps.recipes import MULTI, NAIVE, PPAP, SINGLE, Recipe
+from ablations.sweeps.recipes import MULTI, NAIVE, PPAP, SINGLE, Choice, Recipe
 from ablations.sweeps.registry import sweep
 
-__all__ = ["CALIBRATED", "HELD_BACK", "REFINEMENTS", "RIVALS"]
+__all__ = ["CALIBRATED", "CHOSEN", "HELD_BACK", "REFINEMENTS", "RIVALS"]
 
 PUBLISHED = "ppap"
 HELD_BACK = Refinement(power=0.5)
@@ -28,6 +28,10 @@ REFINEMENTS: dict[str, Refinement] = {
     "half the marginal, held back": Refinement(marginal=0.5, power=0.5),
 }
 """Of PPAP. Of 8 steps at timesteps from 996 down to 80 the intervals leave out one, two and one."""
+CHOSEN = "chosen by the predictor"
+CHOICE = Choice(
+    (("as published", Refinement()), ("held back", HELD_BACK), ("calibrated", CALIBRATED)), SAMPLER
+)
 RIVALS: dict[str, Recipe] = {
     "naive": NAIVE,
     "single": SINGLE,
@@ -63,6 +67,13 @@ def contrasts() -> dict[str, Contrast]:
         question = "both: " * (refinement.marginal is not None and refinement.power > 0)
         pair = near_and_far(stem, name, PUBLISHED, SOURCES.get(name, INTERVAL), question)
         found |= dict(zip((f"{name}: nearer", f"{name}: further"), pair, strict=True))
+    stem = (
+        "Five data-free experts guide better than as published where their off-the-shelf "
+        "predictor, which sees samples and no data, chooses whether they are held back, "
+        "calibrated or neither"
+    )
+    pair = near_and_far(stem, CHOSEN, PUBLISHED, HERE, "chosen: ")
+    found |= dict(zip((f"{CHOSEN}: nearer", f"{CHOSEN}: further"), pair, strict=True))
     for name in RIVALS:
         stem = f"Where both are held back, five data-free experts guide better than the arm {name}"
         pair = near_and_far(stem, "held back", f"{name}, held back", HERE)
@@ -102,7 +113,8 @@ def arms(task: str) -> dict[str, Recipe]:
         f"{name}, held back": replace(recipe, refinement=HELD_BACK)
         for name, recipe in RIVALS.items()
     }
-    return {PUBLISHED: PPAP} | possible | rivals
+    chosen = {CHOSEN: replace(PPAP, refinement=CHOICE)}
+    return {PUBLISHED: PPAP} | possible | chosen | rivals
 
 
 @sweep("refinements", metrics=("accuracy",), figure="none")
@@ -111,7 +123,10 @@ def refinements(lab: Lab) -> Iterator[Result]:
 
     The experts of the sweep of claims guide, unit by unit from its seeds towards its targets; no
     refinement costs more than what it refines. Each has scales of its own. Guidance that is held
-    back is weaker the noisier the image: its gradient is weighted by a power of abar.
+    back is weaker the noisier the image: its gradient is weighted by a power of abar. What is
+    chosen by the predictor is whether to hold back, to calibrate or neither, training seed by
+    training seed: by how well samples that none of these curves has agree with their targets, as
+    the off-the-shelf predictor sees them, no further from unguided samples.
     """
     for shown, task, predictor in guides(lab.setting, lab.predictors):
         made = arms(task)

@@ -107,8 +107,8 @@ of the network evaluations, and on scenes less accurate. ``"held-back"`` is the 
 that is weaker the noisier the image, ``"calibrated"`` the same with half the marginal for all that
 guides towards classes: of garments the former has more accurate samples, nearer to real images,
 of scenes the latter, and on the other's images each is worse (the sweeps ``refinements`` and
-``speed-quality``). A guidance scale that was chosen for one of them does not suit another: choose
-it anew."""
+``speed-quality``); :func:`ppap.fast.best.best_preset` finds out which. A guidance scale that was
+chosen for one of them does not suit another: choose it anew."""
 
 
 def preset_of(preset: str | Preset) -> Preset:
@@ -122,5 +122,7 @@ def preset_of(preset: str | Preset) -> Preset:
         return preset
     if not isinstance(preset, str):
         raise TypeError(f"a preset is a name or a ppap.Preset, got {type(preset).__name__}")
+    if preset == "best":
+        raise ValueError("which preset is best depends on the images; ppap.best_preset finds it")
     check_choice("preset", preset, PRESETS)
     return PRESETS[preset]

@@ -76,8 +76,9 @@ def sample(
             ``sampler``, ``fast`` or ``precision`` beside it takes the place of its own.
             ``"fast"`` draws in 8 steps of DPM-Solver++ on the fast path, ``"held-back"`` holds the
             guide back in the noise besides, ``"calibrated"`` calibrates one towards classes
-            (:mod:`ppap.guidance.methods.calibrated`), ``"standard"`` is DDIM-25. A guidance scale
-            that suits one of them does not suit another: choose it anew.
+            (:mod:`ppap.guidance.methods.calibrated`), ``"standard"`` is DDIM-25. Which suits the
+            images, :func:`ppap.fast.best.best_preset` finds out. A guidance scale that suits one
+            of them does not suit another: choose it anew.
 
     Returns:
         (N, C, H, W) float32 images in [-1, 1] on the CPU.

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ppap.evaluation.curves import Curve
 from reports.__main__ import main
 from reports.arms import Arm, Claim
 from reports.claims import FEWEST, Finding, Reading, read_contrast, settle
-from reports.curves import Curve
 from reports.records import RecordError, read_folder
 from tests.reports.conftest import Record, claim, curve, write_folder
 

@@ -14,6 +14,7 @@ from ablations.cells.results import Row
 from ablations.settings.catalogue import BUDGETS, load_setting
 from ablations.sweeps import SWEEPS, Lab
 from ablations.sweeps.peers import ROWS, SPACES, STRENGTHS, trials
+from ppap.diffusion.ddim import DDIM
 from ppap.guidance import METHODS
 
 
@@ -98,11 +99,38 @@ def test_every_method_is_held_against_ppap_and_with_experts_against_itself() -> 
     claims = [result for result in results if isinstance(result, Claim)]
     arms = {result.about.method for result in results if isinstance(result, Curve)}
     assert {side for claim in claims for side in (claim.ours, claim.theirs)} == arms
-    assert {c.ours for c in claims if c.family == "near"} == arms - {"ppap"}
+    fewer = {name for name in arms if name.endswith(" steps")}
+    assert {c.ours for c in claims if c.family == "near"} == arms - {"ppap"} - fewer
+    assert {c.ours for c in claims if c.family == "in fewer steps: near"} == fewer
     helped = {(c.ours, c.theirs) for c in claims if c.family == "combined"}
     assert ("tfg + experts on x_0", "tfg") in helped
     assert len(helped) == sum(" + " in name for name in ROWS)
     assert len({claim.about.method for claim in claims}) == len(claims)
+
+
+def test_what_costs_more_draws_in_fewer_steps_too_and_is_held_against_ppap_refined() -> (
+    None
+):
+    results = list(SWEEPS["peers"].build(lab()))
+    rows = {r.about.method: r for r in results if isinstance(r, PeerRow)}
+    fewer = {name: recipe.steps for name, recipe in ROWS.items() if recipe.steps != 25}
+    assert fewer == {
+        "x0-gradient in 8 steps": 8, "dps in 10 steps": 10, "freedom in 5 steps": 5,
+        "universal in 5 steps": 5, "tfg in 5 steps": 5,
+    }  # fmt: skip
+    for name, row in rows.items():
+        drawn = {score.samples.sampler for score in row.figures.scores}
+        assert row.search is not None
+        tried = {score.samples.sampler for score in row.search.scores}
+        assert drawn == tried == {DDIM(fewer.get(name, 25))}
+        assert row.sampler == f"ddim{fewer.get(name, 25)}"
+    for refined in ("ppap, held back", "ppap, calibrated"):
+        against = {
+            claim.theirs
+            for claim in results
+            if isinstance(claim, Claim) and claim.family == f"{refined}: at equal cost"
+        }
+        assert against == {"naive", "single (ADM-G)", "elucd", "mpgd", *fewer}
 
 
 def test_calibrated_logits_have_a_row_where_there_are_classes_alone() -> None:

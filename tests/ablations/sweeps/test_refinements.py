@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
 
+from ablations.cells.chosen import ChosenRefinement
 from ablations.cells.curves import Claim, Curve
-from ablations.cells.refined import Refinement
+from ablations.cells.refined import Refined, Refinement
+from ablations.machine.store import Artifact
 from ablations.sweeps import HEADLINE, SWEEPS, Lab
-from ablations.sweeps.refinements import REFINEMENTS, RIVALS
+from ablations.sweeps.refinements import CHOSEN, REFINEMENTS, RIVALS
+from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.guide import State
+from ppap.fast.presets import Preset
 from ppap.guidance.guides import LikelihoodGuide
 from ppap.tasks.classes import ClassTask
 from tests.ablations.sweeps.test_claims import curves as curves_of_claims
@@ -26,11 +32,10 @@ def arms(made: Lab) -> dict[str, Curve]:
 
 def test_only_the_guide_differs_and_what_claims_have_drawn_is_not_drawn_again() -> None:
     found, claimed = arms(lab()), curves_of_claims(lab())
-    assert found.keys() == {"ppap", *REFINEMENTS, *(f"{name}, held back" for name in RIVALS)}
+    rivals = {f"{name}, held back": name for name in RIVALS}
+    assert found.keys() == {"ppap", *REFINEMENTS, CHOSEN, *rivals}
     for name, curve in found.items():
-        theirs = claimed[
-            "resnet", "ppap" if name in REFINEMENTS else name.removesuffix(", held back")
-        ]
+        theirs = claimed["resnet", rivals.get(name, "ppap")]
         assert [bank.key for bank in curve.banks] == [bank.key for bank in theirs.banks]
         for ours, published in zip(scores(curve), scores(theirs), strict=True):
             assert ours.samples.first_seed == published.samples.first_seed
@@ -47,10 +52,48 @@ def test_every_refinement_is_claimed_to_be_better_and_to_keep_what_experts_are_w
         (ours, theirs, quantity, "greater")
         for quantity in quantities
         for ours, theirs in (
-            *((name, "ppap") for name in REFINEMENTS),
+            *((name, "ppap") for name in (*REFINEMENTS, CHOSEN)),
             *(("held back", f"{name}, held back") for name in RIVALS),
         )
     }
+
+
+def test_every_training_seed_has_a_choice_of_its_own_on_images_that_no_curve_has() -> None:
+    curve = arms(lab())[CHOSEN]
+    models = [score.samples.guidance[0].model for score in curve.points[0]]
+    choices = [model.refinement for model in models if isinstance(model, Refined)]
+    assert len(choices) == len(models) == len(curve.units)
+    seeds: set[int] = set()
+    for choice, bank in zip(choices, curve.banks, strict=True):
+        assert isinstance(choice, ChosenRefinement)
+        assert choice.model.experts == bank
+        assert choice.sampler == curve.points[0][0].samples.sampler
+        names = [name for name, _ in choice.refinements]
+        assert names == ["as published", "held back", "calibrated"]
+        own = set(range(choice.first_seed, choice.first_seed + 2 * choice.count))
+        assert not seeds & own
+        seeds |= own
+    drawn = {seed for points in curve.points for score in points for seed in score.samples.seeds}
+    assert not seeds & drawn
+
+
+def test_a_model_guides_as_was_chosen() -> None:
+    curve = arms(lab())[CHOSEN]
+    (score, *_) = curve.points[0]
+    model = score.samples.guidance[0].model
+    assert isinstance(model, Refined)
+    assert model.refinement in tuple(score.samples.guidance_inputs())
+    for refinement in (Refinement(), REFINEMENTS["held back"], REFINEMENTS["half the marginal"]):
+        found = Artifact({"refinement": json.loads(json.dumps(asdict(refinement)))})
+        assert model.chosen(lambda cell, found=found: found) == refinement
+
+
+def test_guidance_at_some_steps_is_no_preset() -> None:
+    assert Refinement().preset(DDIM(5), False, "fp32") == Preset(DDIM(5))
+    both = Refinement(marginal=0.5, power=0.25).preset(DDIM(5), True, "bf16")
+    assert both == Preset(DDIM(5), True, "bf16", 0.25, 0.5)
+    with pytest.raises(ValueError, match="guides at some steps only"):
+        REFINEMENTS["not near the image"].preset(DDIM(5), False, "fp32")
 
 
 def gradient(refinement: Refinement, timestep: int, scale: float = 3.0) -> Any:

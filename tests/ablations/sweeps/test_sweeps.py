@@ -74,9 +74,10 @@ def test_every_row_of_a_family_is_compared_with_its_reference(name: str) -> None
         if isinstance(row, Row):
             families[row.about.predictor, row.sampler].append(row)
     compared = {cell.row: cell for cell in found if isinstance(cell, Comparison)}
-    for (predictor, _), rows in families.items():
+    for (predictor, sampler), rows in families.items():
         references = [row for row in rows if row.about.reference]
-        assert len(references) == (predictor != "none")
+        alone = name == "peers" and sampler != "ddim25"  # claims alone compare these
+        assert len(references) == (predictor != "none" and not alone)
         for row in rows:
             if references and row is not references[0]:
                 comparison = compared.pop(row.key)

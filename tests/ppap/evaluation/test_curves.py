@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from reports.curves import Curve, common_distances, common_scores
+from ppap.evaluation.curves import Curve, common_distances, common_scores
 
 E = math.e
 
