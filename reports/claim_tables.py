@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -203,6 +204,10 @@ def arms_legend(arms: Sequence[Arm]) -> list[str]:
             "a black background is at the lower one."
         ),
     ]
+    for arm in arms:
+        if chosen := Counter(arm.record.get("chosen", ())):
+            told = ", ".join(f"{name} in {count}" for name, count in chosen.most_common())
+            lines.append(f"{arm.method}, {arm.predictor}: of {chosen.total()} units {told}.")
     for predictor in dict.fromkeys(arm.predictor for arm in arms if _spans(arm)):
         reach = _reach(predictor, arms)
         told = "none" if reach is None else f"{reach[0]:.3g} to {reach[1]:.3g}"

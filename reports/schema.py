@@ -264,6 +264,7 @@ _CURVE_FACTS: dict[str, Check] = {
     **dict.fromkeys(("experts", "trained_steps"), _whole),
     **dict.fromkeys(("reference", "unbounded"), _flag),
     "axes": _mapping,
+    "chosen": _list,
 }
 _POINT: dict[str, Check] = {
     "unit": _whole,

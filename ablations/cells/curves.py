@@ -46,6 +46,14 @@ class Curve(Result):
     def inputs(self) -> Iterator[Cell]:
         yield from super().inputs()
         yield from (score.samples for row in self.points for score in row)
+        yield from self.choices()
+
+    def choices(self) -> Iterator[Cell]:
+        """What chose how each unit is guided, where something did."""
+        for score in self.points[0]:
+            for part in score.samples.guidance:
+                if isinstance(choice := getattr(part.model, "refinement", None), Cell):
+                    yield choice
 
     def compute(self, load: Load) -> Artifact:
         scores = mean_scores(self.points, load)
@@ -66,6 +74,8 @@ class Curve(Result):
             "points": points,
             "unbounded": last and len(self.points) > 1,
         }
+        if chosen := [load(choice).meta["name"] for choice in self.choices()]:
+            record["chosen"] = chosen
         cells = [score for row in measured for score in row]
         samples = [load(score.samples) for score in cells]
         banks = [load(bank) for bank in self.banks]

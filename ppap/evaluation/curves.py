@@ -58,7 +58,8 @@ class Curve:
         if not len(scales) or len(set(scales)) < len(scales) or not (columns[1] > 0).all():
             raise ValueError("a curve has a point or more, each of another scale, distances > 0")
         order = np.argsort(columns[0])
-        return cls(*(column[order] for column in columns), higher_is_better)
+        scales_up, along, reached = (column[order] for column in columns)
+        return cls(scales_up, along, reached, higher_is_better)
 
     def score_at(self, distance: float) -> float:
         """The best score that the curve has at a distance; NaN where it does not reach it."""

@@ -375,6 +375,7 @@ MALFORMED = {
     "a share of saturation": (point(saturation=2.0), "points[3].saturation cannot be 2.0"),
     "a negative scale": (point(scale=-1.0), "points[3].scale cannot be -1.0"),
     "a flag as text": (broken(unbounded="no"), 'unbounded cannot be "no"'),
+    "nothing chosen": (broken(chosen="held back"), 'chosen cannot be "held back"'),
     "provenance": (broken(provenance={}), "provenance.commit is missing"),
     "no direction": (without(curve("single"), "higher_is_better"), "higher_is_better is missing"),
     "another quantity": (json.dumps(claim(quantity="speed")), 'quantity cannot be "speed"'),

@@ -13,7 +13,14 @@ from matplotlib.colors import to_hex
 
 from reports.build import build
 from reports.claim_figures import LOOKS, curves_figure, forest_figure
-from reports.claim_tables import arms_csv, arms_table, claims_csv, claims_table, evidence
+from reports.claim_tables import (
+    arms_csv,
+    arms_legend,
+    arms_table,
+    claims_csv,
+    claims_table,
+    evidence,
+)
 from reports.records import Records
 from reports.styles import styles
 from reports.tables import Table
@@ -135,6 +142,14 @@ def test_an_arm_whose_guide_moves_nothing_takes_no_other_arms_area(tmp_path: Pat
 def test_an_unbounded_arm_is_marked(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, [curve("ppap", unbounded=True)])
     assert columns(arms_table(Records.read(folder).arms))["scale"] == ["8 at the edge"]
+
+
+def test_what_was_chosen_for_each_unit_is_told(tmp_path: Path) -> None:
+    chosen = ["held back", *["calibrated"] * 7]
+    folder = write_folder(tmp_path, [curve("ppap"), curve("single", chosen=chosen)])
+    lines = arms_legend(Records.read(folder).arms)
+    assert "single, resnet: of 8 units calibrated in 7, held back in 1." in lines
+    assert sum(" units " in line and line.endswith("in 1.") for line in lines) == 1
 
 
 def test_the_csv_of_curves_has_a_line_for_each_scale(records: Records) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ablations.cells.chosen import ChosenRefinement
 from ablations.cells.curve_points import (
     CurveScore,
     ExtendedSamples,
@@ -18,8 +19,9 @@ from ablations.cells.curve_points import (
     best_place,
 )
 from ablations.cells.curves import Claim, Curve
-from ablations.cells.guidance import Guidance, Model
+from ablations.cells.guidance import Guidance, Guiding, Model
 from ablations.cells.pixel_reference import PixelReference
+from ablations.cells.refined import Refined, Refinement
 from ablations.cells.results import About
 from ablations.cells.samples import Samples
 from ablations.cells.setup import Setup
@@ -117,13 +119,15 @@ def test_at_a_large_scale_the_pixels_leave_those_of_real_images(pixels: Artifact
     assert distance(300.0) > 1.5 * distance(1.0)
 
 
-def points(*means: float | None) -> tuple[tuple[tuple[CurveScore, ...], ...], Any]:
+def points(
+    *means: float | None, models: Sequence[Guiding] = (Model("resnet"),) * 2
+) -> tuple[tuple[tuple[CurveScore, ...], ...], Any]:
     """Two units at scales 2, 4, 8, ..., whose scores lie around means, and what loads them."""
     made, known = [], {}
     for place, mean in enumerate(means):
         row = []
         for unit, off in enumerate((-0.05, 0.05)):
-            guidance = (Guidance(Model("resnet"), 2.0 ** (place + 1)),)
+            guidance = (Guidance(models[unit], 2.0 ** (place + 1)),)
             samples = Samples(SETUP, SAMPLER, guidance, 100 * unit, 20)
             score = CurveScore(samples, "class", REFERENCE)
             figures = None if mean is None else {
@@ -216,6 +220,23 @@ def test_a_curves_record_has_every_point_that_was_measured(
     assert record["provenance"]["wall_seconds"] == 2.0 * len(measured)
     assert record["provenance"]["pixel_extractor"] == "fashion-pixels-8"
     assert record["provenance"]["samples_per_fid"] == 20
+
+
+def test_a_curves_record_tells_what_was_chosen_unit_by_unit() -> None:
+    model, of = Model("resnet"), (("as published", Refinement()), ("held back", Refinement()))
+    choices = [ChosenRefinement(SETUP, model, SAMPLER, of, (2.0,), seed, 4) for seed in (0, 100)]
+    names = {choices[0].key: "held back", choices[1].key: "as published"}
+    made, load = points(0.2, 0.9, 0.5, models=[Refined(model, choice) for choice in choices])
+
+    def told(cell: Cell) -> Artifact:
+        return Artifact({"name": names[cell.key]}) if cell.key in names else load(cell)
+
+    about = About("refinements", "smoke", "best", "resnet")
+    curve = Curve(SETUP, about, "8 to 80", (0, 1), "accuracy", True, made)
+    assert names.keys() <= {cell.key for cell in curve.inputs()}
+    assert curve.compute(told).meta["record"]["chosen"] == ["held back", "as published"]
+    plain, load = points(0.2, 0.9, 0.5)
+    assert "chosen" not in replace(curve, points=plain).compute(load).meta["record"]
 
 
 def test_of_equal_scores_that_of_the_smaller_scale_is_best() -> None:

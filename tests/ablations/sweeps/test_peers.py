@@ -108,9 +108,7 @@ def test_every_method_is_held_against_ppap_and_with_experts_against_itself() -> 
     assert len({claim.about.method for claim in claims}) == len(claims)
 
 
-def test_what_costs_more_draws_in_fewer_steps_too_and_is_held_against_ppap_refined() -> (
-    None
-):
+def test_what_costs_more_draws_in_fewer_steps_too_and_is_held_against_ppap_refined() -> None:
     results = list(SWEEPS["peers"].build(lab()))
     rows = {r.about.method: r for r in results if isinstance(r, PeerRow)}
     fewer = {name: recipe.steps for name, recipe in ROWS.items() if recipe.steps != 25}
