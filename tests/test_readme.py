@@ -67,3 +67,21 @@ def test_a_guide_of_ones_own_is_less_than_ten_lines_and_a_plugin_of_the_sweep(
     guide = load_guide("my_guide")(likelihood, 2.0)
     images = ppap.sample(tiny_denoiser(), seeds=2, guide=guide, sampler=ppap.DDIM(4))
     assert not torch.equal(images, ppap.sample(tiny_denoiser(), seeds=2, sampler=ppap.DDIM(4)))
+
+
+def test_the_example_of_the_best_preset_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (README.parent / "ppap/guidance/README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (found,) = (code for code in blocks if "best_preset" in code)
+    small = found.replace("128", "6").replace("1000", "5").replace("207", "3").replace("64", "4")
+    program, predictor = tmp_path / "example.py", tiny_predictor()
+    program.write_text(small)
+    quick = partial(ppap.best_preset, scales=(1.0, 4.0), fast=False)
+    monkeypatch.setattr(ppap, "best_preset", quick, raising=False)
+    given = {"torch": torch, "ppap": ppap, "denoiser": tiny_denoiser(), "resnet": predictor}
+    seen = runpy.run_path(str(program), given | {"bank": ppap.ExpertBank(predictor)})
+    assert seen["images"].shape == (4, *SHAPE)
+    assert seen["best"].name in ("fast", "held-back", "calibrated")
+    assert len(seen["best"].tried) == 6
