@@ -40,7 +40,7 @@ SCALES = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 """Of a classifier's guidance in 8 steps."""
 MOST_COMPONENTS = 32
 PLACES = 65
-"""At which two presets are compared."""
+"""At which presets are compared."""
 LEAST_DISTANCE = 1e-12
 """Of images that are the same as others, whose logarithm is to be taken."""
 
@@ -70,7 +70,7 @@ class Best:
         name: of the preset, as it was given.
         preset: for ``ppap.sample(..., preset=best.preset)``.
         scale: for the guide: that of the best agreement, and of equals the least.
-        gain: of agreement over the first preset within the same distance; 0 for itself.
+        gain: of agreement over the first preset within the same distances; 0 for itself.
         tried: preset by preset, scales rising.
     """
 
@@ -94,9 +94,9 @@ def best_preset(
 ) -> Best:
     """The preset under which images agree best with their targets, within the same distance.
 
-    Each is compared with the first one: by the best agreement that either has within a distance,
-    which is straight in its logarithm between scales, on average over distances. That of the
-    largest gain is taken, or the first if there is none. With the same seeds the same call finds
+    It is that of the best agreement within a distance on average over distances, the same for all:
+    from where all have images to where the last is at its best. Between two scales agreement is
+    taken to be straight in the logarithm of the distance. With the same seeds the same call finds
     the same. It draws as many images as there are seeds for each scale of each preset, and holds
     for other targets of the kind.
 
@@ -144,12 +144,12 @@ def best_preset(
         return Tried(name, at, agreement, max(distance, LEAST_DISTANCE))
 
     found = {name: [tried(name, at) for at in ladder] for name in known}
-    first = next(iter(found.values()))
-    gains = {name: _gain(points, first) for name, points in found.items()}
-    best = max(gains, key=gains.__getitem__)  # of equals the first
+    standings = _standings(found)
+    best = max(standings, key=standings.__getitem__)  # of equals the first
+    gain = standings[best] - next(iter(standings.values()))
     chosen = max(found[best], key=lambda point: point.agreement)
     every = tuple(itertools.chain.from_iterable(found.values()))
-    return Best(best, known[best], chosen.scale, gains[best], every)
+    return Best(best, known[best], chosen.scale, gain, every)
 
 
 def _by_name(presets: Sequence[str] | Mapping[str, Preset]) -> dict[str, Preset]:
@@ -171,23 +171,27 @@ def _checked(scores: Tensor, count: int) -> Tensor:
     return scores
 
 
-def _gain(points: Sequence[Tried], first: Sequence[Tried]) -> float:
-    """Mean difference of the best agreement within a distance, over the logarithm of distances.
+def _standings(found: Mapping[str, Sequence[Tried]]) -> dict[str, float]:
+    """Of each preset the best agreement within a distance, on average over its logarithm.
 
-    From where both have an image to where neither gets better any more.
+    From the least distance within which all have images to the greatest at which any is at its
+    best.
     """
-    ours, theirs = (
-        Curve.of(
-            [point.scale for point in side],
-            [point.distance for point in side],
-            [point.agreement for point in side],
+    curves = {
+        name: Curve.of(
+            [point.scale for point in points],
+            [point.distance for point in points],
+            [point.agreement for point in points],
         )
-        for side in (points, first)
-    )
-    low = max(curve.distances.min() for curve in (ours, theirs))
-    high = max(curve.distances[curve.scores.argmax()] for curve in (ours, theirs))
+        for name, points in found.items()
+    }
+    low = max(curve.distances.min() for curve in curves.values())
+    high = max(curve.distances[curve.scores.argmax()] for curve in curves.values())
     distances = np.geomspace(low, high, PLACES) if high > low else [low]
-    return float(np.mean([_within(ours, at) - _within(theirs, at) for at in distances]))
+    return {
+        name: float(np.mean([_within(curve, at) for at in distances]))
+        for name, curve in curves.items()
+    }
 
 
 def _within(curve: Curve, distance: float) -> float:
