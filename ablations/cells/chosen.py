@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -42,6 +43,8 @@ class ChosenRefinement(Cell):
     scales: tuple[float, ...]
     first_seed: int
     count: int
+
+    VERSION: ClassVar[int] = 2
 
     def inputs(self) -> Iterator[Cell]:
         yield from self.model.inputs()
