@@ -178,8 +178,13 @@ COMPARED = {
     "experts on x̂₀ in EluCD": "elucd + experts on x_0",
     "experts on x_t in Adam": "adam + experts on x_t",
     "experts on x_t in FreeDoM": "freedom + experts on x_t",
+    "experts on x_t in TFG": "tfg + experts on x_t",
+    "experts on x̂₀ in TFG": "tfg + experts on x_0",
     "universal": "universal", "TFG": "tfg", "LGD-MC": "lgd-mc",
     "FreeDoM": "freedom", "Adam": "adam", "FK steering": "fk-steering",
+    "gradient through x̂₀, in 8": "x0-gradient in 8 steps", "DPS, in 10": "dps in 10 steps",
+    "FreeDoM, in 5": "freedom in 5 steps", "universal guidance, in 5": "universal in 5 steps",
+    "TFG, in 5": "tfg in 5 steps",
 }  # fmt: skip
 
 
@@ -190,7 +195,8 @@ def test_a_table_of_methods_is_that_of_their_best_points_and_costs(first: str, f
     rows = section("README.md", first)
     shown = set()
     for label, _, accuracy, distance, gap, seconds in rows:
-        (method,) = (name for start, name in COMPARED.items() if label.strip("*").startswith(start))
+        starts = [start for start in COMPARED if label.strip("*").startswith(start)]
+        method = COMPARED[max(starts, key=len)]
         shown.add(method)
         best = best_point(folder, method, "resnet", "peers")
         are_of(best, accuracy, distance)

@@ -104,9 +104,9 @@ def best_preset(
         denoiser: what is sampled from.
         guide: from a scale to the guide with as many targets as there are seeds, e.g.
             ``lambda scale: bank.guide(targets, scale)``.
-        score: (N, C, H, W) images in [-1, 1], one per seed, to (N,) how well each agrees with its
-            target; more is better. E.g. by the predictor that the experts were made of:
-            ``lambda images: task.score(predictor(images), targets)``.
+        score: (N, C, H, W) images in [-1, 1] on the CPU, one per seed, to (N,) how well each
+            agrees with its target; more is better. E.g. by the predictor that the experts were
+            made of: ``lambda images: task.score(predictor(images), targets)``.
         seeds: of the guided images, as for :func:`ppap.sample`. As many that follow the greatest
             are of the unguided ones.
         presets: names of :data:`ppap.fast.presets.PRESETS`, or presets by names of your own.
