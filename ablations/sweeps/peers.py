@@ -33,8 +33,9 @@ __all__ = ["ROWS", "SPACES", "PeerRecipe", "contrasts", "trials"]
 
 TASKS = ("class", "depth", "segmentation")
 STEPS = 25
-STRENGTHS = (0.25, 0.5, 1.0, 2.0)
-"""Of the curve, rising, relative to the scale that the search has chosen."""
+STRENGTHS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
+"""Of the curve, rising, relative to the scale that the search has chosen: from samples that lie
+hardly further than unguided ones, where curves can be compared, to twice the best of few trials."""
 REFERENCE = "ppap"
 COSTS = (
     "seconds_per_image",
