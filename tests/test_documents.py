@@ -280,6 +280,9 @@ CHANGED = {
     "not near the image (above t = 200 only)": (
         "refinements", "not near the image: nearer", "not near the image: further",
     ),
+    "**the one that the predictor chooses, without data**": (
+        "refinements", "chosen by the predictor: nearer", "chosen by the predictor: further",
+    ),
     "calibrated, in 25 steps of DDIM": (
         "speed-quality", "DDIM-25, calibrated is nearer", "DDIM-25, calibrated reaches further",
     ),
@@ -300,6 +303,25 @@ def test_the_table_of_changed_guidance_has_every_verdict_of_the_records() -> Non
             if cell:
                 for part, name in zip(cell.split("; "), names, strict=True):
                     says_what_was_found(part, name, claim_of(folder, sweep, name, predictor))
+
+
+@pytest.mark.parametrize(
+    ("folder", "words", "chosen"),
+    [
+        (CLAIMS, "On garments it held back all of eight banks", {"held back": 8}),
+        (
+            ON_SCENES, "on scenes it calibrated seven and left one as published",
+            {"calibrated": 7, "as published": 1},
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_predictor_chose_is_told(
+    folder: str, words: str, chosen: dict[str, int]
+) -> None:
+    lines = (RESULTS / folder / "records.jsonl").read_text().splitlines()
+    (found,) = (record["chosen"] for record in map(json.loads, lines) if "chosen" in record)
+    assert Counter(found) == chosen
+    assert words in re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
 
 
 def agrees(cell: str, row: dict[str, str], name: str) -> None:
