@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -315,10 +317,8 @@ def test_the_table_of_changed_guidance_has_every_verdict_of_the_records() -> Non
         ),
     ],
 )  # fmt: skip
-def test_what_the_predictor_chose_is_told(
-    folder: str, words: str, chosen: dict[str, int]
-) -> None:
-    lines = (RESULTS / folder / "records.jsonl").read_text().splitlines()
+def test_what_the_predictor_chose_is_told(folder: str, words: str, chosen: dict[str, int]) -> None:
+    lines = (ROOT / "reports/results" / folder / "records.jsonl").read_text().splitlines()
     (found,) = (record["chosen"] for record in map(json.loads, lines) if "chosen" in record)
     assert Counter(found) == chosen
     assert words in re.sub(r"\s+", " ", (ROOT / "README.md").read_text())

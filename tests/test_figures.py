@@ -92,15 +92,16 @@ def peer_on_scenes(name: str, verdict: str, *columns: str) -> list[float]:
     return settled(PEERS_ON_SCENES, "peers", name, "resnet", verdict, *columns)
 
 
-def worse_peer_on_scenes(name: str) -> list[float]:
-    """By how much a way that is refuted is worse, from the least to the most."""
-    return [-v for v in peer_on_scenes(name, "refuted", "difference", "high", "low")]
+def worse(folder: str, sweep: str, name: str, predictor: str = "resnet") -> list[float]:
+    """By how much what is refuted is worse, with its interval."""
+    columns = ("difference", "high", "low")
+    return [-value for value in settled(folder, sweep, name, predictor, "refuted", *columns)]
 
 
-def times_the_cost_of_ppap(method: str) -> float:
-    """Of an image of scenes."""
+def times_the_cost_of_ppap(method: str, folder: str = PEERS_ON_SCENES) -> float:
+    """Of an image."""
     seconds = [
-        float(row_of(PEERS_ON_SCENES, "peers", one, "resnet")["seconds_per_image"])
+        float(row_of(folder, "peers", one, "resnet")["seconds_per_image"])
         for one in (method, "ppap")
     ]
     return seconds[0] / seconds[1]
@@ -179,19 +180,7 @@ README = {
         float(best_point(SCENES, "DDIM-25", "class", "speed-quality")["score"]),
     ],
     "by 0.068 [0.032, 0.104] at equal distance, and 25 are": lambda: [
-        *(
-            -value
-            for value in settled(
-                SCENES,
-                "speed-quality",
-                "2M-8 to 80 is as near",
-                "class",
-                "refuted",
-                "difference",
-                "high",
-                "low",
-            )
-        ),
+        *worse(SCENES, "speed-quality", "2M-8 to 80 is as near", "class"),
         25.0,
     ],
     "sees falls from 0.196 to 0.074": lambda: [
@@ -225,15 +214,37 @@ README = {
         share(f"{DEFAULT}/ppap/vit/trainable_share"),
         float(best_point(CLAIMS, "multi-experts", "vit")["score"]),
     ],
-    "worse than PPAP-5 at equal distance (+0.048 [": lambda: not_settled(
+    "FreeDoM in 5 steps is 0.355 [0.265, 0.446] worse at": lambda: [
+        5.0,
+        *worse(PEERS, "peers", "freedom in 5 steps beats ppap"),
+    ],
+    "universal guidance 0.178 [0.123, 0.232] and": lambda: worse(
+        PEERS, "peers", "universal in 5 steps beats ppap"
+    ),
+    "DPS in 10 steps 0.403 [0.340, 0.466], and": lambda: [
+        10.0,
+        *worse(PEERS, "peers", "dps in 10 steps beats ppap"),
+    ],
+    "TFG in 5 steps 0.330 [0.234, 0.426] at the best": lambda: [
+        5.0,
+        *worse(PEERS, "peers", "tfg in 5 steps reaches further than ppap"),
+    ],
+    "is 0.090 [0.047, 0.134] better than PPAP-5": lambda: settled(
+        PEERS, "peers", "freedom + experts on x_t beats ppap", "resnet", "supported", *INTERVAL
+    ),
+    "for 1.7 times the time, and TFG with experts on x̂₀ 0.130 [0.078, 0.183], for 7.3": lambda: [
+        times_the_cost_of_ppap("freedom + experts on x_t", PEERS),
+        *settled(
+            PEERS, "peers", "tfg + experts on x_0 beats ppap", "resnet", "supported", *INTERVAL
+        ),
+        times_the_cost_of_ppap("tfg + experts on x_0", PEERS),
+    ],
+    "worse than PPAP-5 at equal distance on garments (+0.043 [": lambda: not_settled(
         "freedom beats ppap", "difference"
     ),
-    ", 0.109], +0.020 [": lambda: [
+    "0.094], +0.036 [-0.034, 0.107] and +0.072 [0.021, 0.123], open": lambda: [
         *not_settled("freedom beats ppap", "high"),
-        *not_settled("universal beats ppap", "difference"),
-    ],
-    ", 0.095] and +0.060 [0.013, 0.108], open": lambda: [
-        *not_settled("universal beats ppap", "high"),
+        *not_settled("universal beats ppap", "difference", "high"),
         *not_settled("tfg beats ppap", *INTERVAL),
     ],
     "0.945 where PPAP-5 reaches 0.870 at a greater distance": lambda: [
@@ -248,19 +259,25 @@ README = {
         "freedom beats ppap", "open", *INTERVAL
     ),
     "and takes 4.6 times as long": lambda: [times_the_cost_of_ppap("freedom")],
-    "on scenes it is 0.313 [0.264, 0.361] worse": lambda: worse_peer_on_scenes("elucd beats ppap"),
+    "it is 0.101 [0.061, 0.141] worse than PPAP-5 on garments": lambda: worse(
+        PEERS, "peers", "elucd beats ppap"
+    ),
+    "and 0.313 [0.264, 0.361] on scenes": lambda: worse(
+        PEERS_ON_SCENES, "peers", "elucd beats ppap"
+    ),
     "help EluCD by 0.375 [0.295, 0.456], supported": lambda: peer_on_scenes(
         "experts help elucd, x_t", "supported", *INTERVAL
     ),
-    "make DPS worse by 0.191 [0.144, 0.238]": lambda: worse_peer_on_scenes("experts help dps, x_t"),
+    "make DPS worse by 0.191 [0.144, 0.238]": lambda: worse(
+        PEERS_ON_SCENES, "peers", "experts help dps, x_t"
+    ),
     "on scenes against FreeDoM after 2334": lambda: [
         float(row_of(PEERS_ON_SCENES, "peers", "freedom", "resnet")["cheaper_after"])
     ],
-    "take 5.3, 4.8 and 4.5 times as long": lambda: [
-        peer(method, "seconds_per_image") / peer("ppap", "seconds_per_image")
-        for method in ("freedom", "universal", "tfg")
+    "take 8.3, 7.5 and 7.5 times as long": lambda: [
+        times_the_cost_of_ppap(method, PEERS) for method in ("freedom", "universal", "tfg")
     ],
-    "against TFG after 1960, against": lambda: [peer("tfg", "cheaper_after")],
+    "against TFG after 1084, against": lambda: [peer("tfg", "cheaper_after")],
     "fast path 1.83 [1.67, 2.07] times": lambda: times_as_fast(
         "resnet", "fast path", interval=True
     ),
@@ -278,7 +295,7 @@ README = {
             network, "preset held-back, bf16", interval=True, record=PRESETS
         )
     ],
-    "It takes 689 s of a core": lambda: [peer("ppap, held back", "preparation_seconds")],
+    "It takes 447 s of a core": lambda: [peer("ppap, held back", "preparation_seconds")],
     "and the lowest FID (3.3)": lambda: [
         min(
             float(row["fid"])
@@ -286,18 +303,18 @@ README = {
             if row["supervision"] == "none" and row["method"] != "naive"
         )
     ],
-    "preparation after 1615 images": lambda: [peer("freedom", "cheaper_after")],
-    "gradient through x̂₀ after 3162": lambda: [peer("x0-gradient", "cheaper_after")],
-    "against DPS after 8171": lambda: [peer("dps", "cheaper_after")],
-    "On x_t they help DPS by 0.243 [0.192, 0.295]": lambda: experts_help("dps, x_t"),
-    "EluCD by 0.130 [0.102, 0.158] and Adam": lambda: experts_help("elucd, x_t"),
-    "Adam by 0.083 [0.040, 0.127], and": lambda: experts_help("adam, x_t"),
-    "DPS by 0.184 [0.084, 0.283] and": lambda: experts_help("dps, x_0"),
-    "EluCD by 0.122 [0.100, 0.144]: supported": lambda: experts_help("elucd, x_0"),
-    "whether they help FreeDoM is open": lambda: not_settled("experts help freedom, x_t"),
-    "at 9.1 times PPAP's cost": lambda: [
-        peer("fk-steering", "seconds_per_image") / peer("ppap", "seconds_per_image")
-    ],
+    "preparation after 967 images": lambda: [peer("freedom", "cheaper_after")],
+    "gradient through x̂₀ after 1761": lambda: [peer("x0-gradient", "cheaper_after")],
+    "against DPS after 3715": lambda: [peer("dps", "cheaper_after")],
+    "On x_t they help DPS by 0.227 [0.153, 0.301]": lambda: experts_help("dps, x_t"),
+    "EluCD by 0.128 [0.099, 0.158] and FreeDoM": lambda: experts_help("elucd, x_t"),
+    "FreeDoM by 0.043 [0.021, 0.065], and": lambda: experts_help("freedom, x_t"),
+    "MPGD by 0.273 [0.165, 0.381], DPS": lambda: experts_help("mpgd, x_0"),
+    "DPS by 0.238 [0.152, 0.323], EluCD": lambda: experts_help("dps, x_0"),
+    "EluCD by 0.111 [0.081, 0.142] and TFG": lambda: experts_help("elucd, x_0"),
+    "TFG by 0.050 [0.016, 0.084]: supported": lambda: experts_help("tfg, x_0"),
+    "whether they help Adam is open": lambda: not_settled("experts help adam, x_t"),
+    "at 14.2 times PPAP's cost": lambda: [times_the_cost_of_ppap("fk-steering", PEERS)],
     "lies at 65.": lambda: [
         min(
             float(row["pixel_fid"])

@@ -164,12 +164,23 @@ def contrasts(rows: Mapping[str, PeerRecipe]) -> dict[str, Contrast]:
             )  # fmt: skip
         for refined in REFINED if fewer or name in AT_PPAPS_COST else ():
             if refined in rows:
-                found[f"{refined}, beats {name}"] = Contrast(
-                    f"At equal distance from real images and about equal cost, {refined}, guides "
-                    f"better than {name}.",
-                    refined, name, f"{refined}: at equal cost", source=HERE,
-                )  # fmt: skip
+                found |= _at_equal_cost(refined, name)
     return found
+
+
+def _at_equal_cost(refined: str, name: str) -> dict[str, Contrast]:
+    """Of PPAP refined with a method at about its cost, near and far."""
+    stem = f"At about equal cost {refined}, guides better than {name}"
+    return {
+        f"{refined}, beats {name}": Contrast(
+            f"{stem}, at equal distance from real images.",
+            refined, name, f"{refined}: near, at equal cost", source=HERE,
+        ),
+        f"{refined}, reaches further than {name}": Contrast(
+            f"{stem}, each at the best of its strengths.",
+            refined, name, f"{refined}: far, at equal cost", "best_score", source=HERE,
+        ),
+    }  # fmt: skip
 
 
 @sweep(

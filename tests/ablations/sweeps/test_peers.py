@@ -122,13 +122,14 @@ def test_what_costs_more_draws_in_fewer_steps_too_and_is_held_against_ppap_refin
         tried = {score.samples.sampler for score in row.search.scores}
         assert drawn == tried == {DDIM(fewer.get(name, 25))}
         assert row.sampler == f"ddim{fewer.get(name, 25)}"
+    claims = [result for result in results if isinstance(result, Claim)]
     for refined in ("ppap, held back", "ppap, calibrated"):
-        against = {
-            claim.theirs
-            for claim in results
-            if isinstance(claim, Claim) and claim.family == f"{refined}: at equal cost"
-        }
-        assert against == {"naive", "single (ADM-G)", "elucd", "mpgd", *fewer}
+        for where, quantity in (("near", "score_at_matched_distance"), ("far", "best_score")):
+            family = [c for c in claims if c.family == f"{refined}: {where}, at equal cost"]
+            assert {claim.theirs for claim in family} == {
+                "naive", "single (ADM-G)", "elucd", "mpgd", *fewer,
+            }  # fmt: skip
+            assert {(claim.ours, claim.quantity) for claim in family} == {(refined, quantity)}
 
 
 def test_calibrated_logits_have_a_row_where_there_are_classes_alone() -> None:
