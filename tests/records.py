@@ -40,14 +40,14 @@ def rows_of(folder: str, table: str) -> list[dict[str, str]]:
 
 
 def row_of(folder: str, table: str, method: str, predictor: str) -> dict[str, str]:
-    """The row of a method, of its own predictor or of none, sampled by DDIM-25 if at all."""
-    (found,) = (
+    """The row of a method, of its own predictor or of none; of several samplers, DDIM-25's."""
+    named = [
         row
         for row in rows_of(folder, table)
         if row["method"] == method
         if row["predictor"] in (predictor, "none")
-        if row.get("sampler", "ddim25") == "ddim25"
-    )
+    ]
+    (found,) = named if len(named) == 1 else (r for r in named if r["sampler"] == "ddim25")
     return found
 
 

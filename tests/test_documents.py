@@ -15,7 +15,16 @@ import ppap
 from ablations.sweeps import HEADLINE, SWEEPS
 from ppap.denoisers.catalogue import CLASSIFIERS, DENOISERS
 from ppap.experts.adapters.peft import Peft
-from tests.records import CLAIMS, PEERS, PEERS_ON_SCENES, best_point, claim_of, row_of, rows_of
+from tests.records import (
+    CLAIMS,
+    PEERS,
+    PEERS_ON_SCENES,
+    RESULTS,
+    best_point,
+    claim_of,
+    row_of,
+    rows_of,
+)
 from tests.records import SCENES as ON_SCENES
 
 ROOT = Path(__file__).parents[1]
@@ -318,7 +327,7 @@ def test_the_table_of_changed_guidance_has_every_verdict_of_the_records() -> Non
     ],
 )  # fmt: skip
 def test_what_the_predictor_chose_is_told(folder: str, words: str, chosen: dict[str, int]) -> None:
-    lines = (ROOT / "reports/results" / folder / "records.jsonl").read_text().splitlines()
+    lines = (RESULTS / folder / "records.jsonl").read_text().splitlines()
     (found,) = (record["chosen"] for record in map(json.loads, lines) if "chosen" in record)
     assert Counter(found) == chosen
     assert words in re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
