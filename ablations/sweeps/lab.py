@@ -263,7 +263,7 @@ class Lab:
             choice.among(model.task),
             tuple(scale * self._relative_scale(model) for scale in choice.scales),
             CHOICE_SEED + seed * SEED_STRIDE,
-            choice.images,
+            min(choice.images, self.budget.selection_samples),
         )
 
     def changed(self, recipe: Recipe) -> Recipe:

@@ -60,7 +60,7 @@ class Choice:
         refinements: by name.
         sampler: that draws what it looks at.
         scales: under each of them, relative to the tasks' own.
-        images: for each scale.
+        images: for each scale; no more than the budget has for selections.
     """
 
     refinements: tuple[tuple[str, Refinement], ...]

@@ -77,6 +77,14 @@ def test_every_training_seed_has_a_choice_of_its_own_on_images_that_no_curve_has
     assert not seeds & drawn
 
 
+@pytest.mark.parametrize(("budget", "images"), [("smoke", 10), ("default", 60), ("full", 100)])
+def test_a_choice_looks_at_what_the_budget_has_for_selections(budget: str, images: int) -> None:
+    model = arms(lab(budget=budget))[CHOSEN].points[0][0].samples.guidance[0].model
+    assert isinstance(model, Refined)
+    assert isinstance(model.refinement, ChosenRefinement)
+    assert model.refinement.count == images
+
+
 def test_a_model_guides_as_was_chosen() -> None:
     curve = arms(lab())[CHOSEN]
     (score, *_) = curve.points[0]
