@@ -92,10 +92,15 @@ def peer_on_scenes(name: str, verdict: str, *columns: str) -> list[float]:
     return settled(PEERS_ON_SCENES, "peers", name, "resnet", verdict, *columns)
 
 
+def turned(folder: str, sweep: str, name: str, predictor: str, verdict: str) -> list[float]:
+    """A difference below 0 of a settled claim, and its interval, without their signs."""
+    columns = ("difference", "high", "low")
+    return [-value for value in settled(folder, sweep, name, predictor, verdict, *columns)]
+
+
 def worse(folder: str, sweep: str, name: str, predictor: str = "resnet") -> list[float]:
     """By how much what is refuted is worse, with its interval."""
-    columns = ("difference", "high", "low")
-    return [-value for value in settled(folder, sweep, name, predictor, "refuted", *columns)]
+    return turned(folder, sweep, name, predictor, "refuted")
 
 
 def fewest_wrong(column: str, *methods: str) -> list[float]:
@@ -108,10 +113,7 @@ def fewest_wrong(column: str, *methods: str) -> list[float]:
 
 def less_wrong(method: str) -> list[float]:
     """By how much a way to guide segmentations beats PPAP at equal distance."""
-    columns = ("difference", "high", "low")
-    name = f"{method} beats ppap"
-    found = settled(PEERS_ON_SCENES, "peers", name, "segmentation", "supported", *columns)
-    return [-value for value in found]
+    return turned(PEERS_ON_SCENES, "peers", f"{method} beats ppap", "segmentation", "supported")
 
 
 def times_the_cost_of_ppap(

@@ -34,6 +34,7 @@ __all__ = [
     "curve",
     "curve_seed",
     "guides",
+    "near_and_far",
 ]
 
 SAMPLER = DPMSolver(8, last=80)
@@ -192,6 +193,34 @@ def claims(lab: Lab) -> Iterator[Result]:
 def curve_seed(unit: int) -> int:
     """The first sampling seed of a unit, in every arm and sweep with curves."""
     return CURVE_SEED + unit * SEED_STRIDE
+
+
+def near_and_far(
+    names: tuple[str, str],
+    stem: str,
+    ours: str,
+    theirs: str,
+    source: str,
+    families: tuple[str, str] = ("near", "far"),
+    varied: str = "scales",
+) -> dict[str, Contrast]:
+    """That ours is better at equal distance, and at the best of each one's scales.
+
+    Args:
+        names: of the two claims.
+        stem: how their statements begin.
+        ours: name of the arm.
+        theirs: name of the arm that it is compared with.
+        source: who says so.
+        families: of the two.
+        varied: what a curve's points differ by, in the statements.
+    """
+    near = f"{stem}, at equal distance from real images."
+    far = f"{stem}, each at the best of its {varied}."
+    return {
+        names[0]: Contrast(near, ours, theirs, families[0], source=source),
+        names[1]: Contrast(far, ours, theirs, families[1], "best_score", source=source),
+    }
 
 
 def claimed(lab: Lab, contrasts: Mapping[str, Contrast], shown: str, task: str) -> Iterator[Claim]:

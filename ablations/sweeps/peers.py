@@ -23,7 +23,7 @@ from ablations.cells.samples import Samples, sampler_name
 from ablations.cells.scores import Score
 from ablations.errors import UserError
 from ablations.sweeps.banks import SAMPLER
-from ablations.sweeps.claims import HERE, Contrast, claimed, curve_seed
+from ablations.sweeps.claims import HERE, Contrast, claimed, curve_seed, near_and_far
 from ablations.sweeps.lab import SELECTION_SEED, TOGETHER, Lab
 from ablations.sweeps.recipes import NAIVE, PPAP, QUALITY, SINGLE, Recipe
 from ablations.sweeps.registry import sweep
@@ -32,7 +32,6 @@ from ppap.diffusion.ddim import DDIM
 __all__ = ["ROWS", "SPACES", "PeerRecipe", "contrasts", "trials"]
 
 TASKS = ("class", "depth", "segmentation")
-STEPS = 25
 STRENGTHS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
 """Of the curve, rising, relative to the scale that the search has chosen: from samples that lie
 hardly further than unguided ones, where curves can be compared, to twice the best of few trials."""
@@ -82,18 +81,13 @@ class PeerRecipe:
         method: of ``ppap.guidance.METHODS``, or a plugin.
         experts: of what guides; as it is by default.
         looks_at: x_t, or the predicted image.
-        steps: of DDIM.
+        sampler: what draws; its eta is of the options that are searched for.
     """
 
     method: str
     experts: Recipe = NAIVE
     looks_at: Literal["x_t", "x_0"] = "x_0"
-    steps: int = STEPS
-
-    @property
-    def sampler(self) -> DDIM:
-        """What draws; its eta is of the options that are searched for."""
-        return DDIM(self.steps)
+    sampler: DDIM = SAMPLER
 
     @property
     def guide(self) -> str:
@@ -122,7 +116,7 @@ ROWS: dict[str, PeerRecipe] = {
         for name in ("dps", "tfg", "elucd", "mpgd")
     },
     **{
-        f"{name} in {steps} steps": PeerRecipe(name, steps=steps)
+        f"{name} in {steps} steps": PeerRecipe(name, sampler=DDIM(steps))
         for name, steps in {
             "x0-gradient": 8, "dps": 10, "freedom": 5, "universal": 5, "tfg": 5,
         }.items()
@@ -144,7 +138,7 @@ def contrasts(rows: Mapping[str, PeerRecipe]) -> dict[str, Contrast]:
     for name, recipe in rows.items():
         if name == REFERENCE:
             continue
-        fewer = "" if recipe.steps == STEPS else "in fewer steps: "
+        fewer = "" if recipe.sampler == SAMPLER else "in fewer steps: "
         found[f"{name} beats {REFERENCE}"] = Contrast(
             f"At equal distance from real images, {name} guides better than five data-free "
             "experts do by themselves.",
@@ -171,16 +165,9 @@ def contrasts(rows: Mapping[str, PeerRecipe]) -> dict[str, Contrast]:
 def _at_equal_cost(refined: str, name: str) -> dict[str, Contrast]:
     """Of PPAP refined with a method at about its cost, near and far."""
     stem = f"At about equal cost {refined}, guides better than {name}"
-    return {
-        f"{refined}, beats {name}": Contrast(
-            f"{stem}, at equal distance from real images.",
-            refined, name, f"{refined}: near, at equal cost", source=HERE,
-        ),
-        f"{refined}, reaches further than {name}": Contrast(
-            f"{stem}, each at the best of its strengths.",
-            refined, name, f"{refined}: far, at equal cost", "best_score", source=HERE,
-        ),
-    }  # fmt: skip
+    names = f"{refined}, beats {name}", f"{refined}, reaches further than {name}"
+    families = f"{refined}: near, at equal cost", f"{refined}: far, at equal cost"
+    return near_and_far(names, stem, refined, name, HERE, families, "strengths")
 
 
 @sweep(

@@ -7,7 +7,16 @@ from dataclasses import replace
 
 from ablations.cells.refined import Refinement
 from ablations.cells.results import Result
-from ablations.sweeps.claims import HERE, SAMPLER, Contrast, claimed, curve, guides, picture
+from ablations.sweeps.claims import (
+    HERE,
+    SAMPLER,
+    Contrast,
+    claimed,
+    curve,
+    guides,
+    near_and_far,
+    picture,
+)
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import MULTI, NAIVE, PPAP, SINGLE, Choice, Recipe
 from ablations.sweeps.registry import sweep
@@ -61,45 +70,30 @@ INTERVAL = "arXiv 2404.07724"
 
 def contrasts() -> dict[str, Contrast]:
     """Of every refinement with PPAP as published, and of PPAP with its rivals, near and far."""
-    found = {}
+    found: dict[str, Contrast] = {}
     for name, refinement in REFINEMENTS.items():
         stem = f"Five data-free experts that {TOLD[name]} guide better than as published"
         question = "both: " * (refinement.marginal is not None and refinement.power > 0)
-        pair = near_and_far(stem, name, PUBLISHED, SOURCES.get(name, INTERVAL), question)
-        found |= dict(zip((f"{name}: nearer", f"{name}: further"), pair, strict=True))
+        source = SOURCES.get(name, INTERVAL)
+        names = f"{name}: nearer", f"{name}: further"
+        found |= near_and_far(names, stem, name, PUBLISHED, source, families(question))
     stem = (
         "Five data-free experts guide better than as published where their off-the-shelf "
         "predictor, which sees samples and no data, chooses whether they are held back, "
         "calibrated or neither"
     )
-    pair = near_and_far(stem, CHOSEN, PUBLISHED, HERE, "chosen: ")
-    found |= dict(zip((f"{CHOSEN}: nearer", f"{CHOSEN}: further"), pair, strict=True))
+    names = f"{CHOSEN}: nearer", f"{CHOSEN}: further"
+    found |= near_and_far(names, stem, CHOSEN, PUBLISHED, HERE, families("chosen: "))
     for name in RIVALS:
         stem = f"Where both are held back, five data-free experts guide better than the arm {name}"
-        pair = near_and_far(stem, "held back", f"{name}, held back", HERE)
         names = f"held back, {name} is beaten", f"held back, {name} is left behind"
-        found |= dict(zip(names, pair, strict=True))
+        found |= near_and_far(names, stem, "held back", f"{name}, held back", HERE)
     return found
 
 
-def near_and_far(
-    stem: str, ours: str, theirs: str, source: str, question: str = ""
-) -> tuple[Contrast, Contrast]:
-    """That ours is better at equal distance, and at the best of each one's scales.
-
-    Args:
-        stem: how the statements begin.
-        ours: name of the arm.
-        theirs: name of the arm that it is compared with.
-        source: who says so.
-        question: how the families begin, of claims that answer another question than the others.
-    """
-    near = f"{stem}, at equal distance from real images."
-    far = f"{stem}, each at the best of its scales."
-    return (
-        Contrast(near, ours, theirs, f"{question}near", source=source),
-        Contrast(far, ours, theirs, f"{question}far", "best_score", source=source),
-    )
+def families(question: str) -> tuple[str, str]:
+    """Of claims that answer another question than the others: near and far."""
+    return f"{question}near", f"{question}far"
 
 
 def arms(task: str) -> dict[str, Recipe]:
