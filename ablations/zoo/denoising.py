@@ -56,8 +56,8 @@ class DenoiserRecipe:
             which four fifths of the images are seen; the rest are seen at uniform timesteps.
         evaluate_every: steps between points of the learning curve.
         seed: of the initial weights and all draws.
-        seconds: of the training's end, by the clock; 0 for the end after ``steps``, which are
-            then what the share of the cool-down is taken of.
+        seconds: of the training's end, by the clock and counting what ran before an interruption;
+            0 for the end after ``steps``, which else say what share of it is the cool-down.
     """
 
     steps: int
@@ -85,7 +85,7 @@ class DenoiserRecipe:
         """
         left = 1 - (step / self.steps if done is None else done)
         rising = (step + 1) / self.warm_up
-        falling = left * self.steps / max(1, self.cooldown)
+        falling = left * self.steps / self.cooldown if self.cooldown else 1.0
         return min(1.0, rising, falling)
 
 
@@ -147,7 +147,9 @@ class DenoiserTraining:
             self.network.schedule, self.network.spread, recipe.log_noise
         ).cumsum(0)
         self.weights = self.weights.to(self.device)
-        self.step, self.seconds, self.began = 0, 0.0, time.monotonic()
+        by_the_world = on_gpu or recipe.seconds > 0
+        self._clock = time.monotonic if by_the_world else time.process_time
+        self.step, self.seconds = 0, 0.0
         if (folder / "state.pt").exists():
             self._resume()
 
@@ -161,14 +163,14 @@ class DenoiserTraining:
         batches = minibatches(len(self.images), recipe.batch, recipe.seed)
         for _ in range(self.step):
             next(batches)
-        saved_at, began, running = time.monotonic(), time.process_time() - self.seconds, None
-        self.began, before = time.monotonic(), 0.0
+        saved_at, began, running = time.monotonic(), self._clock() - self.seconds, None
+        before = self._done()
         while (done := self._done()) < 1:
             if before < recipe.constant_share <= done:
                 self._save("plateau.pt")
             value, before = self._advance(next(batches), done), done
             running = value if running is None else running.lerp_(value, 0.02)
-            self.seconds = time.process_time() - began
+            self.seconds = self._clock() - began
             if self.step % LOGGED_STEPS == 0:
                 _LOG.info("step %d, loss %.5f, %.0f s", self.step, float(running), self.seconds)
             due = self.step % recipe.evaluate_every == 0 or self._done() >= 1
@@ -176,20 +178,16 @@ class DenoiserTraining:
                 self._save("state.pt")
                 saved_at = time.monotonic()
             if due:
-                paused = time.process_time()
+                paused = self._clock()
                 self._note(float(running), recipe.rate_at(self.step - 1, done), evaluate)
-                began += time.process_time() - paused
+                if not recipe.seconds:  # such a training ends when it has to, whatever it did
+                    began += self._clock() - paused
         return self.averaged
-
-    def _spent(self) -> float:
-        """Seconds of training: of cores, restarts included; on a GPU, by the clock."""
-        on_gpu = self.device.type == "cuda"
-        return time.monotonic() - self.began if on_gpu else self.seconds
 
     def _done(self) -> float:
         """Share of the training that is behind."""
         if self.recipe.seconds:
-            return (time.monotonic() - self.began) / self.recipe.seconds
+            return self.seconds / self.recipe.seconds
         return self.step / self.recipe.steps
 
     def _advance(self, chosen: Tensor, done: float) -> Tensor:
@@ -258,7 +256,7 @@ class DenoiserTraining:
         row = {
             "step": self.step,
             "images": self.step * self.recipe.batch,
-            "seconds": round(self._spent()),
+            "seconds": round(self.seconds),
             "learning_rate": round(rate, 4),
             "loss": round(loss, 5),
         }

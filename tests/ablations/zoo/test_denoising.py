@@ -117,6 +117,25 @@ def test_a_training_by_the_clock_ends_in_time_with_its_rate_cooled_down(tmp_path
     assert recipe.rate_at(1000, 5 / 6) == pytest.approx(0.5)
 
 
+def test_a_training_by_the_clock_goes_on_where_it_was(tmp_path: Path) -> None:
+    """What a first part spent counts; the state before the cool-down is that of the first part."""
+    folder, clock = tmp_path / "run", iter(range(10**6))
+    recipe = replace(RECIPE, steps=4, cooldown=1, seconds=40.0, evaluate_every=10**6)
+
+    def ticking(recipe: DenoiserRecipe) -> DenoiserTraining:
+        run = training(folder, recipe)
+        run._clock = lambda: float(next(clock))
+        return run
+
+    ticking(replace(recipe, seconds=20.0, cooldown=0)).run(nothing)
+    first, second = (json.loads((folder / "curve.jsonl").read_text()), ticking(recipe))
+    assert (first["step"], first["seconds"], first["learning_rate"]) == (20, 20, 1)
+    second.run(nothing)
+    point = json.loads((folder / "curve.jsonl").read_text().splitlines()[-1])
+    assert (point["step"], point["seconds"]) == (40, 40)
+    assert torch.load(folder / "plateau.pt", weights_only=True)["step"] == 30
+
+
 class Labelled(Blur):
     """Remembers the labels that it was shown."""
 
