@@ -23,6 +23,7 @@ EMBEDDED: dict[str, Callable[[], Setting]] = {
     "fashion-large": large.load_fashion,
     "scenes": scenes.load,
     "scenes-large": large.load_scenes,
+    "scenes-long": large.load_scenes_long,
 }
 
 

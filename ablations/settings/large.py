@@ -1,8 +1,10 @@
-"""The embedded settings ``fashion-large`` and ``scenes-large``: denoisers more worth guiding.
+"""``fashion-large``, ``scenes-large`` and ``scenes-long``: denoisers more worth guiding.
 
 Targets, predictors, judges and budgets are those of ``fashion`` and ``scenes``. The denoisers have
 several times the weights, draw their pixels at full resolution, and their samples lie nearer to
-the test images; a step of them costs about three times as much.
+the test images; a step of them costs about three times as much. That of ``scenes-long`` is the
+network of ``scenes-large`` after six times as many images: what differs between the two is how
+well a denoiser knows its data.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from ablations.settings.folded import fashion_unet, scenes_unet
 from ablations.settings.setting import Setting
 from ablations.settings.shipped import ShippedWeights
 
-__all__ = ["FASHION", "SCENES", "load_fashion", "load_scenes"]
+__all__ = ["FASHION", "SCENES", "SCENES_LONG", "load_fashion", "load_scenes", "load_scenes_long"]
 
 FASHION = ShippedWeights(
     "fashion-large", fashion.SHAPE, fashion_unet, fashion.evaluator, "fashion-evaluator-64"
@@ -23,6 +25,7 @@ FASHION = ShippedWeights(
 SCENES = ShippedWeights(
     "scenes-large", scenes.SHAPE, scenes_unet, scenes.evaluator, "scenes-evaluator-64"
 )
+SCENES_LONG = replace(SCENES, name="scenes-long")
 
 
 def load_fashion() -> Setting:
@@ -41,6 +44,15 @@ def load_scenes() -> Setting:
         UserError: if there are none.
     """
     return _with_denoiser(scenes.load(), SCENES, 0.0070)
+
+
+def load_scenes_long() -> Setting:
+    """Scenes, with the denoiser that was trained longer.
+
+    Raises:
+        UserError: if there are no weights.
+    """
+    return _with_denoiser(scenes.load(), SCENES_LONG, 0.0070)
 
 
 def _with_denoiser(small: Setting, weights: ShippedWeights, seconds: float) -> Setting:
