@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ppap.compute.precision import HALF
+from ppap.compute.precision import HALF, full_float32
 from ppap.files.checkpoints import one_line
 
 __all__ = [
@@ -34,8 +34,9 @@ another gradient now and then."""
 
 LEEWAY = 2.0
 """How many times the error of one computation in half precision another's may be."""
-SMALL_IN_HALF = 0.1
-"""The relative error of a gradient in half precision that is no reason to look for another's."""
+SMALL_IN_HALF, SMALL_IN_TF32 = 0.1, 0.01
+"""The relative error of a gradient in half precision, and in TF32, that is no reason to look for
+another's."""
 
 Function = Callable[[Tensor], Tensor]
 
@@ -73,7 +74,7 @@ class FirstUse:
         if not self.compared(mode):
             self._compared.add(mode)
             try:
-                with _random_state_kept(x.device):
+                with _random_state_kept(x.device), full_float32(x.device):
                     difference = _difference(twin, original, x, self.half)
             except Exception as error:  # noqa: BLE001 whatever a network does in another form
                 difference = f"{type(error).__name__}: {one_line(error)}"
@@ -137,8 +138,14 @@ def agree(found: Tensor, expected: Tensor, half: bool = False, differing: float 
     return int((~(error <= bound)).sum()) <= differing * len(error)
 
 
-def as_near(found: Tensor, other: Tensor, exact: Tensor, differing: float = KINKED) -> bool:
-    """Whether a gradient in half precision errs no more than another one does.
+def as_near(
+    found: Tensor,
+    other: Tensor,
+    exact: Tensor,
+    differing: float = KINKED,
+    small: float = SMALL_IN_HALF,
+) -> bool:
+    """Whether a gradient in half precision, or in TF32, errs no more than another one does.
 
     At a network's kinks rounding turns gradients: a small ResNet's in bfloat16 is off by 3 to 30
     per cent, in whatever order its operations are done. So no fixed bound tells rounding from a
@@ -149,12 +156,13 @@ def as_near(found: Tensor, other: Tensor, exact: Tensor, differing: float = KINK
         other: (B, ...), known to be right up to its rounding.
         exact: (B, ...), in full precision.
         differing: the share of samples that may differ.
+        small: an error that is allowed in any case.
     """
     if not found.shape == other.shape == exact.shape:
         return False
     error, usual = _errors(found, exact), _errors(other, exact)
     most = float(usual.quantile(1 - differing, interpolation="lower"))
-    bound = max(SMALL_IN_HALF, LEEWAY * most)
+    bound = max(small, LEEWAY * most)
     return int((~(error <= bound)).sum()) <= differing * len(error)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,7 +20,9 @@ __all__ = [
     "autocast",
     "check_precision",
     "choose_precision",
+    "full_float32",
     "in_float32",
+    "shortens_float32",
     "widened",
     "without_autocast",
 ]
@@ -99,6 +101,34 @@ def without_autocast(
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, enabled=False)
+
+
+def shortens_float32(device: torch.device | str) -> bool:
+    """Whether float32 products are computed with shorter mantissas there, as TF32 has them.
+
+    By PyTorch's default convolutions are, on a GPU that can.
+    """
+    convolutions = torch.device(device).type == "cuda" and torch.backends.cudnn.allow_tf32
+    return convolutions or torch.get_float32_matmul_precision() != "highest"
+
+
+@contextmanager
+def full_float32(device: torch.device | str) -> Iterator[None]:
+    """Within it, float32 products and convolutions there keep all of their mantissas."""
+    if not shortens_float32(device):
+        yield
+        return
+    products, convolutions = (
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+    )
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def in_float32(function: Callable[[Any, Any], Tensor], prediction: Any, target: Any) -> Tensor:

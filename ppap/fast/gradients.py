@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from ppap.compute.agreement import agree, as_near
-from ppap.compute.precision import Precision, autocast, in_float32, without_autocast
+from ppap.compute.agreement import SMALL_IN_HALF, SMALL_IN_TF32, agree, as_near
+from ppap.compute.precision import (
+    Precision,
+    autocast,
+    full_float32,
+    in_float32,
+    shortens_float32,
+    without_autocast,
+)
 from ppap.compute.recent import Recent
 from ppap.compute.tracing import Traced
 from ppap.diffusion.guide import Guide
@@ -117,12 +124,15 @@ class Gradient:
             logger.warning(RUN_AS_IT_IS, _name(self.model), one_line(error))
             return None
         self.view.attributes.settle()  # what the first call sets once and for all
-        with without_autocast(self.precision, x_t.device):
-            expected = likelihood_gradient(self._seen, self.task, x_t, timesteps, targets)
+        inputs = x_t, timesteps, targets
+        with without_autocast(self.precision, x_t.device), full_float32(x_t.device):
+            expected = likelihood_gradient(self._seen, self.task, *inputs)
         good = agree(found, expected, traced.half_precision)
-        if not good and self.precision != "fp32":
-            others = x_t, timesteps, targets, self.precision
-            good = as_near(found, likelihood_gradient(self.model, self.task, *others), expected)
+        half = self.precision != "fp32"
+        if not good and (half or shortens_float32(x_t.device)):
+            plain = likelihood_gradient(self.model, self.task, *inputs, self.precision)
+            small = SMALL_IN_HALF if half else SMALL_IN_TF32
+            good = as_near(found, plain, expected, small=small)
         if not good:
             logger.warning(RUN_AS_IT_IS, _name(self.model), "its graph gives another gradient")
             return None

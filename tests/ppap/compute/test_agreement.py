@@ -118,3 +118,24 @@ def test_a_gradient_in_half_precision_may_err_as_much_as_another() -> None:
     assert not as_near(X * 1.5, turned, X)
     assert not as_near(X * float("nan"), usual, X)
     assert not as_near(X[:2], usual, X)
+    assert not as_near(X * 1.05, X, X, small=0.01)  # as in TF32
+    assert as_near(X * 1.005, X, X, small=0.01)
+
+
+def test_a_twin_is_compared_with_whole_products(caplog: pytest.LogCaptureFixture) -> None:
+    """Else TF32, of which kinks make more than rounding, would speak against it."""
+    seen: list[str] = []
+
+    def original(x: Tensor) -> Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return x * (1.0 if seen[-1] == "highest" else 1.1)
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert FirstUse("a twin", logging.getLogger("ppap")).allows(lambda x: x, original, X)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["highest"]
+    assert not caplog.records

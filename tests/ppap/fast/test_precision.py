@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppap.compute import precision
-from ppap.compute.precision import PrecisionError
+from ppap.compute.precision import PrecisionError, shortens_float32
 from ppap.compute.tracing import Traced
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.guide import State
@@ -131,6 +131,56 @@ def test_a_graph_that_errs_more_than_bfloat16_does_is_not_used(
     assert prepared(1.0)
     assert not caplog.records
     assert not prepared(1.3)
+    assert "its graph gives another gradient" in caplog.text
+
+
+class Turning(nn.Module):
+    """A network that makes much of rounding; its input loses bits where float32 products may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden, self.last = nn.Linear(3 * 8 * 8, 200), nn.Linear(200, 10)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        del t
+        shorter = 1 + SHORTENED if shortens_float32(x.device) else 1.0
+        found: Tensor = self.last(torch.sin(50 * self.hidden(x.flatten(1) * shorter)))
+        return found
+
+
+SHORTENED = 3e-4
+"""A relative error of TF32's size."""
+
+
+@pytest.mark.parametrize("precision_of_products", ["high", "highest"])
+def test_a_graph_may_turn_otherwise_where_products_are_short(
+    precision_of_products: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What errs as much as the model itself does is rounding there; where products are whole it is
+    none, and a result that is wrong is wrong in both."""
+    before = torch.get_float32_matmul_precision()
+    model, x_t, t = Turning().requires_grad_(False), images(COUNT), torch.zeros(COUNT)
+
+    def prepared(error: float) -> bool:
+        def compiler(graph: Traced, arguments: tuple[object, ...]) -> object:
+            del arguments
+            return lambda weights, x, *rest: graph(weights, x * (1 + error), *rest)
+
+        found = gradients.Gradients(compiler)  # type: ignore[arg-type]
+        terms = found.terms(LikelihoodGuide(model, ClassTask(), 1, 3.0), 440)
+        assert terms is not None
+        return terms[0][0].prepare(x_t, t, torch.ones(COUNT, dtype=torch.int64))
+
+    torch.set_float32_matmul_precision(precision_of_products)
+    try:
+        short = precision_of_products == "high"
+        assert prepared(0.0)
+        assert prepared(-2 * SHORTENED if short else 2 * SHORTENED) is short
+        assert not prepared(0.1)
+        assert torch.get_float32_matmul_precision() == precision_of_products
+    finally:
+        torch.set_float32_matmul_precision(before)
     assert "its graph gives another gradient" in caplog.text
 
 
