@@ -13,10 +13,9 @@ from ablations.machine.cell import Cell, Load
 from ppap.compute.precision import Precision
 from ppap.diffusion.guide import Guide
 from ppap.diffusion.solver import Sampler
-from ppap.fast.presets import Preset
+from ppap.fast.presets import Preset, refined
 from ppap.guidance.guides import LikelihoodGuide
-from ppap.guidance.methods.elucd import CalibratedLogits
-from ppap.guidance.wrappers import GuidanceInterval, SignalWeighted
+from ppap.guidance.wrappers import GuidanceInterval
 
 __all__ = ["Refined", "Refinement"]
 
@@ -55,10 +54,8 @@ class Refinement:
 
     def guide(self, plain: LikelihoodGuide, scale: float) -> Guide:
         """Guides as the plain one does, but refined."""
-        task = plain.task if self.marginal is None else CalibratedLogits(1.0, self.marginal)
-        guide: Guide = LikelihoodGuide(plain.model, task, plain.targets, scale)
-        if self.power:
-            guide = SignalWeighted(guide, self.power)
+        guide: Guide = LikelihoodGuide(plain.model, plain.task, plain.targets, scale)
+        guide = refined(guide, self.marginal, self.power or None)
         if (self.first, self.last) != (0, None):
             guide = GuidanceInterval(guide, self.first, self.last)
         return guide

@@ -11,13 +11,14 @@ from ppap.compute.precision import Precision, choose_precision
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser, module_device
 from ppap.diffusion.dpm_solver import DPMSolver
+from ppap.diffusion.guide import Guide
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import AnyGuide, check_gives_gradient
 from ppap.fast.path import FastPath
 from ppap.guidance.methods.calibrated import calibrated
 from ppap.guidance.wrappers import SignalWeighted
 
-__all__ = ["PRESETS", "Preset", "preset_of"]
+__all__ = ["PRESETS", "Preset", "preset_of", "refined"]
 
 TIMESTEPS = 1000
 """Of the schedule that a preset's sampler is stated for."""
@@ -56,10 +57,7 @@ class Preset:
             return None
         if self.marginal is not None:
             check_gives_gradient(guide, "calibration", "give its likelihood CalibratedLogits()")
-            guide = calibrated(guide, self.marginal)  # type: ignore[arg-type]
-        if self.signal_power is not None:
-            guide = SignalWeighted(guide, self.signal_power)  # type: ignore[arg-type]
-        return guide
+        return refined(guide, self.marginal, self.signal_power)  # type: ignore[arg-type]
 
     def sampler_for(self, timesteps: int) -> Sampler:
         """The sampler for a schedule of so many timesteps."""
@@ -109,6 +107,13 @@ guides towards classes: of garments the former has more accurate samples, nearer
 of scenes the latter, and on the other's images each is worse (the sweeps ``refinements`` and
 ``speed-quality``); :func:`ppap.fast.best.best_preset` finds out which. A guidance scale that was
 chosen for one of them does not suit another: choose it anew."""
+
+
+def refined(guide: Guide, marginal: float | None, signal_power: float | None) -> Guide:
+    """A guide, calibrated and weighted as a :class:`Preset` says by attributes of these names."""
+    if marginal is not None:
+        guide = calibrated(guide, marginal)
+    return guide if signal_power is None else SignalWeighted(guide, signal_power)
 
 
 def preset_of(preset: str | Preset) -> Preset:
