@@ -157,8 +157,10 @@ SHORTENED = 3e-4
 def test_a_graph_may_turn_otherwise_where_products_are_short(
     precision_of_products: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What errs as much as the model itself does is rounding there; where products are whole it is
-    none, and a result that is wrong is wrong in both."""
+    """What errs as much as the model itself does is rounding there, and there alone.
+
+    A result that is wrong is wrong in both.
+    """
     before = torch.get_float32_matmul_precision()
     model, x_t, t = Turning().requires_grad_(False), images(COUNT), torch.zeros(COUNT)
 
