@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from reports.figures import DPI, theme
 from reports.metrics import METRICS
@@ -24,6 +25,9 @@ DRAWN = ("depth_rmse", "pixel_error", "accuracy", "fid", "noisy_accuracy", "grad
 DENSE = {"depth": "depth_rmse", "segmentation": "pixel_error"}
 """What guidance towards a map is judged by; FID and, if no class is asked for, accuracy say
 nothing of it."""
+TOGETHER = "all three"
+"""Called the predictor of rows that guide towards a class and both maps."""
+MANY_LABELS = 100
 COSTS = (
     "trainable_share",
     "train_seconds",
@@ -118,32 +122,56 @@ def points_figure(records: Records) -> Figure:
 
 
 def pareto_figure(records: Records) -> Figure:
-    """Accuracy and FID against what an adapter or an image costs, with the front of the best."""
+    """Quality against what an adapter or an image costs, with the front of the best.
+
+    A line of facets for each quality of each predictor: rows that guide towards other targets, or
+    by another predictor, are no rivals.
+    """
     rows = records.rows.reset_index(drop=True)
     shown = [name for name in COSTS if name in records.info.metrics]
     costs = _present(rows, shown or [name for name in COSTS if name in rows])
-    metrics = _present(rows, ["accuracy", "fid"])
-    groups = [str(axes.get(next(iter(records.info.axes), ""), "")) for axes in rows["axes"]]
-    names = list(dict.fromkeys(groups))
+    first = next(iter(records.info.axes), "")
+    rows = rows.assign(kind=[str(axes.get(first, "")) for axes in rows["axes"]])
+    names = list(dict.fromkeys(rows["kind"]))
+    guided = [name for name in dict.fromkeys(rows["predictor"]) if name != NO_PREDICTOR]
+    parts = {name: rows[rows["predictor"] == name].reset_index(drop=True) for name in guided}
+    lines = [(name, metric) for name in guided for metric in _qualities(parts[name], name)]
     with theme():
-        figure, grid = _grid(len(metrics), len(costs))
-        for line, metric in zip(grid, metrics, strict=True):
+        figure, grid = _grid(len(lines), len(costs))
+        for line, (predictor, metric) in zip(grid, lines, strict=True):
+            part = parts[predictor]
             for axes, cost in zip(line, costs, strict=True):
-                _draw_front(axes, rows, cost, metric)
-                for place, (_, row) in enumerate(rows.iterrows()):
-                    kind = names.index(groups[place])
+                if part[cost].min() > 0 and part[cost].max() > 8 * part[cost].min():
+                    _in_logarithms(axes, part[cost].max() / part[cost].min())
+                _draw_front(axes, part, cost, metric)
+                for kind, own in part.groupby("kind"):
+                    place = names.index(str(kind))
                     axes.plot(
-                        row[cost], row[metric], MARKERS[kind], color=COLOURS[kind], markersize=5
+                        own[cost], own[metric], MARKERS[place], color=COLOURS[place], markersize=5
                     )
-                if rows[cost].min() > 0 and rows[cost].max() > 8 * rows[cost].min():
-                    axes.set_xscale("log")
                 axes.set(xlabel=METRICS[cost].title, ylabel=METRICS[metric].title)
                 axes.margins(x=0.12, y=0.14)  # the front's names stay within
-        first = next(iter(records.info.axes), "")
-        for kind, name in enumerate(names):
-            grid[0][0].plot([], [], MARKERS[kind], color=COLOURS[kind], label=f"{first}: {name}")
+            if len(guided) > 1:
+                line[0].set_title(predictor)
+        for place, name in enumerate(names):
+            grid[0][0].plot([], [], MARKERS[place], color=COLOURS[place], label=f"{first}: {name}")
         figure.legend(loc="outside lower center", ncols=len(names), frameon=False)
     return figure
+
+
+def _qualities(rows: pd.DataFrame, predictor: str) -> list[str]:
+    """What rows of a predictor are drawn by: those that guide towards a map, by its error."""
+    if predictor == TOGETHER:
+        return _present(rows, [*DENSE.values(), "accuracy"])
+    return _present(rows, [DENSE[predictor]] if predictor in DENSE else ["accuracy", "fid"])
+
+
+def _in_logarithms(axes: Axes, reach: float) -> None:
+    """The x-axis, with so many times the least value on it, in labels that stay apart."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if reach < MANY_LABELS else (1,)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.minorticks_off()
 
 
 def drawn_metrics(records: Records) -> list[str]:
@@ -190,12 +218,17 @@ def _draw_front(axes: Axes, rows: pd.DataFrame, cost: str, metric: str) -> None:
     places = front(list(rows[cost]), list(rows[metric]), higher)
     points = rows.loc[places]
     axes.plot(points[cost], points[metric], color="0.45", linewidth=1.1, zorder=1)
+    half = math.sqrt(rows[cost].min() * rows[cost].max())
+    if axes.get_xscale() == "linear":
+        half = (rows[cost].min() + rows[cost].max()) / 2
     for place, (_, row) in enumerate(points.iterrows()):
+        on_the_left = row[cost] <= half
         axes.annotate(
-            str(row["method"]).partition(" + ")[0],  # the marker tells the rest
+            str(row["method"]),
             (row[cost], row[metric]),
-            xytext=(4, -9 if place % 2 else 5),
+            xytext=(4 if on_the_left else -4, -9 if place % 2 else 5),
             textcoords="offset points",
+            ha="left" if on_the_left else "right",
             fontsize=7,
             path_effects=[withStroke(linewidth=1.5, foreground="white")],
         )

@@ -93,6 +93,28 @@ def test_a_pareto_figure_has_a_facet_for_each_cost_and_quality(tmp_path: Path) -
     assert labels == {"trained share", "training s ↓", "peak MiB ↓"}
 
 
+def test_a_front_is_of_one_predictor(tmp_path: Path) -> None:
+    """What guides towards a map is no rival of what guides towards a class, and has no accuracy."""
+    dense = {"pixel_error": 0.1, "depth_rmse": 0.2}
+    rows = [
+        arm(name, predictor, axes={"guide": "experts"}, seconds_per_image=seconds, **dense)
+        for predictor in ("resnet", "segmentation", "all three")
+        for name, seconds in (("quick", 0.01), ("dps + experts on x_t", 0.4))
+    ]
+    metrics = ("accuracy", "fid", "seconds_per_image", *dense)
+    about = info("experts", {"guide": "category"}, metrics) | {"figure": "pareto"}
+    figure = pareto_figure(Records.read(write_folder(tmp_path, [about, *rows])))
+    found = [(axes.get_title(), axes.get_ylabel()) for axes in figure.axes]
+    assert sorted(found) == [
+        ("all three", "accuracy ↑"), ("all three", "depth error ↓"), ("all three", "pixel error ↓"),
+        ("resnet", "FID ↓"), ("resnet", "accuracy ↑"), ("segmentation", "pixel error ↓"),
+    ]  # fmt: skip
+    for axes in figure.axes:
+        points = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
+        assert [list(line.get_xdata()) for line in points] == [[0.01, 0.4]]
+        assert not axes.get_xticklabels(minor=True)
+
+
 def test_vector_figures_are_the_same_twice(tmp_path: Path) -> None:
     rows = [arm(f"{n}", axes={"experts": n}) for n in (1, 5)]
     (drawing,), (again,) = (drawings(read(tmp_path, {"experts": "log"}, *rows)) for _ in range(2))
@@ -152,7 +174,7 @@ def test_colours_of_points_are_explained(tmp_path: Path) -> None:
 def test_names_on_a_front_stay_within_their_frame(tmp_path: Path) -> None:
     rows = [
         arm(name, axes={"norm": "with"}, trainable_share=share, accuracy=0.5 + share / 3)
-        for name, share in (("last layer", 0.01), ("LoRA", 0.2), ("everything", 1.0))
+        for name, share in (("last layer", 0.01), ("LoRA", 0.2), ("everything there is", 1.0))
     ]
     figure = pareto_figure(read(tmp_path, {"norm": "category"}, *rows))
     figure.draw_without_rendering()
@@ -161,3 +183,4 @@ def test_names_on_a_front_stay_within_their_frame(tmp_path: Path) -> None:
         for text in axes.texts:
             box = text.get_window_extent()
             assert frame.y0 <= box.y0 <= box.y1 <= frame.y1
+            assert frame.x0 <= box.x0 <= box.x1 <= frame.x1
