@@ -240,6 +240,9 @@ def rank_block(rank: int) -> int:
 
 
 def precision(x: Tensor) -> str:
-    """float32 products follow torch.set_float32_matmul_precision; 16-bit ones have no choice."""
-    exact = x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    return "ieee" if exact else "tf32"
+    """float32 products are as PyTorch's on a GPU; 16-bit ones have no choice.
+
+    The older ``torch.get_float32_matmul_precision`` raises where a program uses this newer switch.
+    """
+    whole = torch.backends.cuda.matmul.fp32_precision != "tf32"
+    return "ieee" if x.dtype == torch.float32 and whole else "tf32"

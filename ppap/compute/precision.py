@@ -20,6 +20,7 @@ __all__ = [
     "autocast",
     "check_precision",
     "choose_precision",
+    "float32_modes",
     "full_float32",
     "in_float32",
     "shortens_float32",
@@ -103,13 +104,24 @@ def without_autocast(
     return torch.autocast(torch.device(device).type, enabled=False)
 
 
-def shortens_float32(device: torch.device | str) -> bool:
-    """Whether float32 products are computed with shorter mantissas there, as TF32 has them.
+def float32_modes(device: torch.device | str | None = None) -> tuple[str, ...]:
+    """How float32 products and convolutions are computed: ``"ieee"``, ``"tf32"``, ``"bf16"``.
 
-    By PyTorch's default convolutions are, on a GPU that can.
+    ``"none"`` is full float32, too. PyTorch's older getters raise where a program uses its newer
+    ones.
+
+    Args:
+        device: there alone; None for everywhere.
     """
-    convolutions = torch.device(device).type == "cuda" and torch.backends.cudnn.allow_tf32
-    return convolutions or torch.get_float32_matmul_precision() != "highest"
+    return tuple(switch.fp32_precision for switch in _switches(device))
+
+
+def shortens_float32(device: torch.device | str) -> bool:
+    """Whether float32 products or convolutions there are computed with shorter mantissas.
+
+    By PyTorch's default convolutions are, on a GPU that can: in TF32.
+    """
+    return not set(float32_modes(device)) <= {"ieee", "none"}
 
 
 @contextmanager
@@ -118,17 +130,26 @@ def full_float32(device: torch.device | str) -> Iterator[None]:
     if not shortens_float32(device):
         yield
         return
-    products, convolutions = (
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
-    )
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    switches, before = _switches(device), float32_modes(device)
     try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
         yield
     finally:
-        torch.set_float32_matmul_precision(products)
-        torch.backends.cudnn.allow_tf32 = convolutions
+        for switch, mode in zip(switches, before, strict=True):
+            switch.fp32_precision = mode
+
+
+def _switches(device: torch.device | str | None) -> list[Any]:
+    """Of products and of convolutions."""
+    backends: Any = torch.backends
+    found = {
+        "cuda": [backends.cuda.matmul, backends.cudnn.conv],
+        "cpu": [backends.mkldnn.matmul, backends.mkldnn.conv],
+    }
+    if device is None:
+        return [switch for every in found.values() for switch in every]
+    return found.get(torch.device(device).type, [])
 
 
 def in_float32(function: Callable[[Any, Any], Tensor], prediction: Any, target: Any) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import torch
 
 from ppap.compute.packages import cache_folder
-from ppap.compute.precision import Precision
+from ppap.compute.precision import Precision, float32_modes
 from ppap.compute.recent import Recent
 from ppap.diffusion.denoiser import Denoiser
 from ppap.fast.path import FastPath
@@ -59,7 +59,6 @@ def _circumstances() -> tuple[Hashable, ...]:
     return (
         cache_folder(),
         torch.get_num_threads(),
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.allow_tf32,
+        *float32_modes(),
         torch.are_deterministic_algorithms_enabled(),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from ppap_kernels import lora_linear
 from ppap_kernels.lora_linear import low_rank_matmul_op
+from ppap_kernels.triton_matmul import precision
 from torch import Tensor
 
 Function = Callable[..., Tensor]
@@ -126,3 +128,17 @@ def test_errors_say_what_was_expected() -> None:
         lora_linear(x, weight, a, b, bias, backend="triton")
     with pytest.raises(ValueError, match="backend"):
         lora_linear(x, weight, a, b, bias, backend="cuda")
+
+
+def test_float32_products_are_as_pytorchs_whatever_switch_was_used(float32_switches: Any) -> None:
+    """The older getter raises once the newer switch has been used alone."""
+    x = torch.ones(1)
+    for older, mode in (("high", "tf32"), ("highest", "ieee"), ("medium", "tf32")):
+        torch.set_float32_matmul_precision(older)
+        assert precision(x) == mode
+    torch.set_float32_matmul_precision("highest")
+    float32_switches.cuda.matmul.fp32_precision = "tf32"
+    assert precision(x) == "tf32"
+    float32_switches.cuda.matmul.fp32_precision = "none"
+    assert precision(x) == "ieee"
+    assert precision(x.half()) == "tf32"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from ppap.compute.agreement import FirstUse, agree, as_near, values_and_gradient
+from ppap.compute.precision import shortens_float32
 
 X = torch.linspace(-1, 1, 12).view(4, 3)
 
@@ -122,20 +124,18 @@ def test_a_gradient_in_half_precision_may_err_as_much_as_another() -> None:
     assert as_near(X * 1.005, X, X, small=0.01)
 
 
-def test_a_twin_is_compared_with_whole_products(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_twin_is_compared_with_whole_products(
+    caplog: pytest.LogCaptureFixture, float32_switches: Any
+) -> None:
     """Else TF32, of which kinks make more than rounding, would speak against it."""
-    seen: list[str] = []
+    seen: list[bool] = []
 
     def original(x: Tensor) -> Tensor:
-        seen.append(torch.get_float32_matmul_precision())
-        return x * (1.0 if seen[-1] == "highest" else 1.1)
+        seen.append(shortens_float32("cpu"))
+        return x * (1.1 if seen[-1] else 1.0)
 
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        assert FirstUse("a twin", logging.getLogger("ppap")).allows(lambda x: x, original, X)
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision(before)
-    assert seen == ["highest"]
+    float32_switches.mkldnn.matmul.fp32_precision = "tf32"
+    assert FirstUse("a twin", logging.getLogger("ppap")).allows(lambda x: x, original, X)
+    assert shortens_float32("cpu")
+    assert seen == [False]
     assert not caplog.records

@@ -100,19 +100,26 @@ def without_tensor_cores() -> None:
     torch.backends.cudnn.allow_tf32 = not torch.backends.cudnn.allow_tf32
 
 
+def by_a_newer_switch() -> None:
+    """After which PyTorch's older getters raise."""
+    switches: Any = torch.backends
+    switches.cudnn.conv.fp32_precision = "ieee"
+    switches.mkldnn.matmul.fp32_precision = "bf16"
+
+
 def elsewhere() -> None:
     os.environ["XDG_CACHE_HOME"] = "/elsewhere"
 
 
 @pytest.mark.parametrize(
-    "change", [deterministic, in_tensor_cores, without_tensor_cores, elsewhere]
+    "change",
+    [deterministic, in_tensor_cores, without_tensor_cores, by_a_newer_switch, elsewhere],
 )
 def test_what_graphs_are_made_for_has_a_path_of_its_own(
-    change: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    change: Callable[[], None], monkeypatch: pytest.MonkeyPatch, float32_switches: Any
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/here")
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
-    denoiser, matmul = tiny_denoiser(), torch.get_float32_matmul_precision()
+    denoiser = tiny_denoiser()
     path = kept_path(denoiser, 4)
     assert kept_path(denoiser, 4) is path
     try:
@@ -120,7 +127,6 @@ def test_what_graphs_are_made_for_has_a_path_of_its_own(
         assert kept_path(denoiser, 4) is not path
     finally:
         torch.use_deterministic_algorithms(False)
-        torch.set_float32_matmul_precision(matmul)
 
 
 def test_the_number_of_paths_is_bounded_and_what_goes_is_freed() -> None:

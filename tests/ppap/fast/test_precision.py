@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -153,15 +154,15 @@ SHORTENED = 3e-4
 """A relative error of TF32's size."""
 
 
-@pytest.mark.parametrize("precision_of_products", ["high", "highest"])
+@pytest.mark.parametrize("mode", ["bf16", "ieee"])
 def test_a_graph_may_turn_otherwise_where_products_are_short(
-    precision_of_products: str, caplog: pytest.LogCaptureFixture
+    mode: str, caplog: pytest.LogCaptureFixture, float32_switches: Any
 ) -> None:
     """What errs as much as the model itself does is rounding there, and there alone.
 
     A result that is wrong is wrong in both.
     """
-    before = torch.get_float32_matmul_precision()
+    float32_switches.mkldnn.conv.fp32_precision = mode
     model, x_t, t = Turning().requires_grad_(False), images(COUNT), torch.zeros(COUNT)
 
     def prepared(error: float) -> bool:
@@ -174,15 +175,11 @@ def test_a_graph_may_turn_otherwise_where_products_are_short(
         assert terms is not None
         return terms[0][0].prepare(x_t, t, torch.ones(COUNT, dtype=torch.int64))
 
-    torch.set_float32_matmul_precision(precision_of_products)
-    try:
-        short = precision_of_products == "high"
-        assert prepared(0.0)
-        assert prepared(-2 * SHORTENED if short else 2 * SHORTENED) is short
-        assert not prepared(0.1)
-        assert torch.get_float32_matmul_precision() == precision_of_products
-    finally:
-        torch.set_float32_matmul_precision(before)
+    short = mode == "bf16"
+    assert prepared(0.0)
+    assert prepared(-2 * SHORTENED if short else 2 * SHORTENED) is short
+    assert not prepared(0.1)
+    assert float32_switches.mkldnn.conv.fp32_precision == mode
     assert "its graph gives another gradient" in caplog.text
 
 
