@@ -146,4 +146,8 @@ def upsample(stage: Stage, images: Tensor, seeds: int | Sequence[int], place: in
         denoiser = stage.denoiser.rows(rows).with_conditions(**conditions)
         guide = None if stage.guide is None else stage.guide.rows(rows)
         parts.append(sample(denoiser, seeds[rows], guide, stage.sampler, batch=stage.batch))
-    return torch.cat(parts) if parts else torch.empty(0, *stage.denoiser.image_shape())
+    return (
+        torch.cat(parts)
+        if parts
+        else torch.empty(0, *stage.denoiser.image_shape(), dtype=torch.float32)
+    )

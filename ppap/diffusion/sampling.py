@@ -198,7 +198,11 @@ def sample(
                 check_finite(decoded, f"the decoded image (seeds from {seeds[start]} on)")
                 images.append(decoded.clamp(-1, 1).float().cpu())
             done(len(last.x))
-    return torch.cat(images) if images else torch.empty(0, *denoiser.image_shape())
+    return (
+        torch.cat(images)
+        if images
+        else torch.empty(0, *denoiser.image_shape(), dtype=torch.float32)
+    )
 
 
 def _observed(steps: Iterator[Step], on_step: Callable[[Step], None] | None) -> Iterator[Step]:

@@ -57,7 +57,7 @@ class NoiseStreams:
 
     def draw(self) -> Tensor:
         """The next standard normal draw of every stream: (B, C, H, W) float32."""
-        rows = torch.empty(len(self._generators), *self._shape)
+        rows = torch.empty(len(self._generators), *self._shape, dtype=torch.float32)
         for row, generator in zip(rows, self._generators, strict=True):
             row.normal_(generator=generator)
         return rows.to(self._device)

@@ -55,5 +55,5 @@ class Draws:
         if self.device.type != "cpu":
             generator = derived_generator(self.seed, number, device=self.device)
         shape = (self.batch, *images[1:])
-        noise = torch.randn(shape, generator=generator, device=self.device)
+        noise = torch.randn(shape, generator=generator, device=self.device, dtype=torch.float32)
         return chosen, timesteps, noise

@@ -18,6 +18,7 @@ import torch
 from ppap.compute.allocator import keep_freed_memory
 from ppap.compute.precision import choose_precision
 from ppap.compute.progress import Progress, reporting
+from ppap.compute.tracing import state_of
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.noise_levels import NoiseLevels
 from ppap.diffusion.schedule import Schedule
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["trained_experts", "transfer"]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def transfer(
     bank: ExpertBank,
     denoiser: Denoiser | Schedule,
@@ -98,9 +101,9 @@ def transfer(
         ValueError: if there are no images, none of uint8, or of another shape than the denoiser's,
             the bank's ranges and the schedule differ in length, an expert would get no step, the
             training would write one expert over others that are trained already, processes cannot
-            share the batch evenly or don't see each other, the device would emulate the precision
-            asked for, or an accelerator brings one of its own, ``every`` is below 1, or the file
-            has another ending.
+            share the batch evenly or don't see each other, the bank was made within
+            ``torch.inference_mode()``, the device would emulate the precision asked for, or an
+            accelerator brings one of its own, ``every`` is below 1, or the file has another ending.
         CheckpointError: if the file is damaged or of another training.
         OSError: if the file cannot be written, which is tried before anything is computed.
     """
@@ -228,6 +231,11 @@ def _check(
         raise ValueError(
             f"{training.steps} steps{spent * (training.start == 'shared')} are too few: each of "
             f"{len(bank)} experts needs one of its own"
+        )
+    if any(tensor.is_inference() for tensor in state_of(bank).values()):
+        raise ValueError(
+            "the bank was made or loaded within torch.inference_mode(), and cannot be trained; "
+            "make it outside"
         )
     workers = accelerator.num_processes if accelerator else 1
     together = int(os.environ.get("WORLD_SIZE", "1"))

@@ -49,7 +49,8 @@ def step_coefficients(
     else:
         return None
     return {
-        name: torch.full((batch,), float(value), device=device) for name, value in found.items()
+        name: torch.full((batch,), float(value), dtype=torch.float32, device=device)
+        for name, value in found.items()
     }
 
 

@@ -92,7 +92,8 @@ class Lora:
             rows, columns, inner = self._factors(about)
             bound = 1 / math.sqrt(columns)
             dtype = torch.promote_types(about.weight.dtype, torch.float32)
-            down = torch.empty(inner, columns).uniform_(-bound, bound, generator=generator)
+            down = torch.empty(inner, columns, dtype=torch.float32)
+            down.uniform_(-bound, bound, generator=generator)
             own[f"{about.name}.lora_A"] = down.to(dtype)
             own[f"{about.name}.lora_B"] = torch.zeros(rows, inner, dtype=dtype)
         return own
