@@ -147,7 +147,8 @@ class Denoiser(nn.Module):
         if self.decoder is None:
             return self.shape
         with torch.no_grad(), evaluating(self):
-            decoded = self.decode(torch.zeros(1, *self.shape, device=module_device(self)))
+            one = torch.zeros(1, *self.shape, dtype=torch.float32, device=module_device(self))
+            decoded = self.decode(one)
         _, channels, height, width = decoded.shape
         return channels, height, width
 

@@ -156,9 +156,12 @@ def fast_path(
 
     Raises:
         PrecisionError: for bfloat16 on a device without instructions for it.
+        TypeError: for what is none of these.
         ValueError: for the fast path and conditions that differ between images, or one of the
             caller's in another precision.
     """
+    if not isinstance(fast, bool | FastPath | None):
+        raise TypeError(f"fast is True, False, None or a ppap.FastPath, got {fast!r}")
     if fast is None:
         fast = module_device(denoiser).type == "cuda" and denoiser.condition_count is None
     if fast and denoiser.condition_count is not None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import ppap
 from ppap.diffusion.schedule import linear_schedule
 from ppap.fast.path import FastPath
-from tests.ppap.networks import SHAPE, images, scrambled, tiny_predictor
+from tests.ppap.networks import SHAPE, scrambled, tiny_predictor
 
 COUNT = 3
 SAMPLERS = (ppap.DDIM(4), ppap.DDPM(4), ppap.DPMSolver(4))
@@ -122,5 +122,8 @@ def test_a_fresh_bank_is_the_same_under_another_default_type() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_no_images_are_float32_as_some_are(dtype: torch.dtype) -> None:
+    denoiser = plain_denoiser()
+    decoded = ppap.Denoiser(denoiser.network, denoiser.schedule, SHAPE, decode=nn.Conv2d(3, 3, 1))
     with default_type(dtype):
-        assert ppap.sample(plain_denoiser(), []).dtype == images(1).float().dtype
+        assert ppap.sample(denoiser, []).dtype == torch.float32
+        assert ppap.sample(decoded, []).dtype == torch.float32
