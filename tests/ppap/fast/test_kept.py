@@ -131,9 +131,9 @@ def test_what_graphs_are_made_for_has_a_path_of_its_own(
 
 @pytest.mark.parametrize("fast", ["yes", 1, FastPath])
 def test_a_path_is_a_path_or_a_yes_or_no(fast: Any) -> None:
-    with pytest.raises(TypeError, match="fast is True, False, None or a ppap.FastPath"):
+    with pytest.raises(TypeError, match=r"fast is True, False, None or a ppap\.FastPath"):
         sample(tiny_denoiser(), 1, fast=fast)
-    with pytest.raises(TypeError, match="fast is True, False, None or a ppap.FastPath"):
+    with pytest.raises(TypeError, match=r"fast is True, False, None or a ppap\.FastPath"):
         synthesize(tiny_denoiser(), 1, fast=fast)
 
 
