@@ -11,6 +11,7 @@ from typing import Any
 
 __all__ = [
     "CLAIMS",
+    "LONG",
     "PEERS",
     "PEERS_ON_SCENES",
     "RATES",
@@ -27,6 +28,7 @@ __all__ = [
 CLAIMS = "fashion-large-full+curve_samples=200"
 PEERS = "fashion-large-full+curve_samples=25+selection_samples=32+timed_images=16+trials=8"
 SCENES = "scenes-large-full+curve_samples=100+synthetic=2000"
+LONG = SCENES.replace("large", "long")
 PEERS_ON_SCENES = PEERS.replace("fashion", "scenes").replace("+timed", "+synthetic=2000+timed")
 RATES = "fashion-large-full+curve_samples=200+learning_rate=0.01"
 RESULTS = Path(__file__).parents[1] / "reports" / "results"

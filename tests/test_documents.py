@@ -17,6 +17,7 @@ from ppap.denoisers.catalogue import CLASSIFIERS, DENOISERS
 from ppap.experts.adapters.peft import Peft
 from tests.records import (
     CLAIMS,
+    LONG,
     PEERS,
     PEERS_ON_SCENES,
     RESULTS,
@@ -232,7 +233,7 @@ def test_the_table_of_dense_targets_is_that_of_the_claims(label: str, task: str)
 VERDICTS = {"✓": "supported", "✗": "refuted", "?": "open"}
 GUIDED = (
     (CLAIMS, "resnet"), (CLAIMS, "vit"),
-    (ON_SCENES, "class"), (ON_SCENES, "depth"), (ON_SCENES, "segmentation"),
+    (ON_SCENES, "class"), (LONG, "class"), (ON_SCENES, "depth"), (ON_SCENES, "segmentation"),
 )  # fmt: skip
 SENTENCES = {
     "PPAP-5 beats naive": "naive guidance fails",
@@ -306,7 +307,7 @@ def test_the_table_of_changed_guidance_has_every_verdict_of_the_records() -> Non
     for label, *cells in rows:
         sweep, *names = CHANGED[label]
         for cell, (folder, predictor) in zip(
-            cells, ((CLAIMS, "resnet"), (ON_SCENES, "class")), strict=True
+            cells, ((CLAIMS, "resnet"), (ON_SCENES, "class"), (LONG, "class")), strict=True
         ):
             claims = rows_of(folder, f"{sweep}-contrasts")
             claimed = {r["claim"] for r in claims if r["predictor"] == predictor}
