@@ -156,11 +156,9 @@ class Group:
         if self.reference is None:
             return found | {"spread": round(spread(own), 4)}
         pairs = Paired(own, seconds[self.reference])
-        ratio = pairs.ratio
         return found | {
             "reference_ms": round(median_interval(pairs.reference).median * 1e3, 6),
-            "ratio": round(ratio.median, 4),
-            "ratio_interval": [round(ratio.low, 4), round(ratio.high, 4)],
+            **pairs.figures(4),
             "spread": round(pairs.spread, 4),
         }
 

@@ -101,7 +101,8 @@ def _measured(about: dict[str, Any], rows: int) -> str:
     text = (
         f"Measured on {machine} ({about['instruction_set']}). {ratio} Milliseconds, ratio and its "
         "interval are of the same rounds, in which ways and reference take turns: "
-        "medians, and the order statistics that enclose the ratio's median."
+        "medians, and the order statistics that enclose the ratio's median, of which fewer than "
+        "five rounds have none."
     )
     if "gpu" in about:
         text += _on_gpu(about)
@@ -129,6 +130,12 @@ def _on_gpu(about: dict[str, Any]) -> str:
     if "misses" in about:
         text += f" Of {about['checks']} checks against float64, {len(about['misses'])} missed"
         text += ": " + "; ".join(about["misses"]) + "." if about["misses"] else "."
+    if calls := about.get("calls_s"):
+        text += (
+            f" Equal calls of a process, one after another, each with a guide of its own, took "
+            f"{', '.join(f'{seconds:.2f}' for seconds in calls)} s, and "
+            f"{about['plain_call_s']:.2f} s on the plain path."
+        )
     if about.get("failures"):
         text += f" Failed: {'; '.join(about['failures'])}."
     if about.get("left_out"):

@@ -309,7 +309,8 @@ def test_the_table_of_changed_guidance_has_every_verdict_of_the_records() -> Non
         for cell, (folder, predictor) in zip(
             cells, ((CLAIMS, "resnet"), (ON_SCENES, "class"), (LONG, "class")), strict=True
         ):
-            claims = rows_of(folder, f"{sweep}-contrasts")
+            run = (RESULTS / folder / f"{sweep}-contrasts.csv").is_file()
+            claims = rows_of(folder, f"{sweep}-contrasts") if run else []
             claimed = {r["claim"] for r in claims if r["predictor"] == predictor}
             assert bool(cell) == (names[0] in claimed), (label, predictor)
             if cell:
@@ -325,6 +326,7 @@ def test_the_table_of_changed_guidance_has_every_verdict_of_the_records() -> Non
             ON_SCENES, "on scenes it calibrated seven and left one as published",
             {"calibrated": 7, "as published": 1},
         ),
+        (LONG, "calibrated seven of eight and is better", {"calibrated": 7, "as published": 1}),
     ],
 )  # fmt: skip
 def test_what_the_predictor_chose_is_told(folder: str, words: str, chosen: dict[str, int]) -> None:

@@ -122,13 +122,12 @@ def interleaved(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, li
 def row_of(own: Sequence[float], reference: Sequence[float], images: int) -> dict[str, Any]:
     """A way's figures, beside those of the reference in the same rounds."""
     pairs = Paired.of_calls(own, reference)
-    seconds, ratio = median_interval(pairs.own), pairs.ratio
+    seconds = median_interval(pairs.own)
     return {
         "rounds": len(pairs.own),
         "ms": round(seconds.median * 1e3, 4),
         "reference_ms": round(median_interval(pairs.reference).median * 1e3, 4),
-        "ratio": round(ratio.median, 3),
-        "ratio_interval": [round(ratio.low, 3), round(ratio.high, 3)],
+        **pairs.figures(3),
         "spread": round(pairs.spread, 3),
         "images_per_second": round(images / seconds.median, 1),
     }

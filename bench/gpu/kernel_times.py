@@ -115,15 +115,13 @@ def _row(
         gate()  # TF32 is judged among the checks, by its own limit
     rounds = min(ROUNDS, sizes.rounds)
     pairs, peak = pairs_of(function, reference, on, rounds)
-    ratio = pairs.ratio
     captured_us: dict[str, Any] = {"graph_us": None}
     if _capturable(problem, way):
         captured_us = _as_graph(function, on, rounds)
     return {
         "us": round(statistics.median(pairs.own) * 1e6, 2),
         "eager_us": round(statistics.median(pairs.reference) * 1e6, 2),
-        "ratio": round(ratio.median, 3),
-        "ratio_interval": [round(ratio.low, 3), round(ratio.high, 3)],
+        **pairs.figures(3),
         "peak_mib": round(peak, 1),
         **captured_us,
     }

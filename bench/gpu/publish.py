@@ -54,8 +54,14 @@ def kernels_record(found: Mapping[str, Any], checks: Mapping[str, Any]) -> dict[
 
 
 def end_to_end_record(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Machine and rows of guided steps, whole calls and training steps, and what failed."""
-    kept = ("ms", "reference_ms", "ratio", "ratio_interval", "spread", "images_per_second")
+    """Machine and rows of guided steps, whole calls and training steps, and what failed.
+
+    With the machine go the seconds of equal calls, one after another in a process, and how far the
+    steps and images of each way are from the reference's.
+    """
+    kept = (
+        "rounds", "ms", "reference_ms", "ratio", "ratio_interval", "spread", "images_per_second"
+    )  # fmt: skip
     rows = []
     for row in found["rows"]:
         if "way" in row:
@@ -63,6 +69,15 @@ def end_to_end_record(found: Mapping[str, Any]) -> dict[str, Any]:
             measured = {key: row[key] for key in (*kept, "peak_mib") if key in row}
             rows.append({"group": group, "way": row["way"]} | measured)
     about = _about(found["machine"], rows, found["left_out"])
+    if calls := [row["seconds"] for row in found["rows"] if row["what"] == "repeated calls"]:
+        about["calls_s"], about["plain_call_s"] = calls, found["plain_call_s"]
+    about["apart"] = {
+        f"{row['predictor']}, {row['mode']}": {
+            way: {what: of[what] for what in ("step", "images")} for way, of in row["ways"].items()
+        }
+        for row in found["rows"]
+        if row["what"] == "agreement with the reference"
+    }
     about["failures"] = [
         f"{error['what']}: {error['error']}" for error in found["errors"] if "what" in error
     ]

@@ -32,8 +32,16 @@ END_TO_END = {
     "machine": MACHINE,
     "rows": [
         STEP | {"ms": 2.0, "reference_ms": 3.0, "ratio": 1.5, "spread": 0.2},
-        {"what": "agreement"},
+        {
+            "what": "agreement with the reference",
+            "predictor": "vit",
+            "mode": "tf32",
+            "ways": {"plain": {"step": {"median": 0.1}, "images": {"median": 0.2}, "first": 3.0}},
+        },
+        {"what": "repeated calls", "seconds": 4.25},
+        {"what": "repeated calls", "seconds": 0.5},
     ],
+    "plain_call_s": 0.75,
     "errors": [{"what": "step, fast path", "error": "AcceleratorError", "traceback": "/a/path"}],
     "left_out": [],
 }
@@ -59,6 +67,18 @@ def test_failures_and_misses_are_told_without_paths() -> None:
     assert record["machine"]["unsteady_rows"] == 1
     assert len(record["rows"]) == 1
     assert "/a/path" not in json.dumps(record)
+
+
+def test_equal_calls_and_how_far_ways_are_apart_go_with_the_machine(tmp_path: Path) -> None:
+    about = end_to_end_record(END_TO_END)["machine"]
+    assert (about["calls_s"], about["plain_call_s"]) == ([4.25, 0.5], 0.75)
+    plain = {"step": {"median": 0.1}, "images": {"median": 0.2}}
+    assert about["apart"] == {"vit, tf32": {"plain": plain}}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "end-to-end.json").write_text(json.dumps(END_TO_END))
+    assert main([str(tmp_path / "run"), "--target", str(tmp_path)]) == 0
+    (sheet,) = sheets(tmp_path)
+    assert "took 4.25, 0.50 s, and 0.75 s on the plain path" in sheet.text
 
 
 def test_what_is_published_is_shown(tmp_path: Path) -> None:

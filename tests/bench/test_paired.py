@@ -76,6 +76,15 @@ def test_an_interval_holds_the_true_median_as_often_as_it_says() -> None:
     assert 0.95 <= hits / 2000 <= 0.99
 
 
+@pytest.mark.parametrize(("rounds", "interval"), [(1, False), (4, False), (5, True), (9, True)])
+def test_few_rounds_have_no_interval(rounds: int, interval: bool) -> None:
+    figures = Paired((1.0,) * rounds, tuple(2.0 + n for n in range(rounds))).figures(2)
+    assert figures["ratio"] == 2 + (rounds - 1) / 2
+    assert ("ratio_interval" in figures) is interval
+    if rounds == 5:
+        assert figures["ratio_interval"] == [2, 6]
+
+
 def test_spread_is_the_middle_half_over_the_median() -> None:
     assert spread([9.0, 10.0, 10.0, 11.0]) == pytest.approx(0.05)
     assert spread([10.0, 10.0, 10.0, 10.0, 99.0]) == 0  # one interruption is no unsteady machine
