@@ -90,6 +90,8 @@ def _figure_kind(records: Records) -> str:
     numeric = set(records.info.axes.values()) - {"category"}
     if records.info.figure == "none" and numeric and not records.rows.empty:
         return "lines" if sweep_figures.drawn_metrics(records) else "none"
+    if records.info.figure == "pareto" and not all(sweep_figures.front_facets(records)):
+        return "none"
     return records.info.figure
 
 

@@ -17,7 +17,14 @@ from reports.figures import DPI, theme
 from reports.metrics import METRICS
 from reports.records import NO_PREDICTOR, Records
 
-__all__ = ["drawn_metrics", "front", "lines_figure", "pareto_figure", "points_figure"]
+__all__ = [
+    "drawn_metrics",
+    "front",
+    "front_facets",
+    "lines_figure",
+    "pareto_figure",
+    "points_figure",
+]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -127,15 +134,12 @@ def pareto_figure(records: Records) -> Figure:
     A line of facets for each quality of each predictor: rows that guide towards other targets, or
     by another predictor, are no rivals.
     """
-    rows = records.rows.reset_index(drop=True)
-    shown = [name for name in COSTS if name in records.info.metrics]
-    costs = _present(rows, shown or [name for name in COSTS if name in rows])
+    costs, lines = front_facets(records)
     first = next(iter(records.info.axes), "")
-    rows = rows.assign(kind=[str(axes.get(first, "")) for axes in rows["axes"]])
+    rows = records.rows.assign(kind=[str(axes.get(first, "")) for axes in records.rows["axes"]])
     names = list(dict.fromkeys(rows["kind"]))
-    guided = [name for name in dict.fromkeys(rows["predictor"]) if name != NO_PREDICTOR]
+    guided = list(dict.fromkeys(predictor for predictor, _ in lines))
     parts = {name: rows[rows["predictor"] == name].reset_index(drop=True) for name in guided}
-    lines = [(name, metric) for name in guided for metric in _qualities(parts[name], name)]
     with theme():
         figure, grid = _grid(len(lines), len(costs))
         for line, (predictor, metric) in zip(grid, lines, strict=True):
@@ -157,6 +161,23 @@ def pareto_figure(records: Records) -> Figure:
             grid[0][0].plot([], [], MARKERS[place], color=COLOURS[place], label=f"{first}: {name}")
         figure.legend(loc="outside lower center", ncols=len(names), frameon=False)
     return figure
+
+
+def front_facets(records: Records) -> tuple[list[str], list[tuple[str, str]]]:
+    """Which costs a Pareto figure has, and which qualities of which predictors.
+
+    Either is empty where there is nothing to draw, as of rows that nothing guides.
+    """
+    rows = records.rows[records.rows["predictor"] != NO_PREDICTOR]
+    shown = [name for name in COSTS if name in records.info.metrics]
+    costs = _present(rows, shown or [name for name in COSTS if name in rows])
+    guided = dict.fromkeys(rows["predictor"])
+    lines = [
+        (name, metric)
+        for name in guided
+        for metric in _qualities(rows[rows["predictor"] == name], name)
+    ]
+    return costs, lines
 
 
 def _qualities(rows: pd.DataFrame, predictor: str) -> list[str]:

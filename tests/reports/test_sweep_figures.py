@@ -115,6 +115,20 @@ def test_a_front_is_of_one_predictor(tmp_path: Path) -> None:
         assert not axes.get_xticklabels(minor=True)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [arm("unguided", "none", axes={"guide": "none"})],
+        [arm("ppap", axes={"guide": "experts"}, seconds_per_image=math.nan)],
+    ],
+    ids=["nothing guides", "nothing is timed"],
+)
+def test_without_points_there_is_no_front_and_no_error(rows: list[Record], tmp_path: Path) -> None:
+    about = info("experts", {"guide": "category"}, ("accuracy", "fid", "seconds_per_image"))
+    folder = write_folder(tmp_path, [about | {"figure": "pareto"}, *rows])
+    assert drawings(Records.read(folder)) == []
+
+
 def test_vector_figures_are_the_same_twice(tmp_path: Path) -> None:
     rows = [arm(f"{n}", axes={"experts": n}) for n in (1, 5)]
     (drawing,), (again,) = (drawings(read(tmp_path, {"experts": "log"}, *rows)) for _ in range(2))
