@@ -213,7 +213,7 @@ README = {
         unguided_fid("scenes-large"),
         unguided_fid("scenes-long"),
     ],
-    "edge: p = 0.031 at equal": lambda: with_a_better_denoiser(
+    "hair: p = 0.031 at equal": lambda: with_a_better_denoiser(
         "data-free experts beat one", "p_corrected"
     ),
     "best of scales 0.054 [0.002, 0.106], p = 0.044": lambda: with_a_better_denoiser(
