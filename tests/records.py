@@ -13,6 +13,7 @@ __all__ = [
     "CLAIMS",
     "LONG",
     "PEERS",
+    "PEERS_LONG",
     "PEERS_ON_SCENES",
     "RATES",
     "RESULTS",
@@ -30,6 +31,7 @@ PEERS = "fashion-large-full+curve_samples=25+selection_samples=32+timed_images=1
 SCENES = "scenes-large-full+curve_samples=100+synthetic=2000"
 LONG = SCENES.replace("large", "long")
 PEERS_ON_SCENES = PEERS.replace("fashion", "scenes").replace("+timed", "+synthetic=2000+timed")
+PEERS_LONG = PEERS_ON_SCENES.replace("large", "long")
 RATES = "fashion-large-full+curve_samples=200+learning_rate=0.01"
 RESULTS = Path(__file__).parents[1] / "reports" / "results"
 

@@ -19,6 +19,7 @@ from tests.records import (
     CLAIMS,
     LONG,
     PEERS,
+    PEERS_LONG,
     PEERS_ON_SCENES,
     RESULTS,
     best_point,
@@ -201,7 +202,12 @@ COMPARED = {
 
 
 @pytest.mark.parametrize(
-    ("first", "folder"), [("| method | trains?", PEERS), ("| on scenes | trains?", PEERS_ON_SCENES)]
+    ("first", "folder"),
+    [
+        ("| method | trains?", PEERS),
+        ("| on scenes | trains?", PEERS_ON_SCENES),
+        ("| with the better denoiser | trains?", PEERS_LONG),
+    ],
 )
 def test_a_table_of_methods_is_that_of_their_best_points_and_costs(first: str, folder: str) -> None:
     rows = section("README.md", first)
