@@ -18,6 +18,7 @@ __all__ = [
     "RATES",
     "RESULTS",
     "SCENES",
+    "TUNING",
     "benchmark",
     "benchmark_row",
     "best_point",
@@ -33,6 +34,7 @@ LONG = SCENES.replace("large", "long")
 PEERS_ON_SCENES = PEERS.replace("fashion", "scenes").replace("+timed", "+synthetic=2000+timed")
 PEERS_LONG = PEERS_ON_SCENES.replace("large", "long")
 RATES = "fashion-large-full+curve_samples=200+learning_rate=0.01"
+TUNING = "fashion-large-full+seeds=1"
 RESULTS = Path(__file__).parents[1] / "reports" / "results"
 
 
