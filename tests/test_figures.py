@@ -16,6 +16,7 @@ from tests.records import (
     PEERS,
     PEERS_LONG,
     PEERS_ON_SCENES,
+    RATE_OF_ONE,
     RATES,
     RESULTS,
     SCENES,
@@ -236,6 +237,13 @@ PEFT, MEMORY = "fashion-default/peft", "fashion-default/memory"
 
 README = {
     "whose unguided samples have an FID of 1.4": lambda: [unguided_fid("fashion-large")],
+    "its best accuracy rises to 0.764": lambda: [
+        float(best_point(RATE_OF_ONE, "single", "resnet")["score"])
+    ],
+    "equal distance falls to [0.087 [0.041, 0.132]]": lambda: settled(
+        RATE_OF_ONE, "claims", "experts beat one network", "resnet", "supported", *INTERVAL
+    ),
+    "from the 0.139 of the table": lambda: contrast("experts beat one network", "difference"),
     "open at an FID of 4.9 and are supported at 1.7": lambda: [
         unguided_fid("scenes-large"),
         unguided_fid("scenes-long"),
@@ -666,6 +674,7 @@ def test_the_rates_in_use_are_those_that_suit() -> None:
     in_use = LORA.learning_rate
     assert above_the_best("ppap", in_use, "vit") == 0
     assert above_the_best("ppap", in_use) < 0.2
+    assert above_the_best("single", float(RATE_OF_ONE.rpartition("=")[2])) == 0
 
 
 def test_what_is_said_of_fewer_steps_has_its_verdicts() -> None:
