@@ -236,6 +236,7 @@ def fid_of_a_thousand(setting: str) -> float:
     return float(next(each["fid"] for each in every if each["samples"] == 1000))
 
 
+FURTHER = "reaches further than ppap"
 INTERVAL = ("difference", "low", "high")
 HELD = "2M-8 to 80, held back"
 PRESETS = "bench-presets-cpu"
@@ -408,7 +409,18 @@ README = {
         *settled(PEERS_LONG, "peers", "freedom beats ppap", "resnet", "supported", *INTERVAL),
     ],
     "where 0.131 was open": lambda: peer_on_scenes("freedom beats ppap", "open", "difference"),
-    "It takes 4.8 times as long": lambda: [times_the_cost_of_ppap("freedom", PEERS_LONG)],
+    "in 5 steps it is 0.115 [0.012, 0.218] behind at the best of strengths": lambda: [
+        5.0,
+        *turned(PEERS_LONG, "peers", f"freedom in 5 steps {FURTHER}", "resnet", "open"),
+    ],
+    "DPS in 10 0.175 [0.032, 0.318], open": lambda: [
+        10.0,
+        *turned(PEERS_LONG, "peers", f"dps in 10 steps {FURTHER}", "resnet", "open"),
+    ],
+    "In 25 steps it takes 4.8 times as long": lambda: [
+        25.0,
+        times_the_cost_of_ppap("freedom", PEERS_LONG),
+    ],
     "PPAP-5 reaches 0.920, at 2.6 times the distance at which FreeDoM reaches 0.930": lambda: (
         one_as_far_as_another("ppap, calibrated", "freedom")
     ),
