@@ -145,8 +145,9 @@ def pareto_figure(records: Records) -> Figure:
         for line, (predictor, metric) in zip(grid, lines, strict=True):
             part = parts[predictor]
             for axes, cost in zip(line, costs, strict=True):
-                if part[cost].min() > 0 and part[cost].max() > 8 * part[cost].min():
-                    _in_logarithms(axes, part[cost].max() / part[cost].min())
+                low, high = part[cost].min(), part[cost].max()
+                if low > 0 and high > 8 * low:
+                    _in_logarithms(axes, high / low)
                 _draw_front(axes, part, cost, metric)
                 for kind, own in part.groupby("kind"):
                     place = names.index(str(kind))
@@ -239,11 +240,10 @@ def _draw_front(axes: Axes, rows: pd.DataFrame, cost: str, metric: str) -> None:
     places = front(list(rows[cost]), list(rows[metric]), higher)
     points = rows.loc[places]
     axes.plot(points[cost], points[metric], color="0.45", linewidth=1.1, zorder=1)
-    half = math.sqrt(rows[cost].min() * rows[cost].max())
-    if axes.get_xscale() == "linear":
-        half = (rows[cost].min() + rows[cost].max()) / 2
+    low, high = rows[cost].min(), rows[cost].max()
+    middle = (low + high) / 2 if axes.get_xscale() == "linear" else math.sqrt(low * high)
     for place, (_, row) in enumerate(points.iterrows()):
-        on_the_left = row[cost] <= half
+        on_the_left = row[cost] <= middle
         axes.annotate(
             str(row["method"]),
             (row[cost], row[metric]),

@@ -24,6 +24,7 @@ __all__ = [
     "benchmark_row",
     "best_point",
     "claim_of",
+    "records_of",
     "row_of",
     "rows_of",
 ]
@@ -45,6 +46,12 @@ def rows_of(folder: str, table: str) -> list[dict[str, str]]:
     """The rows of a table."""
     with (RESULTS / folder / f"{table}.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def records_of(folder: str) -> list[dict[str, Any]]:
+    """Its records, as they were written."""
+    lines = (RESULTS / folder / "records.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def row_of(folder: str, table: str, method: str, predictor: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.records import (
     RESULTS,
     best_point,
     claim_of,
+    records_of,
     row_of,
     rows_of,
 )
@@ -344,10 +344,9 @@ def test_the_table_of_changed_guidance_has_every_verdict_of_the_records() -> Non
 def test_what_the_predictor_chose_is_told(
     folder: str, predictor: str, words: str, chosen: dict[str, int]
 ) -> None:
-    lines = (RESULTS / folder / "records.jsonl").read_text().splitlines()
     (found,) = (
         record["chosen"]
-        for record in map(json.loads, lines)
+        for record in records_of(folder)
         if "chosen" in record and record["predictor"] == predictor
     )
     assert Counter(found) == chosen

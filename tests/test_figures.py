@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from tests.records import (
     benchmark_row,
     best_point,
     claim_of,
+    records_of,
     row_of,
     rows_of,
 )
@@ -102,10 +104,9 @@ def one_as_far_as_another(one: str, other: str) -> list[float]:
 
 def above_the_best(arm: str, rate: float, predictor: str = "resnet") -> float:
     """By how many per cent an arm's validation loss at a learning rate is above the least."""
-    lines = (RESULTS / TUNING / "records.jsonl").read_text().splitlines()
     (tried,) = (
         {each["learning_rate"]: each["loss"] for each in record["search"]}
-        for record in map(json.loads, lines)
+        for record in records_of(TUNING)
         if (record.get("method"), record.get("predictor")) == (arm, predictor)
     )
     return 100 * (tried[rate] / min(tried.values()) - 1)
@@ -218,8 +219,14 @@ def at_scale(folder: str, scale: str) -> list[float]:
     return [float(found["score"]), float(found["pixel_fid"])]
 
 
+def facts_of(setting: str) -> dict[str, Any]:
+    """What is told of its denoiser."""
+    found: dict[str, Any] = json.loads((WEIGHTS / setting / "zoo.json").read_text())
+    return dict(found["models"]["denoiser"])
+
+
 def unguided_fid(setting: str) -> float:
-    facts = json.loads((WEIGHTS / setting / "zoo.json").read_text())["models"]["denoiser"]
+    facts = facts_of(setting)
     return float(facts["fid"] if "fid" in facts else facts["unguided"]["fid"])
 
 
@@ -231,7 +238,7 @@ def trained_for(arm: str, *steps: int) -> list[float]:
 
 def fid_of_a_thousand(setting: str) -> float:
     """Of as many samples as a learning curve is measured on."""
-    facts = json.loads((WEIGHTS / setting / "zoo.json").read_text())["models"]["denoiser"]
+    facts = facts_of(setting)
     every = [facts["unguided"], *facts["curve"][::-1]]
     return float(next(each["fid"] for each in every if each["samples"] == 1000))
 

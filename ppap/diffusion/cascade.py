@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppap.compute.options import check_whole
 from ppap.diffusion.denoiser import Denoiser
-from ppap.diffusion.sampling import sample, seed_list
+from ppap.diffusion.sampling import joined, sample, seed_list
 from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import AnyGuide
@@ -146,8 +146,4 @@ def upsample(stage: Stage, images: Tensor, seeds: int | Sequence[int], place: in
         denoiser = stage.denoiser.rows(rows).with_conditions(**conditions)
         guide = None if stage.guide is None else stage.guide.rows(rows)
         parts.append(sample(denoiser, seeds[rows], guide, stage.sampler, batch=stage.batch))
-    return (
-        torch.cat(parts)
-        if parts
-        else torch.empty(0, *stage.denoiser.image_shape(), dtype=torch.float32)
-    )
+    return joined(parts, stage.denoiser)

@@ -27,7 +27,7 @@ from ppap.diffusion.stepping import AnyGuide, Stepper, plain_step
 from ppap.diffusion.streams import NoiseStreams
 from ppap.files.images import check_finite
 
-__all__ = ["Step", "sample", "seed_list", "trajectory"]
+__all__ = ["Step", "joined", "sample", "seed_list", "trajectory"]
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,14 @@ def sample(
                 check_finite(decoded, f"the decoded image (seeds from {seeds[start]} on)")
                 images.append(decoded.clamp(-1, 1).float().cpu())
             done(len(last.x))
-    return (
-        torch.cat(images)
-        if images
-        else torch.empty(0, *denoiser.image_shape(), dtype=torch.float32)
-    )
+    return joined(images, denoiser)
+
+
+def joined(parts: Sequence[Tensor], denoiser: Denoiser) -> Tensor:
+    """(N, C, H, W) images in one tensor, float32; of no parts none, of the denoiser's shape."""
+    if parts:
+        return torch.cat(list(parts))
+    return torch.empty(0, *denoiser.image_shape(), dtype=torch.float32)
 
 
 def _observed(steps: Iterator[Step], on_step: Callable[[Step], None] | None) -> Iterator[Step]:

@@ -152,8 +152,9 @@ class SignalWeighted(_Around):
     At 0.5 the weight is the share sqrt(abar) that the image has in x_t, which is nearly nothing
     where sampling begins and 1 where it ends. Strong guidance of pure noise can drive samples away
     from real images and gain little. Held back there, experts guide garments to a higher accuracy
-    at a smaller distance, at larger scales, and scenes towards segmentations nearer to real
-    images, but towards classes to a lower accuracy (the sweeps ``refinements`` and ``peers``).
+    at a smaller distance, at larger scales, but scenes towards classes to a lower one, and towards
+    segmentations with fewer wrong pixels at equal distance in 25 steps of DDIM and with more in 8
+    of DPM-Solver++ (the sweeps ``refinements`` and ``peers``).
 
     Attributes:
         guide: what acts.

@@ -21,29 +21,16 @@ SAMPLERS = (ppap.DDIM(4), ppap.DDPM(4), ppap.DPMSolver(4))
 
 
 @contextmanager
-def default_type(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+def switched(switch: Callable[[Any], None], to: Any, back: Any) -> Iterator[None]:
+    switch(to)
     try:
         yield
     finally:
-        torch.set_default_dtype(before)
+        switch(back)
 
 
-@contextmanager
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-@contextmanager
-def warnings_as_errors() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+def default_type(dtype: torch.dtype) -> AbstractContextManager[None]:
+    return switched(torch.set_default_dtype, dtype, torch.get_default_dtype())
 
 
 SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
@@ -51,9 +38,9 @@ SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "bfloat16": lambda: default_type(torch.bfloat16),
     "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
-    "deterministic": deterministic,
+    "deterministic": lambda: switched(torch.use_deterministic_algorithms, True, False),
     "a default device": lambda: torch.device("cpu"),
-    "warnings are errors": warnings_as_errors,
+    "warnings are errors": lambda: warnings.catch_warnings(action="error"),
 }
 
 
