@@ -14,7 +14,7 @@ from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import PPAP, Recipe
 from ablations.sweeps.refinements import CALIBRATED, HELD_BACK
 from ablations.sweeps.registry import sweep
-from ppap.compute.precision import choose_precision
+from ppap.compute.precision import has_bfloat16
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.dpm_solver import DPMSolver
 
@@ -38,7 +38,7 @@ class Way:
     @property
     def possible(self) -> bool:
         """Whether the device has what it takes; emulated, bfloat16 saves nothing."""
-        return self.path != "bf16" or choose_precision("auto", device()) == "bf16"
+        return self.path != "bf16" or has_bfloat16(device())
 
     def suits(self, task: str) -> bool:
         """Whether it can guide towards a task."""

@@ -1,4 +1,4 @@
-"""Trainings of denoisers: bfloat16 where it is native, averaged weights, a learning curve.
+"""Trainings of denoisers: bfloat16 where it saves time, averaged weights, a learning curve.
 
 A training leaves its state every two minutes and continues from it with the same draws. Its
 learning rate is constant until the cool-down, so that a longer training continues a shorter one

@@ -11,17 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["REPLACEMENTS", "use_onednn", "write_out_permuted"]
+__all__ = ["REPLACEMENTS", "VECTORISED"]
 
-TALL = 512
-"""Rows from which oneDNN does products of matrices."""
 FEW_TAPS = 32
 """Input channels times kernel size up to which a convolution's input gradient is a product."""
-VECTOR = 64
-"""Bytes of the longest vectors of a CPU."""
 
 VECTORISED = {torch.float32, torch.bfloat16}
 """What oneDNN's products and PyTorch's pooling for channels-last have vectors for."""
@@ -151,8 +147,6 @@ def _channels_last_too(weight: Tensor, groups: int) -> Tensor | None:
 
 
 _LIBRARY = torch.library.Library("ppap", "DEF")  # type: ignore[no-untyped-call]
-_LIBRARY.define("onednn_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call]
-_LIBRARY.define("written_out(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
     "max_pool2d(Tensor x, int[] kernel, int[] stride, int[] padding, int[] dilation, bool ceil)"
     " -> (Tensor, Tensor)"
@@ -161,20 +155,14 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
     "max_pool2d_backward(Tensor gradient, Tensor x, int[] kernel, int[] stride, int[] padding,"
     " int[] dilation, bool ceil, Tensor indices) -> Tensor"
 )
+_LIBRARY.define("gelu(Tensor x, str approximate) -> Tensor")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "gelu_backward(Tensor gradient, Tensor x, str approximate) -> Tensor"
+)
 _LIBRARY.define(  # type: ignore[no-untyped-call]
     "avg_pool2d_backward(Tensor gradient, Tensor x, int[] kernel, int[] stride, int[] padding,"
     " bool ceil, bool count_padding, int? divisor) -> Tensor"
 )
-
-
-def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x weight^T + bias of (M, K), (N, K) and (N,) by oneDNN, whatever the weight's strides."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return found
-
-
-def _written_out(x: Tensor) -> Tensor:
-    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _max_pool2d(
@@ -208,27 +196,34 @@ def _avg_pool2d_backward(
     return found
 
 
+def _gelu(x: Tensor, approximate: str) -> Tensor:
+    found: Tensor = _aten.gelu(x.contiguous(), approximate=approximate)
+    return found
+
+
+def _gelu_backward(gradient: Tensor, x: Tensor, approximate: str) -> Tensor:
+    found: Tensor = _aten.gelu_backward(
+        gradient.contiguous(), x.contiguous(), approximate=approximate
+    )
+    return found
+
+
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-_LIBRARY.impl("onednn_linear", _onednn_linear, "CPU")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("written_out", _written_out, "CPU")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("max_pool2d", _max_pool2d, "CPU")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("max_pool2d_backward", _max_pool2d_backward, "CPU")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("avg_pool2d_backward", _avg_pool2d_backward, "CPU")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("gelu", _gelu, "CPU")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("gelu_backward", _gelu_backward, "CPU")  # type: ignore[no-untyped-call]
 
 
-@torch.library.register_fake("ppap::onednn_linear")  # type: ignore[untyped-decorator]
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    del bias
-    return x.new_empty(len(x), len(weight))
-
-
-torch.library.register_fake("ppap::written_out", _written_out)
 torch.library.register_fake("ppap::max_pool2d", _max_pool2d)
 torch.library.register_fake("ppap::max_pool2d_backward", _max_pool2d_backward)
 torch.library.register_fake("ppap::avg_pool2d_backward", _avg_pool2d_backward)
+torch.library.register_fake("ppap::gelu", _gelu)
+torch.library.register_fake("ppap::gelu_backward", _gelu_backward)
 
 
 def _pooled(
@@ -273,6 +268,17 @@ def _averaged_backward(
     )
 
 
+def _activated(x: Tensor, approximate: str = "none") -> Any:
+    """GELU by oneDNN, as PyTorch does it, where inductor takes half as long again."""
+    return torch.ops.ppap.gelu(x, approximate) if x.dtype in VECTORISED else NotImplemented
+
+
+def _activated_backward(gradient: Tensor, x: Tensor, approximate: str = "none") -> Any:
+    if x.dtype not in VECTORISED or gradient.dtype != x.dtype:
+        return NotImplemented
+    return torch.ops.ppap.gelu_backward(gradient, x, approximate)
+
+
 def _pairs(sizes: list[int] | int) -> list[int]:
     """PyTorch's own schema lets one size stand for both."""
     sizes = [sizes] if isinstance(sizes, int) else list(sizes)
@@ -286,71 +292,10 @@ REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     _aten.max_pool2d_with_indices.default: _pooled,
     _aten.max_pool2d_with_indices_backward.default: _pooled_backward,
     _aten.avg_pool2d_backward.default: _averaged_backward,
+    _aten.gelu.default: _activated,
+    _aten.gelu_backward.default: _activated_backward,
 }
 """A decomposition table for :func:`torch.fx.experimental.proxy_tensor.make_fx`.
 
 Each takes an operator's arguments and gives its result, or NotImplemented for what stays as it is.
 """
-
-
-def use_onednn(graph: fx.GraphModule) -> None:
-    """Have products of tall matrices done by oneDNN, which inductor keeps for constants.
-
-    On an AMD CPU it took half of the time of MKL, by which matrix products run otherwise, for 4160
-    rows and widths of 48 to 192. In bfloat16 all products are oneDNN's, and this form of them
-    writes no copy of the bias first.
-    """
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return
-    transposes = (_aten.t.default, _aten.transpose.int, _aten.permute.default)
-    for node in list(graph.graph.nodes):
-        if node.target not in (_aten.mm.default, _aten.addmm.default) or node.kwargs:
-            continue
-        *bias, left, right = node.args
-        about = [part.meta["val"] for part in (*bias, left, right)]
-        rows, outputs = about[-2].shape[0], about[-1].shape[1]
-        flat = not bias or about[0].shape == (outputs,)
-        kinds = {part.dtype for part in about}
-        if rows < TALL or not flat or len(kinds) > 1 or not kinds <= VECTORISED:
-            continue
-        if right.target in transposes:
-            weight = right.args[0]
-        else:
-            with graph.graph.inserting_before(node):
-                weight = graph.graph.call_function(_aten.permute.default, (right, [1, 0]))
-        product = torch.ops.ppap.onednn_linear.default
-        _put_in_place(graph, node, product, (left, weight, bias[0] if bias else None))
-
-
-def write_out_permuted(graph: fx.GraphModule) -> None:
-    """Have heads put together by a copy of their own where they become columns of a matrix.
-
-    Where a head does not fill vectors, as 16 channels in bfloat16 do not, inductor reads it through
-    the copy from wherever columns are used, and finds each element by divisions: of a ViT's
-    gradient in queries, keys and values, for 64 images, the copy took 1700 us instead of 350, and
-    a bias's sum over it as much again.
-    """
-    views = (_aten.view.default, _aten._unsafe_view.default)
-    for node in list(graph.graph.nodes):
-        if node.target != _aten.clone.default:
-            continue
-        before, after = node.args[0].meta["val"], node.meta["val"]
-        merged = any(
-            user.target in views and user.meta["val"].shape[-1] != after.shape[-1]
-            for user in node.users
-        )
-        fills = after.ndim < 3 or after.shape[-1] * after.itemsize % VECTOR == 0
-        if fills or not merged or before.is_contiguous() or not after.is_contiguous():
-            continue
-        _put_in_place(graph, node, torch.ops.ppap.written_out.default, node.args[:1])
-
-
-def _put_in_place(
-    graph: fx.GraphModule, node: fx.Node, operator: Any, arguments: tuple[Any, ...]
-) -> None:
-    """Have an operator compute what a node of the graph did."""
-    with graph.graph.inserting_before(node):
-        other = graph.graph.call_function(operator, arguments)
-    other.meta = dict(node.meta)
-    node.replace_all_uses_with(other)
-    graph.graph.erase_node(node)

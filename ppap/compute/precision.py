@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ppap.compute.cpu import cpu_model, instruction_set, native_bfloat16
+from ppap.compute.cpu import cpu_model, instruction_set, native_bfloat16, quick_bfloat16
 
 __all__ = [
     "HALF",
@@ -22,6 +22,7 @@ __all__ = [
     "choose_precision",
     "float32_modes",
     "full_float32",
+    "has_bfloat16",
     "in_float32",
     "shortens_float32",
     "widened",
@@ -52,16 +53,26 @@ def check_precision(precision: Precision, device: torch.device | str) -> None:
     if precision not in get_args(Precision):
         raise ValueError(f"unknown precision {precision!r}; choose from {get_args(Precision)}")
     device = torch.device(device)
-    if precision == "bf16" and not _native(device):
+    if precision == "bf16" and not has_bfloat16(device):
         raise PrecisionError(
             f"{_name(device)} would emulate bfloat16, slower than float32; use precision='fp32'"
         )
 
 
+def has_bfloat16(device: torch.device | str) -> bool:
+    """Whether a device has instructions for bfloat16, which may not be quicker."""
+    device = torch.device(device)
+    if device.type == "cpu":
+        return native_bfloat16()
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return True
+
+
 def choose_precision(
     precision: Precision | Literal["auto"], device: torch.device | str
 ) -> Precision:
-    """``"auto"`` is bfloat16 where the device has it, else float32, which a logged line says.
+    """``"auto"`` is bfloat16 where it saves time, else float32, which a logged line says.
 
     Raises:
         PrecisionError: for bfloat16 on a device without instructions for it.
@@ -71,11 +82,11 @@ def choose_precision(
     if precision != "auto":
         check_precision(precision, device)
         return precision
-    if _native(device):
+    native = has_bfloat16(device)
+    if native and (device.type != "cpu" or quick_bfloat16()):
         return "bf16"
-    logging.getLogger(__name__).warning(
-        "%s has no native bfloat16: computing in float32", _name(device)
-    )
+    why = "gains nothing by its bfloat16" if native else "has no native bfloat16"
+    logging.getLogger(__name__).warning("%s %s: computing in float32", _name(device), why)
     return "fp32"
 
 
@@ -176,14 +187,6 @@ def in_float32(function: Callable[[Any, Any], Tensor], prediction: Any, target: 
 def widened(tensor: Tensor) -> Tensor:
     """In float32, if it is in half precision."""
     return tensor.float() if tensor.dtype in HALF else tensor
-
-
-def _native(device: torch.device) -> bool:
-    if device.type == "cpu":
-        return native_bfloat16()
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return True
 
 
 def _name(device: torch.device) -> str:

@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ppap.compute.constants import settle_constants
-from ppap.compute.cpu_operators import REPLACEMENTS, use_onednn, write_out_permuted
+from ppap.compute.cpu_operators import REPLACEMENTS
+from ppap.compute.cpu_products import choose_products, write_out_permuted
 from ppap.compute.precision import widened
 
 __all__ = ["Traced", "graph_of", "laid_out", "state_of"]
@@ -49,7 +50,7 @@ class Traced(nn.Module):
         on_cpu = all(leaf.device.type == "cpu" for leaf in tree_leaves(arguments))
         if on_cpu:
             graph = graph_of(_attention_written_out(function), arguments, REPLACEMENTS)
-            use_onednn(graph)
+            choose_products(graph)
             write_out_permuted(graph)
         else:
             graph = graph_of(function, arguments)
@@ -130,15 +131,32 @@ class _WriteOutShortAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _written_out(*arguments: Any, **options: Any) -> Tensor:
+def _written_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
     """Attention as products and a softmax, in float32 at least.
 
-    Products this small take as long in bfloat16, and a softmax takes longer.
+    Products this small take as long in bfloat16, and a softmax takes longer. PyTorch's own form
+    looks for rows that are masked throughout, where there may be a mask or not.
     """
-    kind = tree_leaves((arguments, options))[0].dtype
-    arguments, options = tree_map_only(Tensor, widened, (arguments, options))
+    kind = query.dtype
+    query, key, value, attn_mask = tree_map_only(Tensor, widened, (query, key, value, attn_mask))
     with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", enabled=False):
-        found = F.scaled_dot_product_attention(*arguments, **options)
+        if attn_mask is None and not (dropout_p or is_causal or enable_gqa):
+            scale = query.shape[-1] ** -0.5 if scale is None else scale
+            found = torch.softmax((query * scale) @ key.transpose(-2, -1), -1) @ value
+        else:
+            found = F.scaled_dot_product_attention(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale,
+                enable_gqa=enable_gqa,
+            )  # fmt: skip
     return found.to(kind)
 
 

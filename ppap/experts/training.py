@@ -37,7 +37,7 @@ class Training:
         keep_optimiser: whether one optimiser's state goes on from expert to expert, as in
             the released code; by default each expert has a fresh one.
         precision: in which the students compute; weights and optimiser stay in float32.
-            ``"auto"`` is bfloat16 where the device has it natively, else float32.
+            ``"auto"`` is bfloat16 where it saves time, else float32.
 
     Raises:
         TypeError: for steps, a batch or a seed that is no whole number.

@@ -33,7 +33,7 @@ class Preset:
             :class:`ppap.diffusion.dpm_solver.DPMSolver` moves in proportion with the denoiser's.
         fast: whether steps take the fast path, where there is a compiler and the denoiser's
             conditions are the same for all images.
-        precision: in which networks compute; ``"auto"`` is bfloat16 where the device has it.
+        precision: in which networks compute; ``"auto"`` is bfloat16 where it saves time.
         signal_power: of the weight by which what guides is held back in the noise, as of
             :class:`ppap.guidance.wrappers.SignalWeighted`; None leaves it as it is.
         marginal: of the logits of what guides towards classes, as of

@@ -19,7 +19,7 @@ HALVES = {name for name, way in WAYS.items() if way.path == "bf16"}
 @pytest.fixture(autouse=True)
 def _with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """On every device, whether it has it or not: nothing is computed here."""
-    monkeypatch.setattr(speed_quality, "choose_precision", lambda *_: "bf16")
+    monkeypatch.setattr(speed_quality, "has_bfloat16", lambda _: True)
 
 
 def test_experts_seeds_and_targets_are_the_same() -> None:
@@ -62,7 +62,7 @@ def test_only_classes_are_guided_towards_by_calibrated_logits() -> None:
 def test_without_instructions_for_it_nothing_is_drawn_in_bfloat16(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(speed_quality, "choose_precision", lambda *_: "fp32")
+    monkeypatch.setattr(speed_quality, "has_bfloat16", lambda _: False)
     found = list(SWEEPS["speed-quality"].build(lab()))
     assert {r.about.method for r in found if isinstance(r, Curve)} == set(WAYS) - HALVES
     # What is said of it stays open, and says that there is no curve of it.

@@ -56,6 +56,36 @@ def test_a_cpu_is_named_by_what_the_system_tells(
     assert cpu.cpu_model.__wrapped__() == name
 
 
+@pytest.mark.parametrize(
+    ("text", "limit", "leads"),
+    [
+        (XEON, "", True),
+        (XEON, "AVX2", False),
+        (XEON.replace("GenuineIntel", "AuthenticAMD"), "", False),
+        (ARM, "", False),
+    ],
+)
+def test_mkl_leads_on_intel_unless_it_is_held_back(text: str, limit: str, leads: bool) -> None:
+    assert Cpu.read(text, "AVX512", {"MKL_ENABLE_INSTRUCTIONS": limit}).mkl_leads == leads
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "limit", "quick"),
+    [
+        ("AuthenticAMD", ZEN_4, "", True),
+        ("AuthenticAMD", CASCADE_LAKE, "", False),
+        ("GenuineIntel", SAPPHIRE_RAPIDS, "", True),
+        ("GenuineIntel", f"{ZEN_4} avx512_fp16", "", False),  # a hypervisor may hide AMX
+        ("GenuineIntel", SAPPHIRE_RAPIDS, "AVX512_CORE_BF16", False),
+    ],
+)
+def test_bfloat16_is_quick_on_amd_and_by_amx(
+    vendor: str, flags: str, limit: str, quick: bool
+) -> None:
+    text = f"vendor_id\t: {vendor}\nflags\t: {flags}\n"
+    assert Cpu.read(text, "AVX512", {"ONEDNN_MAX_CPU_ISA": limit}).quick_bfloat16 == quick
+
+
 def test_limits_are_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in cpu.ISA_LIMITS:
         monkeypatch.delenv(name, raising=False)

@@ -196,57 +196,26 @@ def test_the_operators_keep_the_rules() -> None:
     torch.library.opcheck(torch.ops.ppap.avg_pool2d_backward.default, arguments)
 
 
-@pytest.mark.parametrize(
-    ("rows", "kind", "count"),
-    [(600, torch.float32, 3), (100, torch.float32, 0), (600, torch.bfloat16, 3)],
-)
-def test_products_of_tall_matrices_go_to_onednn(rows: int, kind: torch.dtype, count: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (
-        torch.randn(*shape, generator=generator).to(kind) for shape in ((rows, 12), (20, 12), (20,))
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu(approximate: str) -> None:
+    def activated(x: Tensor) -> Tensor:
+        return nn.functional.gelu(x.transpose(0, 1) * 3, approximate=approximate)
+
+    check(activated, draw(7, 33), {torch.ops.ppap.gelu.default}, aten.gelu.default)
+    check(
+        activated, draw(7, 33), {torch.ops.ppap.gelu_backward.default}, aten.gelu_backward.default
     )
 
-    def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:
-        hidden = torch.nn.functional.linear(x, weights[0], weights[1])
-        return [hidden @ weights[0], torch.mm(x, weights[0].t())]
 
-    traced = Traced(run, ([weight, bias], x), frozen=False)
-    used = [node.target for node in traced.graph.graph.nodes]
-    assert used.count(torch.ops.ppap.onednn_linear.default) == count
-    for ours, expected in zip(traced([weight, bias], x), run([weight, bias], x), strict=True):
-        torch.testing.assert_close(ours, expected)
+def test_gelu_of_other_types_is_left_alone() -> None:
+    traced = make_fx(nn.functional.gelu, REPLACEMENTS)(draw(3, 5).double())
+    assert aten.gelu.default in {node.target for node in traced.graph.nodes}
 
 
-def test_the_onednn_product_keeps_the_rules_of_an_operator() -> None:
-    arguments = torch.randn(5, 12), torch.randn(20, 12).t().contiguous().t(), torch.randn(20)
-    torch.library.opcheck(torch.ops.ppap.onednn_linear.default, arguments)
-    torch.library.opcheck(torch.ops.ppap.onednn_linear.default, (*arguments[:2], None))
-
-
-@pytest.mark.parametrize(
-    ("width", "kind", "count"),
-    [(16, torch.bfloat16, 1), (24, torch.float32, 1), (16, torch.float32, 0)],
-)
-def test_heads_that_fill_no_vector_are_put_together_by_a_copy(
-    width: int, kind: torch.dtype, count: int
-) -> None:
-    heads, weight = draw(2, 3, 5, width).to(kind), draw(8, 3 * width).to(kind)
-
-    def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:
-        columns = x.transpose(1, 2).reshape(10, -1)
-        apart = x.transpose(1, 2).contiguous() + 1  # keeps its last axis
-        return [columns @ weights[0].t(), columns.sum(0), apart]
-
-    traced = Traced(run, ([weight], heads), frozen=False)
-    used = [node.target for node in traced.graph.graph.nodes]
-    assert used.count(torch.ops.ppap.written_out.default) == count
-    for ours, expected in zip(traced([weight], heads), run([weight], heads), strict=True):
-        assert torch.equal(ours, expected)
-
-
-def test_the_copy_keeps_the_rules_of_an_operator() -> None:
-    for heads in (draw(2, 3, 5, 4).transpose(1, 2), draw(2, 3)):
-        torch.library.opcheck(torch.ops.ppap.written_out.default, (heads,))
+def test_gelu_keeps_the_rules_of_an_operator() -> None:
+    x, gradient = draw(3, 5).t(), draw(5, 3)
+    torch.library.opcheck(torch.ops.ppap.gelu.default, (x, "tanh"))
+    torch.library.opcheck(torch.ops.ppap.gelu_backward.default, (gradient, x, "none"))
 
 
 def test_a_stem_of_one_channel_and_its_gradient_are_channels_last() -> None:

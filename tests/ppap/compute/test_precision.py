@@ -15,6 +15,7 @@ from ppap.compute.precision import PrecisionError, autocast, check_precision, ch
 @pytest.fixture(params=[True, False], ids=["native", "emulated"])
 def native(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     monkeypatch.setattr(precision, "native_bfloat16", lambda: request.param)
+    monkeypatch.setattr(precision, "quick_bfloat16", lambda: request.param)
     return bool(request.param)
 
 
@@ -37,6 +38,18 @@ def test_automatic_precision_says_when_it_is_float32(
         assert choose_precision("auto", "cpu") == ("bf16" if native else "fp32")
     lines = [] if native else [f"{precision.cpu_model()} ({precision.instruction_set()})"]
     assert [line.split(" has no ")[0] for line in caplog.messages] == lines
+
+
+def test_automatic_precision_is_float32_where_bfloat16_is_slower(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "quick_bfloat16", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        assert choose_precision("auto", "cpu") == "fp32"
+        assert choose_precision("bf16", "cpu") == "bf16"  # for whoever asks for it
+    (line,) = caplog.messages
+    assert line.endswith("gains nothing by its bfloat16: computing in float32")
 
 
 def test_a_network_computes_in_the_precision_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,35 @@ def test_each_attention_counts_by_itself() -> None:
     torch.testing.assert_close(traced([x], x), both([x], x))
 
 
+OPTIONS: list[dict[str, object]] = [
+    {},
+    {"scale": 0.3},
+    {"is_causal": True},
+    {"attn_mask": torch.tensor([[0.0, 1.0, -torch.inf, 2.0]]).expand(6, 4)},
+    {"attn_mask": torch.ones(6, 4, dtype=torch.bool).tril()},
+    {"enable_gqa": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_written_out_attention_is_attention(options: dict[str, object]) -> None:
+    def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            found = F.scaled_dot_product_attention(x, *weights, **options)  # type: ignore[arg-type]
+            (gradient,) = torch.autograd.grad(found.square().sum(), x)
+        return [found.detach(), gradient]
+
+    generator = torch.Generator().manual_seed(0)
+    heads = 1 if "enable_gqa" in options else 2
+    keys, values = (torch.randn(3, heads, 4, 5, generator=generator) for _ in range(2))
+    inputs = [keys, values], torch.randn(3, 2, 6, 5, generator=generator)
+    traced = Traced(run, inputs, frozen=False)
+    assert fused(traced) == 0
+    for ours, expected in zip(traced(*inputs), run(*inputs), strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 def test_a_function_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 

@@ -183,7 +183,8 @@ def test_mistakes_are_named() -> None:
 def test_bfloat16_trains_nearly_the_same_on_float32_weights(
     start: str, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    for name in ("native_bfloat16", "quick_bfloat16"):
+        monkeypatch.setattr(precision, name, lambda: True)
     plain = replace(SHORT, start=start, order=order)
     exact, near = trained(plain), trained(replace(plain, precision="bf16"))
     assert state(near, 1).dtype == torch.float32
@@ -203,7 +204,8 @@ def test_bfloat16_trains_nearly_the_same_on_float32_weights(
 def test_what_is_compared_with_labels_is_float32(
     start: str, order: str, compile: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    for name in ("native_bfloat16", "quick_bfloat16"):
+        monkeypatch.setattr(precision, name, lambda: True)
     monkeypatch.setattr(in_turn, "can_compile", lambda: False)  # the same step, and quicker
     seen = []
 

@@ -108,7 +108,8 @@ def test_a_preset_of_ones_own_may_take_bfloat16_where_it_is_native(
     denoiser = tiny_denoiser()
     mine = Preset(DDIM(2), fast=True, precision="auto")
     for native, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(precision, "native_bfloat16", lambda native=native: native)
+        for name in ("native_bfloat16", "quick_bfloat16"):
+            monkeypatch.setattr(precision, name, lambda native=native: native)
         visited(denoiser, mine)
         assert made[-1].precision == expected
     assert "no native bfloat16: computing in float32" in caplog.text
