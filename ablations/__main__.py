@@ -41,7 +41,8 @@ SHARED = {
     "setting": "scale of the experiment",
     "budget": f"how much is run: {', '.join(BUDGETS)}",
     "predictors": "only these of the setting's (default: all)",
-    "tasks": "only what these of the setting's guide by themselves (default: all, and together)",
+    "tasks": "only what these of the setting's guide by themselves, or 'all three' together"
+    " (default: all of it)",
     "rows": "only rows with these labels, which may have a * (default: all)",
     "scales": "of guidance: one for all rows, or several to select each row's from "
     "(default: the budget's)",

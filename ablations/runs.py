@@ -27,6 +27,7 @@ from ablations.settings.plugins import load_plugins
 from ablations.settings.public import PUBLIC
 from ablations.settings.setting import RunPath, Setting
 from ablations.sweeps import HEADLINE, SWEEPS, Lab, is_row
+from ablations.sweeps.lab import TOGETHER
 from ppap.compute.compiler import can_compile
 
 __all__ = [
@@ -205,7 +206,8 @@ class Options:
         return self.output or OUTPUT / f"{name}-{lab.budget_name}"
 
     def _tasks(self, setting: Setting) -> tuple[str, ...]:
-        _require_of(setting, "task", self.tasks, setting.tasks)
+        together = [TOGETHER] if len(setting.tasks) > 1 else []
+        _require_of(setting, "task", self.tasks, (*setting.tasks, *together))
         return self.tasks
 
     def _predictors(self, setting: Setting) -> tuple[str, ...]:

@@ -91,7 +91,8 @@ class Lab:
         predictors: which of the setting's.
         sweep: whose records they are.
         rows: only these, by their labels; all if there are none.
-        tasks: only what these guide, each by itself; all, and all together, if there are none.
+        tasks: only what these guide, each by itself, and all together if :data:`TOGETHER` is one;
+            all of it if there are none.
         plugins: modules of guides that are compared with the others.
         scales: of guidance, for all rows; none where the sweeps and the budget say which.
         changes: of every recipe that has experts: fields and their values.
@@ -118,8 +119,8 @@ class Lab:
         A predictor that has no task for a name guides towards classes.
         """
         guided = predictor if predictor in self.setting.tasks else "class"
-        together = predictor == TOGETHER
-        return not self.tasks or predictor == "none" or (guided in self.tasks and not together)
+        guided = TOGETHER if predictor == TOGETHER else guided
+        return not self.tasks or predictor == "none" or guided in self.tasks
 
     @property
     def seeds(self) -> range:

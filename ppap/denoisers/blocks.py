@@ -43,10 +43,13 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000.0
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group normalisation computed in float32 whatever the input's dtype."""
+    """Group normalisation computed in float32 at least, whatever the input's and weights' dtype."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.float()).to(input.dtype)
+        wide = torch.promote_types(input.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        found = F.group_norm(input.to(wide), self.num_groups, weight, bias, self.eps)
+        return found.to(input.dtype)
 
 
 def group_norm(channels: int) -> GroupNorm32:

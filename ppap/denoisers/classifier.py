@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ppap.compute.modules import weights_dtype
 from ppap.denoisers.attention import AttentionPool2d
 from ppap.denoisers.blocks import BlockOptions, group_norm, zeroed
 from ppap.denoisers.encoder import Encoder
@@ -61,7 +62,6 @@ class EncoderUNetModel(Encoder):
             channel_mult,
             conv_resample,
             resblock_updown,
-            use_fp16,
             dims,
             BlockOptions(
                 4 * model_channels,
@@ -115,7 +115,8 @@ class EncoderUNetModel(Encoder):
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """(B, out_channels) outputs, logits for a classifier, from x: (B, C, H, W), t: (B,)."""
         h, skips = self._encode(x, self._embed(timesteps))
+        wide = weights_dtype(self.out, x.dtype)
         if self.pool.startswith("spatial"):
-            pooled = [part.to(x.dtype).mean(dim=(2, 3)) for part in (*skips, h)]
-            return cast(Tensor, self.out(torch.cat(pooled, dim=1)))
-        return cast(Tensor, self.out(h.to(x.dtype)))
+            pooled = [part.to(wide).mean(dim=(2, 3)) for part in (*skips, h)]
+            return cast(Tensor, self.out(torch.cat(pooled, dim=1))).to(x.dtype)
+        return cast(Tensor, self.out(h.to(wide))).to(x.dtype)

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ppap.compute.modules import weights_dtype
 from ppap.denoisers.attention import AttentionBlock
 from ppap.denoisers.blocks import BlockOptions, Downsample, ResBlock, timestep_embedding
 
@@ -48,7 +49,6 @@ class Encoder(nn.Module):
         channel_mult: Sequence[float],
         conv_resample: bool,
         resblock_updown: bool,
-        use_fp16: bool,
         dims: int,
         options: BlockOptions,
     ) -> None:
@@ -56,7 +56,6 @@ class Encoder(nn.Module):
         if dims != 2:
             raise ValueError(f"only images (dims=2) are supported, got dims={dims}")
         self.model_channels = model_channels
-        self.dtype = torch.float16 if use_fp16 else torch.float32
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, options.embedding),
             nn.SiLU(),
@@ -94,8 +93,15 @@ class Encoder(nn.Module):
             ResBlock(channels, channels, options),
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the torso's convolutions."""
+        return weights_dtype(self.input_blocks[0], torch.float32)
+
     def _embed(self, timesteps: Tensor) -> Tensor:
-        return cast(Tensor, self.time_embed(timestep_embedding(timesteps, self.model_channels)))
+        embedding = timestep_embedding(timesteps, self.model_channels)
+        embedding = embedding.to(weights_dtype(self.time_embed, embedding.dtype))
+        return cast(Tensor, self.time_embed(embedding))
 
     def _encode(
         self, x: Tensor, emb: Tensor, tokens: Tensor | None = None
@@ -118,7 +124,6 @@ class Encoder(nn.Module):
 
     def convert_to(self, dtype: torch.dtype) -> None:
         """Cast the convolutions of the torso, e.g. to bfloat16; norms stay float32."""
-        self.dtype = dtype
         for name, part in self.named_children():
             if name not in ("time_embed", "label_emb", "out"):
                 for module in part.modules():

@@ -27,10 +27,13 @@ TOKENIZER_URL = "https://github.com/openai/glide-text2im/tree/main/glide_text2im
 
 
 class LayerNorm32(nn.LayerNorm):
-    """Layer normalisation computed in float32 whatever the input's dtype."""
+    """Layer normalisation computed in float32 at least, whatever the input's and weights' dtype."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.float()).to(input.dtype)
+        wide = torch.promote_types(input.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        found = F.layer_norm(input.to(wide), self.normalized_shape, weight, bias, self.eps)
+        return found.to(input.dtype)
 
 
 class _Attention(nn.Module):

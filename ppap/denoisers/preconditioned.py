@@ -48,5 +48,6 @@ class Preconditioned(nn.Module):
         variance = level * self.spread**2 + 1 - level
         linear = (level * (1 - level)).sqrt() * (1 - self.spread**2) / variance
         rest = self.output_scale(timesteps)
-        found = self.network(x_t * variance.rsqrt(), timesteps, **conditions)
+        seen = (x_t * variance.rsqrt()).to(x_t.dtype)
+        found = self.network(seen, timesteps, **conditions)
         return linear * x_t + rest * cast(Tensor, found)

@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ppap.compute.modules import weights_dtype
 from ppap.denoisers.attention import AttentionBlock
 from ppap.denoisers.blocks import (
     BlockOptions,
@@ -83,7 +84,6 @@ class UNetModel(Encoder):
             channel_mult,
             conv_resample,
             resblock_updown,
-            use_fp16,
             dims,
             options(num_heads),
         )
@@ -145,4 +145,4 @@ class UNetModel(Encoder):
         h, skips = self._encode(x, emb, tokens)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb, tokens)
-        return cast(Tensor, self.out(h.to(x.dtype)))
+        return cast(Tensor, self.out(h.to(weights_dtype(self.out, x.dtype)))).to(x.dtype)

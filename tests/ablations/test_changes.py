@@ -232,8 +232,13 @@ def test_of_several_tasks_those_that_are_asked_for_guide_by_themselves() -> None
     assert guided_by("dense") == {"class", "depth", "segmentation", "all three", "none"}
     assert guided_by("peers", "class") == {"resnet", "none"}  # a predictor of classes
     assert guided_by("peers", "segmentation") == {"segmentation", "none"}
+    assert guided_by("peers", "all three") == {"all three", "none"}
+    assert guided_by("dense", "all three", "depth") == {"depth", "all three", "none"}
 
 
 def test_a_task_that_the_setting_does_not_have_is_said() -> None:
     with pytest.raises(UserError, match="no task 'depth'"):
         Options(METHODS, tasks=("depth",)).lab()
+    with pytest.raises(UserError, match="no task 'all three'"):
+        Options(METHODS, tasks=("all three",)).lab()
+    assert Options(METHODS, setting="scenes", tasks=("all three",)).lab().tasks == ("all three",)
