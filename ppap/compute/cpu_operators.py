@@ -19,6 +19,8 @@ __all__ = ["REPLACEMENTS", "VECTORISED"]
 FEW_TAPS = 32
 """Input channels times kernel size up to which a convolution's input gradient is a product."""
 
+LANES = 16
+"""Values of float32 in a vector."""
 VECTORISED = {torch.float32, torch.bfloat16}
 """What oneDNN's products and PyTorch's pooling for channels-last have vectors for."""
 
@@ -155,6 +157,7 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
     "max_pool2d_backward(Tensor gradient, Tensor x, int[] kernel, int[] stride, int[] padding,"
     " int[] dilation, bool ceil, Tensor indices) -> Tensor"
 )
+_LIBRARY.define("softmax(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
 _LIBRARY.define("gelu(Tensor x, str approximate) -> Tensor")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
     "gelu_backward(Tensor gradient, Tensor x, str approximate) -> Tensor"
@@ -196,6 +199,10 @@ def _avg_pool2d_backward(
     return found
 
 
+def _softmax(x: Tensor) -> Tensor:
+    return torch.softmax(x.contiguous(), -1)
+
+
 def _gelu(x: Tensor, approximate: str) -> Tensor:
     found: Tensor = _aten.gelu(x.contiguous(), approximate=approximate)
     return found
@@ -215,6 +222,7 @@ def _channels_last(x: Tensor) -> Tensor:
 _LIBRARY.impl("max_pool2d", _max_pool2d, "CPU")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("max_pool2d_backward", _max_pool2d_backward, "CPU")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("avg_pool2d_backward", _avg_pool2d_backward, "CPU")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("softmax", _softmax, "CPU")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("gelu", _gelu, "CPU")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("gelu_backward", _gelu_backward, "CPU")  # type: ignore[no-untyped-call]
 
@@ -222,6 +230,7 @@ _LIBRARY.impl("gelu_backward", _gelu_backward, "CPU")  # type: ignore[no-untyped
 torch.library.register_fake("ppap::max_pool2d", _max_pool2d)
 torch.library.register_fake("ppap::max_pool2d_backward", _max_pool2d_backward)
 torch.library.register_fake("ppap::avg_pool2d_backward", _avg_pool2d_backward)
+torch.library.register_fake("ppap::softmax", _softmax)
 torch.library.register_fake("ppap::gelu", _gelu)
 torch.library.register_fake("ppap::gelu_backward", _gelu_backward)
 
@@ -268,6 +277,14 @@ def _averaged_backward(
     )
 
 
+def _softmax_of_rows(x: Tensor, dim: int, half_to_float: bool) -> Any:
+    """Attention's softmax by PyTorch's kernel: 405 us where inductor's takes 615, for 65 tokens."""
+    rows = x.ndim > 2 and dim in (-1, x.ndim - 1) and x.shape[-1] >= LANES
+    if x.dtype != torch.float32 or half_to_float or not rows:
+        return NotImplemented
+    return torch.ops.ppap.softmax(x)
+
+
 def _activated(x: Tensor, approximate: str = "none") -> Any:
     """GELU by oneDNN, as PyTorch does it, where inductor takes half as long again."""
     return torch.ops.ppap.gelu(x, approximate) if x.dtype in VECTORISED else NotImplemented
@@ -292,6 +309,7 @@ REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     _aten.max_pool2d_with_indices.default: _pooled,
     _aten.max_pool2d_with_indices_backward.default: _pooled_backward,
     _aten.avg_pool2d_backward.default: _averaged_backward,
+    _aten._softmax.default: _softmax_of_rows,
     _aten.gelu.default: _activated,
     _aten.gelu_backward.default: _activated_backward,
 }

@@ -196,6 +196,34 @@ def test_the_operators_keep_the_rules() -> None:
     torch.library.opcheck(torch.ops.ppap.avg_pool2d_backward.default, arguments)
 
 
+@pytest.mark.parametrize("columns", [16, 65])
+def test_the_softmax_of_rows(columns: int) -> None:
+    def weighted(x: Tensor) -> Tensor:
+        return (3 * x.transpose(0, 1)).softmax(-1)
+
+    check(weighted, draw(7, 2, columns), {torch.ops.ppap.softmax.default}, aten._softmax.default)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dim", "kind"),
+    [
+        ((4, 10), -1, torch.float32),  # of logits, which is part of something
+        ((2, 4, 10), -1, torch.float32),
+        ((2, 20, 20), 1, torch.float32),
+        ((2, 4, 20), -1, torch.float64),
+    ],
+)
+def test_other_softmaxes_are_left_alone(
+    shape: tuple[int, ...], dim: int, kind: torch.dtype
+) -> None:
+    traced = make_fx(lambda x: x.softmax(dim), REPLACEMENTS)(draw(*shape).to(kind))
+    assert aten._softmax.default in {node.target for node in traced.graph.nodes}
+
+
+def test_the_softmax_keeps_the_rules_of_an_operator() -> None:
+    torch.library.opcheck(torch.ops.ppap.softmax.default, (draw(2, 17, 3).transpose(1, 2),))
+
+
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_gelu(approximate: str) -> None:
     def activated(x: Tensor) -> Tensor:
