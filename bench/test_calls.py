@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache, partial
 
@@ -22,7 +22,8 @@ IMAGES = BATCHES * BATCH
 COMPARED = (*(way for way in WAYS if way != "plain"), *PRESETS)
 """The plain path stands beside the reference among the guided steps."""
 SECOND, NEW = "second call, ", "new process, "
-SET_UPS = (*(SECOND + name for name in PREDICTORS), NEW + "until the first step", NEW + "set-up")
+SECOND_CALLS = tuple(SECOND + name for name in PREDICTORS)
+NEW_PROCESSES = (NEW + "until the first step", NEW + "set-up")
 
 
 @pytest.fixture(scope="module", params=PREDICTORS)
@@ -74,22 +75,39 @@ def test_call(measure: Measure, calls: Group, way: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def set_ups() -> Iterator[Group]:
-    """Seconds on the fast path until its first step begins, with all that is compiled on disk."""
+def second_calls() -> Iterator[Group]:
+    """Seconds on the fast path until its first step begins, in a process that has sampled before.
+
+    A step varies by as much, so that many are made.
+    """
+    yield from set_up(lambda way: Way(second_call(way.removeprefix(SECOND))), rounds=9)
+
+
+@pytest.fixture(scope="module")
+def new_processes() -> Iterator[Group]:
+    """Seconds of processes that find on disk all that is compiled."""
     processes = NewProcesses("resnet")
 
     def make(way: str) -> Way:
-        if way.startswith(SECOND):
-            return Way(second_call(way.removeprefix(SECOND)))
         next_one = partial(processes.next, way.removeprefix(NEW))
         return Way(next_one, part=lambda: processes.warmed)
 
+    yield from set_up(make, rounds=3)
+
+
+def set_up(make: Callable[[str], Way], rounds: int) -> Iterator[Group]:
+    """The group of ways whose runs give seconds themselves."""
     stopwatch = partial(in_whole_calls, timed=lambda run: run())
-    group = Group("set-up", make, reference=None, rounds=3, stopwatch=stopwatch, memory=None)
+    group = Group("set-up", make, reference=None, rounds=rounds, stopwatch=stopwatch, memory=None)
     with closing(group):
         yield group
 
 
-@pytest.mark.parametrize("way", SET_UPS)
-def test_set_up(measure: Measure, set_ups: Group, way: str) -> None:
-    measure(set_ups, way)
+@pytest.mark.parametrize("way", SECOND_CALLS)
+def test_second_call(measure: Measure, second_calls: Group, way: str) -> None:
+    measure(second_calls, way)
+
+
+@pytest.mark.parametrize("way", NEW_PROCESSES)
+def test_new_process(measure: Measure, new_processes: Group, way: str) -> None:
+    measure(new_processes, way)

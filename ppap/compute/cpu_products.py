@@ -14,6 +14,8 @@ __all__ = ["choose_products", "write_out_permuted"]
 
 TALL = 512
 """Rows from which a product is worth choosing a library for."""
+WORTH_A_CALL = 2**16
+"""Values from which a copy is worth an operator of its own, and what is no longer fused by it."""
 VECTOR = 64
 """Bytes of the longest vectors of a CPU."""
 
@@ -118,7 +120,8 @@ def write_out_permuted(graph: fx.GraphModule) -> None:
             for user in node.users
         )
         fills = after.ndim < 3 or after.shape[-1] * after.itemsize % VECTOR == 0
-        if fills or not merged or before.is_contiguous() or not after.is_contiguous():
+        small = after.numel() < WORTH_A_CALL
+        if fills or small or not merged or before.is_contiguous() or not after.is_contiguous():
             continue
         _put_in_place(graph, node, torch.ops.ppap.written_out.default, node.args[:1])
 

@@ -70,8 +70,9 @@ def test_the_onednn_product_keeps_the_rules_of_an_operator() -> None:
     [(16, torch.bfloat16, 1), (24, torch.float32, 1), (16, torch.float32, 0)],
 )
 def test_heads_that_fill_no_vector_are_put_together_by_a_copy(
-    width: int, kind: torch.dtype, count: int
+    monkeypatch: pytest.MonkeyPatch, width: int, kind: torch.dtype, count: int
 ) -> None:
+    monkeypatch.setattr(cpu_products, "WORTH_A_CALL", 2 * 3 * 5 * width)
     heads, weight = draw(2, 3, 5, width).to(kind), draw(8, 3 * width).to(kind)
 
     def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:
@@ -84,6 +85,18 @@ def test_heads_that_fill_no_vector_are_put_together_by_a_copy(
     assert used.count(torch.ops.ppap.written_out.default) == count
     for ours, expected in zip(traced([weight], heads), run([weight], heads), strict=True):
         assert torch.equal(ours, expected)
+
+
+def test_what_is_small_is_put_together_as_inductor_sees_fit() -> None:
+    """As a group norm's scales are, one to a group, for each of its channels."""
+    scales = draw(64, 32)
+
+    def run(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        return [x[..., None].expand(64, 32, 2).reshape(64, 64) + weights[0]]
+
+    traced = Traced(run, ([draw(64)], scales), frozen=False)
+    used = [node.target for node in traced.graph.graph.nodes]
+    assert torch.ops.ppap.written_out.default not in used
 
 
 def test_the_copy_keeps_the_rules_of_an_operator() -> None:
