@@ -79,6 +79,8 @@ def _benchmark(path: Path) -> Sheet:
         ]
         what = "Kernels, one by one," if "kernels" in path.stem else "Speed"
         title = f"{what} on {about['name']}"
+        if "gpu" not in about and "instruction_set" in about:
+            title += f" ({about['instruction_set']})"  # by which CPUs of one name differ
         return _sheet(path.stem, title, _measured(about, len(rows)), columns, rows)
     except (KeyError, TypeError) as error:
         raise RecordError(

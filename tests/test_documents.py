@@ -173,9 +173,13 @@ def test_a_table_of_curves_is_that_of_their_best_points(
 def are_of(best: dict[str, str], accuracy: str, distance: str) -> None:
     """The cells state a curve's point, its intervals included."""
     for cell, column, rounding in ((accuracy, "score", 0.00051), (distance, "pixel_fid", 0.051)):
-        names = [column, f"{column}_low", f"{column}_high"]
-        for number, name in zip(stated(cell), names, strict=True):
+        for number, name in zip(stated(cell), interval_of(column), strict=True):
             assert abs(number - float(best[name])) <= rounding, (best["method"], name)
+
+
+def interval_of(column: str) -> list[str]:
+    """A column, and the ends of its interval."""
+    return [column, f"{column}_low", f"{column}_high"]
 
 
 COMPARED = {
@@ -216,16 +220,53 @@ def test_a_table_of_methods_is_that_of_their_best_points_and_costs(
     rows = section("README.md", first)
     shown = set()
     for label, _, accuracy, distance, gap, seconds in rows:
-        starts = [start for start in COMPARED if label.strip("*").startswith(start)]
-        method = COMPARED[max(starts, key=len)]
+        method = method_of(label)
         shown.add(method)
         best = best_point(folder, method, predictor, "peers")
         are_of(best, accuracy, distance)
         assert abs(float(gap) - float(best["gap"])) <= 0.00051
         cost = row_of(folder, "peers", method, predictor)["seconds_per_image"]
         assert abs(float(seconds) - float(cost)) <= 0.00051
-    measured = {r["method"] for r in rows_of(folder, "peers") if r["predictor"] == predictor}
-    assert shown == measured, "every method that was run is in the table"
+    assert shown == methods_of(folder, predictor), "every method that was run is in the table"
+
+
+def method_of(label: str) -> str:
+    """What records call the method of a row."""
+    starts = [start for start in COMPARED if label.strip("*").startswith(start)]
+    return COMPARED[max(starts, key=len)]
+
+
+def methods_of(folder: str, predictor: str) -> set[str]:
+    """The ways to guide that were run."""
+    return {row["method"] for row in rows_of(folder, "peers") if row["predictor"] == predictor}
+
+
+@pytest.mark.parametrize(
+    ("first", "task"), [("| by depth", "depth"), ("| by segments", "segmentation")]
+)
+def test_a_table_of_methods_for_maps_is_that_of_their_least_errors(first: str, task: str) -> None:
+    shown = set()
+    for label, _, error, distance, seconds in section("README.md", first):
+        method = method_of(label)
+        shown.add(method)
+        best = best_point(PEERS_ON_SCENES, method, task, "peers", best=min)
+        are_of(best, error, distance)
+        cost = row_of(PEERS_ON_SCENES, "peers", method, task)["seconds_per_image"]
+        assert abs(float(seconds) - float(cost)) <= 0.00051
+    assert shown == methods_of(PEERS_ON_SCENES, task)
+
+
+def test_the_table_of_all_three_at_once_is_that_of_their_rows() -> None:
+    shown = set()
+    for label, _, *cells, seconds in section("README.md", "| all three at once"):
+        method = method_of(label)
+        shown.add(method)
+        row = row_of(PEERS_ON_SCENES, "peers", method, "all three")
+        for cell, column in zip(cells, ("accuracy", "depth_rmse", "pixel_error"), strict=True):
+            for number, name in zip(stated(cell), interval_of(column), strict=True):
+                assert abs(number - float(row[name])) <= 0.00051, (method, name)
+        assert abs(float(seconds) - float(row["seconds_per_image"])) <= 0.00051
+    assert shown == methods_of(PEERS_ON_SCENES, "all three")
 
 
 @pytest.mark.parametrize(
