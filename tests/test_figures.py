@@ -507,7 +507,7 @@ README = {
         *with_the_vit(f"freedom {FURTHER}", "supported"),
         times_the_cost_of_ppap("freedom", PEERS, "vit"),
     ],
-    "level at equal distance (+0.057 [0.016, 0.097], open": lambda: with_the_vit(
+    "behind at equal distance (+0.057 [0.016, 0.097], open": lambda: with_the_vit(
         "freedom in 5 steps beats ppap", "open"
     ),
     "reaches less far by 0.165 [0.097, 0.233]": lambda: worse(
