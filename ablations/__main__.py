@@ -16,6 +16,7 @@ from ablations.errors import UserError
 from ablations.runs import EXIT_USER, GROUPS, OUTPUT, RESULTS, Options, execute, open_store
 from ablations.settings.catalogue import BUDGETS
 from ablations.sweeps import HEADLINE, SWEEPS
+from ablations.sweeps.lab import TOGETHER
 from ppap.files.checkpoints import CheckpointError
 
 EXIT_INTERRUPTED = 130
@@ -41,8 +42,8 @@ SHARED = {
     "setting": "scale of the experiment",
     "budget": f"how much is run: {', '.join(BUDGETS)}",
     "predictors": "only these of the setting's (default: all)",
-    "tasks": "only what these of the setting's guide by themselves, or 'all three' together"
-    " (default: all of it)",
+    "tasks": "only what these of the setting's guide by themselves, "
+    f"or {TOGETHER!r} together (default: all of it)",
     "rows": "only rows with these labels, which may have a * (default: all)",
     "scales": "of guidance: one for all rows, or several to select each row's from "
     "(default: the budget's)",

@@ -118,8 +118,8 @@ class Lab:
 
         A predictor that has no task for a name guides towards classes.
         """
-        guided = predictor if predictor in self.setting.tasks else "class"
-        guided = TOGETHER if predictor == TOGETHER else guided
+        named = predictor == TOGETHER or predictor in self.setting.tasks
+        guided = predictor if named else "class"
         return not self.tasks or predictor == "none" or guided in self.tasks
 
     @property

@@ -35,6 +35,8 @@ ISA_LIMITS = (
 )
 """Variables by which torch, oneDNN and MKL are held to fewer instructions than the CPU has."""
 CPUINFO = Path("/proc/cpuinfo")
+INTEL = "GenuineIntel"
+"""What ``/proc/cpuinfo`` calls the vendor."""
 
 ONEDNN: dict[str, frozenset[str]] = {
     "SSE41": frozenset({"sse4_1"}),
@@ -100,10 +102,8 @@ class Cpu:
         Elsewhere they are emulated: on an AVX-512 processor without them, a convolution in
         bfloat16 took five times as long as one in float32.
         """
-        names = list(ONEDNN)
-        reaches = self.onednn in names[names.index("AVX512_CORE_BF16") :]
         has = bool({"avx512_bf16", "amx_bf16"} & self.flags)
-        return has and reaches and self.capability.startswith("AVX512")
+        return has and self._reaches("AVX512_CORE_BF16") and self.capability.startswith("AVX512")
 
     @property
     def quick_bfloat16(self) -> bool:
@@ -113,9 +113,8 @@ class Cpu:
         alone: on a Sapphire Rapids whose hypervisor hides it, convolutions and products in
         bfloat16 took 1.5 to 2 times as long as in float32.
         """
-        names = list(ONEDNN)
-        amx = self.onednn in names[names.index("AVX512_CORE_AMX") :]
-        return self.native_bfloat16 and (amx or self.vendor != "GenuineIntel")
+        amx = self._reaches("AVX512_CORE_AMX")
+        return self.native_bfloat16 and (amx or self.vendor != INTEL)
 
     @property
     def mkl_leads(self) -> bool:
@@ -123,7 +122,12 @@ class Cpu:
 
         It has code for each of Intel's processors, and takes slower code on others'.
         """
-        return self.vendor == "GenuineIntel" and not self.mkl_limit
+        return self.vendor == INTEL and not self.mkl_limit
+
+    def _reaches(self, instructions: str) -> bool:
+        """Whether oneDNN uses these, or a set that is more capable."""
+        names = list(ONEDNN)
+        return self.onednn in names[names.index(instructions) :]
 
     @classmethod
     def read(cls, cpuinfo: str, capability: str, environment: Mapping[str, str]) -> Cpu:

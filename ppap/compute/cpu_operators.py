@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["REPLACEMENTS", "VECTORISED"]
+from ppap.compute.custom_operators import cpu_operator
+
+__all__ = ["REPLACEMENTS", "VECTOR", "VECTORISED"]
 
 FEW_TAPS = 32
 """Input channels times kernel size up to which a convolution's input gradient is a product."""
 
-LANES = 16
-"""Values of float32 in a vector."""
+VECTOR = 64
+"""Bytes of the longest vectors of a CPU."""
 VECTORISED = {torch.float32, torch.bfloat16}
 """What oneDNN's products and PyTorch's pooling for channels-last have vectors for."""
 
@@ -148,26 +150,10 @@ def _channels_last_too(weight: Tensor, groups: int) -> Tensor | None:
     return weight.as_strided(weight.shape, strides)
 
 
-_LIBRARY = torch.library.Library("ppap", "DEF")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
+@cpu_operator(
     "max_pool2d(Tensor x, int[] kernel, int[] stride, int[] padding, int[] dilation, bool ceil)"
     " -> (Tensor, Tensor)"
 )
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    "max_pool2d_backward(Tensor gradient, Tensor x, int[] kernel, int[] stride, int[] padding,"
-    " int[] dilation, bool ceil, Tensor indices) -> Tensor"
-)
-_LIBRARY.define("softmax(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
-_LIBRARY.define("gelu(Tensor x, str approximate) -> Tensor")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    "gelu_backward(Tensor gradient, Tensor x, str approximate) -> Tensor"
-)
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    "avg_pool2d_backward(Tensor gradient, Tensor x, int[] kernel, int[] stride, int[] padding,"
-    " bool ceil, bool count_padding, int? divisor) -> Tensor"
-)
-
-
 def _max_pool2d(
     x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int],
     ceil: bool,
@@ -178,6 +164,10 @@ def _max_pool2d(
     return found
 
 
+@cpu_operator(
+    "max_pool2d_backward(Tensor gradient, Tensor x, int[] kernel, int[] stride, int[] padding,"
+    " int[] dilation, bool ceil, Tensor indices) -> Tensor"
+)
 def _max_pool2d_backward(
     gradient: Tensor, x: Tensor, kernel: list[int], stride: list[int], padding: list[int],
     dilation: list[int], ceil: bool, indices: Tensor,
@@ -189,6 +179,10 @@ def _max_pool2d_backward(
     return found
 
 
+@cpu_operator(
+    "avg_pool2d_backward(Tensor gradient, Tensor x, int[] kernel, int[] stride, int[] padding,"
+    " bool ceil, bool count_padding, int? divisor) -> Tensor"
+)
 def _avg_pool2d_backward(
     gradient: Tensor, x: Tensor, kernel: list[int], stride: list[int], padding: list[int],
     ceil: bool, count_padding: bool, divisor: int | None,
@@ -199,15 +193,18 @@ def _avg_pool2d_backward(
     return found
 
 
+@cpu_operator("softmax(Tensor x) -> Tensor")
 def _softmax(x: Tensor) -> Tensor:
     return torch.softmax(x.contiguous(), -1)
 
 
+@cpu_operator("gelu(Tensor x, str approximate) -> Tensor")
 def _gelu(x: Tensor, approximate: str) -> Tensor:
     found: Tensor = _aten.gelu(x.contiguous(), approximate=approximate)
     return found
 
 
+@cpu_operator("gelu_backward(Tensor gradient, Tensor x, str approximate) -> Tensor")
 def _gelu_backward(gradient: Tensor, x: Tensor, approximate: str) -> Tensor:
     found: Tensor = _aten.gelu_backward(
         gradient.contiguous(), x.contiguous(), approximate=approximate
@@ -217,22 +214,6 @@ def _gelu_backward(gradient: Tensor, x: Tensor, approximate: str) -> Tensor:
 
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
-
-
-_LIBRARY.impl("max_pool2d", _max_pool2d, "CPU")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("max_pool2d_backward", _max_pool2d_backward, "CPU")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("avg_pool2d_backward", _avg_pool2d_backward, "CPU")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("softmax", _softmax, "CPU")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("gelu", _gelu, "CPU")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("gelu_backward", _gelu_backward, "CPU")  # type: ignore[no-untyped-call]
-
-
-torch.library.register_fake("ppap::max_pool2d", _max_pool2d)
-torch.library.register_fake("ppap::max_pool2d_backward", _max_pool2d_backward)
-torch.library.register_fake("ppap::avg_pool2d_backward", _avg_pool2d_backward)
-torch.library.register_fake("ppap::softmax", _softmax)
-torch.library.register_fake("ppap::gelu", _gelu)
-torch.library.register_fake("ppap::gelu_backward", _gelu_backward)
 
 
 def _pooled(
@@ -279,7 +260,8 @@ def _averaged_backward(
 
 def _softmax_of_rows(x: Tensor, dim: int, half_to_float: bool) -> Any:
     """Attention's softmax by PyTorch's kernel: 405 us where inductor's takes 615, for 65 tokens."""
-    rows = x.ndim > 2 and dim in (-1, x.ndim - 1) and x.shape[-1] >= LANES
+    fills = x.shape[-1] * x.itemsize >= VECTOR
+    rows = x.ndim > 2 and dim in (-1, x.ndim - 1) and fills
     if x.dtype != torch.float32 or half_to_float or not rows:
         return NotImplemented
     return torch.ops.ppap.softmax(x)

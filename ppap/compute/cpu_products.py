@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from ppap.compute.cpu import this_cpu
-from ppap.compute.cpu_operators import VECTORISED
+from ppap.compute.cpu_operators import VECTOR, VECTORISED
+from ppap.compute.custom_operators import cpu_operator
 
 __all__ = ["choose_products", "write_out_permuted"]
 
@@ -16,44 +17,30 @@ TALL = 512
 """Rows from which a product is worth choosing a library for."""
 WORTH_A_CALL = 2**16
 """Values from which a copy is worth an operator of its own, and what is no longer fused by it."""
-VECTOR = 64
-"""Bytes of the longest vectors of a CPU."""
 
 _aten = torch.ops.aten
 
-_LIBRARY = torch.library.Library("ppap", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define("product(Tensor x, Tensor y) -> Tensor")  # type: ignore[no-untyped-call]
-_LIBRARY.define("onednn_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")  # type: ignore[no-untyped-call]
-_LIBRARY.define("written_out(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
 
-
+@cpu_operator("product(Tensor x, Tensor y) -> Tensor")
 def _product(x: Tensor, y: Tensor) -> Tensor:
     return torch.mm(x, y)
 
 
+def _as_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    del bias
+    return x.new_empty(len(x), len(weight))
+
+
+@cpu_operator("onednn_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", fake=_as_linear)
 def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias of (M, K), (N, K) and (N,) by oneDNN, whatever the weight's strides."""
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
 
 
+@cpu_operator("written_out(Tensor x) -> Tensor")
 def _written_out(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
-
-
-_LIBRARY.impl("product", _product, "CPU")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("onednn_linear", _onednn_linear, "CPU")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("written_out", _written_out, "CPU")  # type: ignore[no-untyped-call]
-
-
-@torch.library.register_fake("ppap::onednn_linear")  # type: ignore[untyped-decorator]
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    del bias
-    return x.new_empty(len(x), len(weight))
-
-
-torch.library.register_fake("ppap::product", _product)
-torch.library.register_fake("ppap::written_out", _written_out)
 
 
 def choose_products(graph: fx.GraphModule) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "GroupNorm32",
     "ResBlock",
     "Upsample",
+    "at_least_float32",
     "group_norm",
     "timestep_embedding",
     "zeroed",
@@ -42,14 +43,18 @@ def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10_000.0
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
 
 
+def at_least_float32(input: Tensor, *weights: Tensor) -> list[Tensor]:
+    """An input and weights, all in the input's dtype, or in float32 if that has less."""
+    wide = torch.promote_types(input.dtype, torch.float32)
+    return [value.to(wide) for value in (input, *weights)]
+
+
 class GroupNorm32(nn.GroupNorm):
     """Group normalisation computed in float32 at least, whatever the input's and weights' dtype."""
 
     def forward(self, input: Tensor) -> Tensor:
-        wide = torch.promote_types(input.dtype, torch.float32)
-        weight, bias = self.weight.to(wide), self.bias.to(wide)
-        found = F.group_norm(input.to(wide), self.num_groups, weight, bias, self.eps)
-        return found.to(input.dtype)
+        x, weight, bias = at_least_float32(input, self.weight, self.bias)
+        return F.group_norm(x, self.num_groups, weight, bias, self.eps).to(input.dtype)
 
 
 def group_norm(channels: int) -> GroupNorm32:

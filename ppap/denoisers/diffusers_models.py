@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ppap.compute.modules import weights_dtype
 from ppap.diffusion.denoiser import Denoiser, Target, freeze
 from ppap.diffusion.diffusers_scheduler import check_family
 from ppap.diffusion.schedule import Schedule
@@ -35,25 +36,25 @@ CAPTION_TOKENS = 77
 class ImageUNet(nn.Module):
     """A diffusers ``UNet2DModel`` as the network of a denoiser."""
 
-    def __init__(self, unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
-        self.dtype = dtype
 
     def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W); ``y``: (B or 1,) labels of a conditional network."""
         labels = None if y is None else y.expand(len(x_t))
-        output = self.unet(x_t.to(self.dtype), timesteps, class_labels=labels).sample
+        output = self.unet(
+            x_t.to(weights_dtype(self.unet, x_t.dtype)), timesteps, class_labels=labels
+        ).sample
         return torch.as_tensor(output).to(x_t.dtype)
 
 
 class IFNetwork(nn.Module):
     """A stage of DeepFloyd-IF, a diffusers ``UNet2DConditionModel``, as a denoiser's network."""
 
-    def __init__(self, unet: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, unet: nn.Module) -> None:
         super().__init__()
         self.unet = unet
-        self.dtype = dtype
 
     def forward(
         self,
@@ -87,10 +88,11 @@ class IFNetwork(nn.Module):
             if low_res.shape[2:] != x_t.shape[2:]:
                 resized = F.interpolate(low_res, x_t.shape[2:], mode="bilinear", align_corners=True)
             seen = torch.cat([x_t, resized.to(x_t.dtype).expand(len(x_t), -1, -1, -1)], dim=1)
+        dtype = weights_dtype(self.unet, x_t.dtype)
         output = self.unet(
-            seen.to(self.dtype),
+            seen.to(dtype),
             timesteps,
-            encoder_hidden_states=prompt_embeds.to(self.dtype).expand(len(x_t), -1, -1),
+            encoder_hidden_states=prompt_embeds.to(dtype).expand(len(x_t), -1, -1),
             class_labels=None if noise_level is None else noise_level.expand(len(x_t)),
         ).sample
         return torch.as_tensor(output).to(x_t.dtype)
@@ -149,7 +151,7 @@ def load_diffusers(source: str | Path, dtype: torch.dtype = torch.float32) -> De
         )
     height, width = _size(source, unet.config.sample_size)
     denoiser = Denoiser(
-        kinds[kind](unet, dtype),
+        kinds[kind](unet),
         _schedule(source, scheduler),
         (channels, height, width),
         TARGETS[target],

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ppap.denoisers.blocks import at_least_float32
 from ppap.denoisers.unet import UNetModel
 
 __all__ = ["SuperResText2ImUNet", "Text2ImUNet", "TextEncoder"]
@@ -30,10 +31,8 @@ class LayerNorm32(nn.LayerNorm):
     """Layer normalisation computed in float32 at least, whatever the input's and weights' dtype."""
 
     def forward(self, input: Tensor) -> Tensor:
-        wide = torch.promote_types(input.dtype, torch.float32)
-        weight, bias = self.weight.to(wide), self.bias.to(wide)
-        found = F.layer_norm(input.to(wide), self.normalized_shape, weight, bias, self.eps)
-        return found.to(input.dtype)
+        x, weight, bias = at_least_float32(input, self.weight, self.bias)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps).to(input.dtype)
 
 
 class _Attention(nn.Module):

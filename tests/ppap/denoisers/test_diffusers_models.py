@@ -258,6 +258,8 @@ def test_half_precision_stays_close(dtype: torch.dtype, tmp_path: Path) -> None:
     found = half(x, t).epsilon
     assert found.dtype == torch.float32
     assert 0 < (found - single).abs().max() < 0.05 * single.abs().max()
+    cast = load_denoiser(str(tmp_path)).to(dtype)
+    torch.testing.assert_close(cast(x, t).epsilon, found)
 
 
 class Hostile:
