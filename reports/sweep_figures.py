@@ -38,6 +38,7 @@ MANY_LABELS = 100
 COSTS = (
     "trainable_share",
     "train_seconds",
+    "relative_seconds",
     "seconds_per_image",
     "denoiser_forward",
     "denoiser_backward",
@@ -172,6 +173,10 @@ def front_facets(records: Records) -> tuple[list[str], list[tuple[str, str]]]:
     rows = records.rows[records.rows["predictor"] != NO_PREDICTOR]
     shown = [name for name in COSTS if name in records.info.metrics]
     costs = _present(rows, shown or [name for name in COSTS if name in rows])
+    if {"relative_seconds", "seconds_per_image"} <= set(costs):
+        timed = rows[rows["seconds_per_image"].notna()]
+        everywhere = bool(timed["relative_seconds"].notna().all())
+        costs.remove("seconds_per_image" if everywhere else "relative_seconds")
     guided = dict.fromkeys(rows["predictor"])
     lines = [
         (name, metric)

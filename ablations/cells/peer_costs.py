@@ -17,6 +17,7 @@ from ablations.cells.speed import Stopwatch
 from ablations.machine.cell import Cell, Load
 from ablations.machine.store import Artifact
 from ablations.settings.setting import device
+from ppap.diffusion.ddim import DDIM
 from ppap.fast.sampling import sample
 from ppap.files.images import from_uint8
 from ppap.guidance.likelihoods import AtLeastNoise, ImageLikelihood, NoisyLikelihood
@@ -59,14 +60,20 @@ class Evaluations:
 class PeerCost(Cell):
     """Network evaluations, seconds and memory of an image, with the machine to itself.
 
+    Every timed batch is followed by one of unguided images, so that how many times as long a
+    guided image takes is no matter of the machine, nor of what else it did at the time.
+
     Attributes:
         samples: whose method it is.
-        count: images of the timed batch.
+        count: images of a timed batch.
+        unguided: what the unguided images are drawn by.
     """
 
     samples: PeerSamples
     count: int
+    unguided: DDIM
 
+    VERSION: ClassVar[int] = 2
     ALONE: ClassVar[bool] = True
 
     def inputs(self) -> Iterator[Cell]:
@@ -76,7 +83,8 @@ class PeerCost(Cell):
         return f"cost of {self.samples.guided_by}"
 
     def seconds(self) -> float:
-        return 2.0 + (REPEATS + 1) * self.count * self.samples.image_seconds() / 1.5
+        alone = self.unguided.steps * self.samples.setup.denoise_seconds()
+        return 2.0 + (REPEATS + 1) * self.count * (self.samples.image_seconds() + alone) / 1.5
 
     def compute(self, load: Load) -> Artifact:
         seeds = range(self.count)
@@ -86,10 +94,16 @@ class PeerCost(Cell):
         fast = self.samples.setup.fast_with(denoiser)
         if fast:  # what is counted above has warmed up the plain path
             sample(denoiser, seeds, guide, sampler, batch=self.count, fast=True)
+        sample(denoiser, seeds, None, self.unguided, batch=self.count, fast=fast)
+        unguided = Stopwatch()
         with Stopwatch() as watch:
             for _ in range(REPEATS):
+                watch.start()
                 sample(denoiser, seeds, guide, sampler, batch=self.count, fast=fast)
                 watch.lap(self.count)
+                unguided.start()
+                sample(denoiser, seeds, None, self.unguided, batch=self.count, fast=fast)
+                unguided.lap(self.count)
         timed = watch.metrics("images_per_second")
         metrics = {
             "denoiser_forward": denoising.forward / self.count,
@@ -97,6 +111,7 @@ class PeerCost(Cell):
             "predictor_forward": seen.forward / self.count,
             "predictor_backward": seen.backward / self.count,
             "seconds_per_image": 1 / timed["images_per_second"],
+            "relative_seconds": float(np.median(np.divide(unguided.rates, watch.rates))),
             "peak_memory_mib": timed["peak_memory_mib"],
         }
         return Artifact({"metrics": metrics})

@@ -37,6 +37,7 @@ STRENGTHS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
 hardly further than unguided ones, where curves can be compared, to twice the best of few trials."""
 REFERENCE = "ppap"
 COSTS = (
+    "relative_seconds",
     "seconds_per_image",
     "preparation_seconds",
     "cheaper_after",
@@ -270,7 +271,7 @@ def peer_row(
         RowFigures(lab.setup, judged, lab.budget.resamples, ("precision", "recall")),
         banks,
         search=search,
-        cost=PeerCost(samples[0], lab.budget.timed_images),
+        cost=PeerCost(samples[0], lab.budget.timed_images, SAMPLER),
         beliefs=tuple(map(Belief, judged)),
     )
     if len(sources) == 1:

@@ -115,6 +115,23 @@ def test_a_front_is_of_one_predictor(tmp_path: Path) -> None:
         assert not axes.get_xticklabels(minor=True)
 
 
+@pytest.mark.parametrize(("known", "cost"), [(2, "times unguided ↓"), (1, "s/image ↓")])
+def test_time_is_drawn_relative_where_every_row_has_it(
+    known: int, cost: str, tmp_path: Path
+) -> None:
+    timed = [{"seconds_per_image": 0.1 * n, "relative_seconds": float(n)} for n in (1, 2)]
+    if known < len(timed):
+        del timed[-1]["relative_seconds"]
+    rows = [
+        arm(f"{n}", axes={"guide": "experts"}, **figures)
+        for n, figures in enumerate(timed, start=1)
+    ]
+    metrics = ("accuracy", "relative_seconds", "seconds_per_image")
+    about = info("experts", {"guide": "category"}, metrics) | {"figure": "pareto"}
+    figure = pareto_figure(Records.read(write_folder(tmp_path, [about, *rows])))
+    assert {axes.get_xlabel() for axes in figure.axes} == {cost}
+
+
 @pytest.mark.parametrize(
     "rows",
     [

@@ -85,11 +85,26 @@ def test_targets_of_several_tasks_are_weighed_by_their_scales() -> None:
 
 
 def test_every_evaluation_is_counted() -> None:
-    cost = PeerCost(peer_samples("tfg"), 3).compute(loading()).meta["metrics"]
+    cost = PeerCost(peer_samples("tfg"), 3, DDIM(STEPS)).compute(loading()).meta["metrics"]
     steps = 2 * STEPS  # each made twice
     assert cost["denoiser_forward"] == cost["denoiser_backward"] == steps
     assert cost["predictor_forward"] == cost["predictor_backward"] == 3 * steps  # and twice ahead
-    assert cost["seconds_per_image"] > 0
+
+
+def test_a_guided_image_takes_so_many_times_as_long_as_an_unguided_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+
+    def drawn(*given: object, **options: object) -> None:
+        guide = given[2]
+        clock[0] += 6.0 if guide else 4.0
+
+    monkeypatch.setattr("ablations.cells.speed.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("ablations.cells.peer_costs.sample", drawn)
+    cost = PeerCost(peer_samples("tfg"), 3, DDIM(STEPS)).compute(loading()).meta["metrics"]
+    assert cost["seconds_per_image"] == pytest.approx(2.0)
+    assert cost["relative_seconds"] == pytest.approx(1.5)
 
 
 def test_belief_is_the_guides_own_figure_and_the_gap_what_the_judge_does_not_see() -> None:
