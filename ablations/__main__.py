@@ -35,6 +35,7 @@ examples:
   python -m ablations compare A B                      two results folders side by side
   python -m ablations score samples/ --name theirs     images that other code has made
   python -m ablations publish A                        put a run among the committed results
+  python -m ablations retime A                         what an image costs by each method, here
   python -m ablations show 3fa9                        where a result comes from
   python -m ablations gc                               what no record needs; --delete removes it
 """
@@ -133,6 +134,19 @@ def _score(given: dict[str, Any]) -> int:
         in_order=given["in_order"],
         plugin=tuple(given["plugin"]),
         store_url=given["store"],
+        output=given["output"],
+    )
+
+
+def _retime(given: dict[str, Any]) -> int:
+    from ablations.retime import retime
+
+    return retime(
+        given["folder"],
+        rows=given["rows"],
+        plugin=given["plugin"],
+        store_url=given["store"],
+        workers=given["workers"],
         output=given["output"],
     )
 
@@ -255,6 +269,14 @@ def _parser(defaults: Mapping[str, Any] | None = None) -> argparse.ArgumentParse
         scoring, {name: SHARED[name] for name in ("setting", "plugin", "store")}
         | {"output": "results folder (default: .ppap/results/SETTING-given)"}
     )  # fmt: skip
+
+    timing = commands.add_parser(
+        "retime", help="what an image costs by each method of a run of peers, measured here"
+    )
+    timing.set_defaults(command=_retime)
+    timing.add_argument("folder", metavar="FOLDER", type=Path, help="of results")
+    told = {name: SHARED[name] for name in ("rows", "plugin", "store")}
+    _add_options(timing, told | {name: RUN[name] for name in ("workers", "output")})
 
     listing = commands.add_parser("list", help="the sweeps and budgets there are")
     listing.set_defaults(command=_list)

@@ -1,0 +1,125 @@
+"""What an image costs by every method of a results folder, timed again: all in turn on one machine.
+
+Nothing is searched for or sampled anew; which options a method was found to work best with, the
+folder's records say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ablations import preflight
+from ablations.cells.peer_costs import PeerCost, PeerRow
+from ablations.cells.peers import Trial
+from ablations.errors import UserError
+from ablations.machine import engine, records
+from ablations.machine.store import Artifact
+from ablations.runs import Options, open_store, tell_failures
+from ablations.sweeps import SWEEPS, Lab, is_row
+
+__all__ = ["retime"]
+
+SWEEP = "peers"
+
+
+def retime(
+    folder: Path,
+    *,
+    rows: Sequence[str] = (),
+    plugin: Sequence[str] = (),
+    store_url: str | None = None,
+    workers: int | None = None,
+    output: Path | None = None,
+) -> int:
+    """Time a folder's methods and write their rows, the costs replaced, to another.
+
+    Experts that guide are trained first where the store lacks them.
+
+    Args:
+        folder: of results, with rows of the sweep ``peers``.
+        rows: only those with these labels, which may have a ``*``; all by default.
+        plugin: modules with guides that some rows are of.
+        store_url: of artifacts; ``$PPAP_STORE`` or ``.ppap/store`` by default.
+        workers: cells at a time, where any may run beside others; one per core by default.
+        output: ``.ppap/results/SETTING-BUDGET`` by default.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: if the folder has no such row, or rows that this code would call otherwise.
+    """
+    preflight.require_packages()
+    found = [r for r in records.read(folder).values() if r.get("trial") and r["sweep"] == SWEEP]
+    found = [r for r in found if not rows or is_row(r["method"], tuple(rows))]
+    if not found:
+        raise UserError(
+            f"{folder} has no {'such ' * bool(rows)}row of the sweep {SWEEP}",
+            f"name a folder with a run of {SWEEP}" + " and some of its rows" * bool(rows),
+        )
+    options = _options_of(found[0], tuple(plugin))
+    lab, store = options.lab(), open_store(store_url)
+    costs = _costs(found, options, lab)
+    for cost in costs:
+        store.remove(store.path(cost.key))
+    outcome = engine.run(costs, store, workers)
+    timed = [
+        _with_costs(record, store.get(cost.key))
+        for record, cost in zip(found, costs, strict=True)
+        if store.holds(cost.key)
+    ]
+    if timed:
+        _write([SWEEPS[SWEEP].record(lab), *timed], output or options.folder(lab))
+    return tell_failures(outcome)
+
+
+def _options_of(record: Mapping[str, Any], plugin: tuple[str, ...]) -> Options:
+    """The run that the record is of."""
+    budget, *changes = record["budget"].split("+")
+    return Options(
+        (SWEEP,), record["setting"], budget,
+        changes=tuple(changes), plugin=plugin, path=record["path"],
+    )  # fmt: skip
+
+
+def _costs(found: list[dict[str, Any]], options: Options, lab: Lab) -> list[PeerCost]:
+    """One cell for each record."""
+    cells = options.results(lab)[SWEEP]
+    made = {(c.about.method, c.about.predictor): c for c in cells if isinstance(c, PeerRow)}
+    costs = []
+    for record in found:
+        row = made.get((record["method"], record["predictor"]))
+        if row is None or row.cost is None or record["budget"] != lab.budget_name:
+            raise UserError(
+                f"the row {record['method']} of {record['predictor']}, {record['budget']}, is "
+                "none that this code makes",
+                "name its plugin with --plugin, or others with --rows",
+            )
+        costs.append(replace(row.cost, samples=replace(row.cost.samples, trial=_trial(record))))
+    return costs
+
+
+def _trial(record: Mapping[str, Any]) -> Trial:
+    trial = record["trial"]
+    options = tuple((str(name), value) for name, value in trial["options"])
+    return Trial(trial["scale"], trial["eta"], options)
+
+
+def _with_costs(record: Mapping[str, Any], cost: Artifact) -> dict[str, Any]:
+    """The record, and in its provenance when and where its costs were measured."""
+    stamp, known = dict(cost.meta["provenance"]), record["provenance"]
+    machines = list(known.get("machines", [known["hardware"]]))
+    machines += [stamp["hardware"]] * (stamp["hardware"] not in machines)
+    provenance = {**known, "machines": machines, "costs": stamp}
+    return {**record, **cost.meta["metrics"], "provenance": provenance}
+
+
+def _write(found: list[dict[str, Any]], folder: Path) -> None:
+    from reports.build import build
+
+    records.update(folder, found)
+    for path in build(folder):
+        print(f"wrote {path}")
