@@ -30,15 +30,23 @@ from tests.records import (
 from tests.records import SCENES as ON_SCENES
 
 ROOT = Path(__file__).parents[1]
+BRIEF_AND_FULL = ROOT / "README.md", ROOT / "reports" / "FINDINGS.md"
+"""What is told of the findings."""
 DOCUMENTS = sorted(
     path
-    for path in (ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("*/*/README.md"))
+    for path in (*BRIEF_AND_FULL, *ROOT.glob("*/README.md"), *ROOT.glob("*/*/README.md"))
     if not path.relative_to(ROOT).parts[0].startswith(".")
 )
 WORDS = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
 
 
-def section(path: str, first: str) -> list[list[str]]:
+def finding(first: str) -> list[list[str]]:
+    """The cells of a table of the findings, wherever it stands."""
+    (path,) = (path for path in BRIEF_AND_FULL if f"\n{first}" in path.read_text(encoding="utf-8"))
+    return section(path, first)
+
+
+def section(path: str | Path, first: str) -> list[list[str]]:
     """The cells of a table whose first line begins so, header and rule left out."""
     lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith(first))
@@ -163,7 +171,7 @@ HELD_BACK = {
 def test_a_table_of_curves_is_that_of_their_best_points(
     first: str, methods: dict[str, str], sweep: str
 ) -> None:
-    rows = section("README.md", first)
+    rows = finding(first)
     assert len(rows) == len(methods)
     for label, _, accuracy, distance in rows:
         (method,) = (name for start, name in methods.items() if label.startswith(start))
@@ -217,7 +225,7 @@ COMPARED = {
 def test_a_table_of_methods_is_that_of_their_best_points_and_costs(
     first: str, folder: str, predictor: str
 ) -> None:
-    rows = section("README.md", first)
+    rows = finding(first)
     shown = set()
     for label, _, accuracy, distance, gap, seconds in rows:
         method = method_of(label)
@@ -246,7 +254,7 @@ def methods_of(folder: str, predictor: str) -> set[str]:
 )
 def test_a_table_of_methods_for_maps_is_that_of_their_least_errors(first: str, task: str) -> None:
     shown = set()
-    for label, _, error, distance, seconds in section("README.md", first):
+    for label, _, error, distance, seconds in finding(first):
         method = method_of(label)
         shown.add(method)
         best = best_point(PEERS_ON_SCENES, method, task, "peers", best=min)
@@ -258,7 +266,7 @@ def test_a_table_of_methods_for_maps_is_that_of_their_least_errors(first: str, t
 
 def test_the_table_of_all_three_at_once_is_that_of_their_rows() -> None:
     shown = set()
-    for label, _, *cells, seconds in section("README.md", "| all three at once"):
+    for label, _, *cells, seconds in finding("| all three at once"):
         method = method_of(label)
         shown.add(method)
         row = row_of(PEERS_ON_SCENES, "peers", method, "all three")
@@ -273,7 +281,7 @@ def test_the_table_of_all_three_at_once_is_that_of_their_rows() -> None:
     ("label", "task"), [("depth error", "depth"), ("wrong pixels", "segmentation")]
 )
 def test_the_table_of_dense_targets_is_that_of_the_claims(label: str, task: str) -> None:
-    (row,) = (r for r in section("README.md", "| scenes | unguided") if r[0].startswith(label))
+    (row,) = (r for r in finding("| scenes | unguided") if r[0].startswith(label))
     arms = ("unguided", "naive", "ppap, 1 expert", "ppap")
     for cell, method in zip(row[1:], arms, strict=True):
         best = best_point(ON_SCENES, method, task, best=min)
@@ -301,7 +309,7 @@ LESS_IS_MORE = {"one network collapses"}
 
 
 def test_the_table_of_claims_has_every_verdict_of_the_records() -> None:
-    rows = section("README.md", "| claim | garments")
+    rows = finding("| claim | garments")
     assert len(rows) == len(SENTENCES)
     for label, *cells in rows:
         (name,) = (claim for start, claim in SENTENCES.items() if label.startswith(start))
@@ -352,7 +360,7 @@ CHANGED = {
 
 
 def test_the_table_of_changed_guidance_has_every_verdict_of_the_records() -> None:
-    rows = section("README.md", "| less PPAP-5 as published")
+    rows = finding("| less PPAP-5 as published")
     assert [row[0] for row in rows] == list(CHANGED)
     for label, *cells in rows:
         sweep, *names = CHANGED[label]
@@ -394,7 +402,7 @@ def test_what_the_predictor_chose_is_told(
         if "chosen" in record and record["predictor"] == predictor
     )
     assert Counter(found) == chosen
-    assert words in re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    assert words in re.sub(r"\s+", " ", WORDS)
 
 
 def agrees(cell: str, row: dict[str, str], name: str) -> None:
@@ -418,7 +426,7 @@ def agrees(cell: str, row: dict[str, str], name: str) -> None:
 def test_a_table_of_results_is_that_of_the_records(
     first: str, methods: dict[str, str], records: str, columns: list[str]
 ) -> None:
-    rows = section("README.md", first)
+    rows = finding(first)
     folder, table, predictor = records.split("/")
     assert len(rows) == len(methods)
     for label, *cells in rows:
