@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations import preflight
-from ablations.cells.peer_costs import PeerCost, PeerRow
+from ablations.cells.peer_costs import PeerRow
 from ablations.cells.peers import Trial
 from ablations.errors import UserError
 from ablations.machine import engine, records
@@ -62,13 +62,14 @@ def retime(
         )
     options = _options_of(found[0], tuple(plugin))
     lab, store = options.lab(), open_store(store_url)
-    costs = _costs(found, options, lab)
+    cells = _rows(found, options, lab)
+    costs = [row.cost for row in cells if row.cost]
     for cost in costs:
         store.remove(store.path(cost.key))
     outcome = engine.run(costs, store, workers)
     timed = [
-        _with_costs(record, store.get(cost.key))
-        for record, cost in zip(found, costs, strict=True)
+        _with_costs(record, row, store.get(cost.key))
+        for record, row, cost in zip(found, cells, costs, strict=True)
         if store.holds(cost.key)
     ]
     if timed:
@@ -85,11 +86,11 @@ def _options_of(record: Mapping[str, Any], plugin: tuple[str, ...]) -> Options:
     )  # fmt: skip
 
 
-def _costs(found: list[dict[str, Any]], options: Options, lab: Lab) -> list[PeerCost]:
-    """One cell for each record."""
+def _rows(found: list[dict[str, Any]], options: Options, lab: Lab) -> list[PeerRow]:
+    """One for each record, with a cost of the options that the record's search found."""
     cells = options.results(lab)[SWEEP]
     made = {(c.about.method, c.about.predictor): c for c in cells if isinstance(c, PeerRow)}
-    costs = []
+    rows = []
     for record in found:
         row = made.get((record["method"], record["predictor"]))
         if row is None or row.cost is None or record["budget"] != lab.budget_name:
@@ -98,8 +99,9 @@ def _costs(found: list[dict[str, Any]], options: Options, lab: Lab) -> list[Peer
                 "none that this code makes",
                 "name its plugin with --plugin, or others with --rows",
             )
-        costs.append(replace(row.cost, samples=replace(row.cost.samples, trial=_trial(record))))
-    return costs
+        samples = replace(row.cost.samples, trial=_trial(record))
+        rows.append(replace(row, cost=replace(row.cost, samples=samples)))
+    return rows
 
 
 def _trial(record: Mapping[str, Any]) -> Trial:
@@ -108,13 +110,14 @@ def _trial(record: Mapping[str, Any]) -> Trial:
     return Trial(trial["scale"], trial["eta"], options)
 
 
-def _with_costs(record: Mapping[str, Any], cost: Artifact) -> dict[str, Any]:
+def _with_costs(record: Mapping[str, Any], row: PeerRow, cost: Artifact) -> dict[str, Any]:
     """The record, and in its provenance when and where its costs were measured."""
     stamp, known = dict(cost.meta["provenance"]), record["provenance"]
     machines = list(known.get("machines", [known["hardware"]]))
     machines += [stamp["hardware"]] * (stamp["hardware"] not in machines)
     provenance = {**known, "machines": machines, "costs": stamp}
-    return {**record, **cost.meta["metrics"], "provenance": provenance}
+    figures = {**cost.meta["metrics"], "preparation_passes": row.preparation_passes}
+    return {**record, **figures, "provenance": provenance}
 
 
 def _write(found: list[dict[str, Any]], folder: Path) -> None:

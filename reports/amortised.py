@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
-__all__ = ["cheaper_after", "with_cheaper_after"]
+__all__ = ["PUBLISHED_PASSES", "cheaper_after", "with_cheaper_after"]
+
+PUBLISHED_PASSES = 500_000 * 25
+"""Of the denoiser, for the paper's synthetic images (arXiv 2212.05973) in the steps in use here."""
 
 
 def cheaper_after(
@@ -15,10 +19,10 @@ def cheaper_after(
     """The number of images at which the reference's total time meets a rival's.
 
     Args:
-        seconds: of the rival, an image.
-        preparation: of the rival, seconds before its first image.
+        seconds: of the rival, an image; or passes of a network, or whatever else is paid in.
+        preparation: of the rival, before its first image.
         reference_seconds: of the reference, an image.
-        reference_preparation: of the reference, seconds before its first image.
+        reference_preparation: of the reference, before its first image.
 
     Returns:
         0 where the reference is cheaper from the first image on; NaN where it never is, or a
@@ -31,17 +35,43 @@ def cheaper_after(
 
 
 def with_cheaper_after(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the column ``cheaper_after``, against their predictor's reference row."""
-    needed = ("seconds_per_image", "preparation_seconds")
-    if rows.empty or not all(rows[name].notna().any() for name in needed):
+    """The rows, told when their predictor's reference row becomes cheaper than they are.
+
+    In the columns ``cheaper_after``, in seconds; ``cheaper_after_passes``, in passes of the
+    denoiser; and ``cheaper_after_at_scale``, in passes, had the paper's number of synthetic images
+    been drawn. A column whose figures no row has is left out.
+    """
+    if rows.empty:
         return rows
-    references = rows[rows["reference"]].drop_duplicates("predictor").set_index("predictor")
+    passes = _column(rows, "denoiser_forward") + _column(rows, "denoiser_backward")
+    prepared = _column(rows, "preparation_passes")
+    ways = {
+        "cheaper_after": (_column(rows, "seconds_per_image"), _column(rows, "preparation_seconds")),
+        "cheaper_after_passes": (passes, prepared),
+        "cheaper_after_at_scale": (passes, prepared.where(~(prepared > 0), PUBLISHED_PASSES)),
+    }
+    return rows.assign(
+        **{
+            name: _cheaper(rows, each, before)
+            for name, (each, before) in ways.items()
+            if each.notna().any() and before.notna().any()
+        }
+    )
 
-    def of(row: pd.Series) -> float:
-        if row["reference"] or row["predictor"] not in references.index:
+
+def _column(rows: pd.DataFrame, name: str) -> pd.Series[float]:
+    found = rows[name] if name in rows else pd.Series(math.nan, rows.index)
+    return found.astype(float)
+
+
+def _cheaper(rows: pd.DataFrame, each: pd.Series[float], before: pd.Series[float]) -> list[float]:
+    """Of every row, from what each has cost before its first image and costs for an image."""
+    places = {rows.loc[i, "predictor"]: i for i in reversed(rows.index[rows["reference"]])}
+
+    def of(place: Any) -> float:
+        own = places.get(rows.loc[place, "predictor"])
+        if rows.loc[place, "reference"] or own is None:
             return math.nan
-        reference = references.loc[row["predictor"]]
-        figures = (float(part[name]) for part in (row, reference) for name in needed)
-        return cheaper_after(*figures)
+        return cheaper_after(each[place], before[place], each[own], before[own])
 
-    return rows.assign(cheaper_after=[of(row) for _, row in rows.iterrows()])
+    return [of(place) for place in rows.index]

@@ -106,6 +106,18 @@ METRICS = {
         "images from which on the reference row takes less time in all, its preparation "
         "included; 0 if from the first, n/a if never",
     ),
+    "preparation_passes": Metric(
+        "preparation passes", ",.0f", "lower", False,
+        "images that went through the denoiser, forward, before the first image",
+    ),
+    "cheaper_after_passes": Metric(
+        "reference cheaper after, by passes", ",.0f", None, False,
+        "the same, counted in passes of the denoiser, forward and backward, instead of seconds",
+    ),
+    "cheaper_after_at_scale": Metric(
+        "the same at the paper's scale, predicted", ",.0f", None, False,
+        "the same, had what needs synthetic images drawn the paper's 500 000, in 25 steps",
+    ),
     "belief": Metric(
         "belief", ".3f", None, False,
         "what the guide itself sees in its samples, by the figure that its scale is chosen by",

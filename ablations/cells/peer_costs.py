@@ -179,6 +179,12 @@ class PeerRow(Row):
 
         return seconds(self.banks) / len(self.seeds) + seconds(self.banks[0].data.shards)
 
+    @property
+    def preparation_passes(self) -> int:
+        """Of images through the denoiser, before the first image: for what experts learn from."""
+        drawn = self.banks[0].data.shards if self.banks else ()
+        return sum(shard.count * shard.sampler.steps for shard in drawn)
+
     def inputs(self) -> Iterator[Cell]:
         yield from super().inputs()
         yield from (shard for bank in self.banks for shard in bank.data.shards)
@@ -186,6 +192,7 @@ class PeerRow(Row):
     def compute(self, load: Load) -> Artifact:
         record = super().compute(load).meta["record"]
         record["preparation_seconds"] = self.preparation_seconds(load)
+        record["preparation_passes"] = self.preparation_passes
         if self.cost is not None:
             record |= load(self.cost).meta["metrics"]
         if self.search is not None:

@@ -79,7 +79,7 @@ def test_costs_alone_are_replaced_and_are_of_the_options_in_the_record(
         assert 0 < new["seconds_per_image"] < 99
     freedom, naive = after
     assert naive["denoiser_forward"] == 25
-    assert naive["denoiser_backward"] == 0
+    assert naive["denoiser_backward"] == naive["preparation_passes"] == 0
     assert freedom["denoiser_forward"] == freedom["denoiser_backward"] == 2 * 25
     assert [again["method"], more["method"]] == ["freedom", "naive"]
     json.dumps(written)

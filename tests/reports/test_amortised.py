@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from reports.amortised import cheaper_after, with_cheaper_after
+from reports.amortised import PUBLISHED_PASSES, cheaper_after, with_cheaper_after
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,30 @@ def test_rows_are_held_against_the_reference_of_their_own_predictor() -> None:
     )
     found = with_cheaper_after(rows)["cheaper_after"].tolist()
     assert found == pytest.approx([math.nan, 500.0, math.nan, 500.0, math.nan], nan_ok=True)
+
+
+def test_passes_of_the_denoiser_are_counted_and_the_papers_images_predicted() -> None:
+    rows = pd.DataFrame(
+        {
+            "method": ["ppap", "freedom", "held back", "single"],
+            "predictor": "resnet",
+            "reference": [True, False, False, False],
+            "denoiser_forward": [25.0, 50.0, 25.0, 25.0],
+            "denoiser_backward": [0.0, 50.0, 0.0, 0.0],
+            "preparation_passes": [100_000, 0, 100_000, 0],
+        }
+    )
+    found = with_cheaper_after(rows)
+    assert "cheaper_after" not in found  # nothing was timed
+    never = math.nan  # what costs as much an image is never dearer
+    assert found["cheaper_after_passes"].tolist() == pytest.approx(
+        [math.nan, 100_000 / 75, never, never], nan_ok=True
+    )
+    assert found["cheaper_after_at_scale"].tolist() == pytest.approx(
+        [math.nan, PUBLISHED_PASSES / 75, never, never], nan_ok=True
+    )
+
+
+def test_rows_of_old_that_nobody_counted_get_no_column() -> None:
+    rows = pd.DataFrame({"predictor": ["resnet"], "reference": [True], "seconds_per_image": [0.1]})
+    assert list(with_cheaper_after(rows)) == list(rows)
