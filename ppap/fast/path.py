@@ -247,7 +247,11 @@ class FastPath:
 
 
 def _fill(x: Tensor, count: int) -> Tensor:
-    """(B, ...) -> (count, ...): the last row repeated."""
-    if len(x) == count:
-        return x
-    return torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])])
+    """(B, ...) -> (count, ...): the last row repeated, in the one layout that graphs read.
+
+    A compiled graph takes the strides of its example for those of every input, unasked. One target
+    for all has strides of 0, and noise of the caller's may be channels-last.
+    """
+    if len(x) < count:
+        x = torch.cat([x, x[-1:].expand(count - len(x), *x.shape[1:])])
+    return x.contiguous()

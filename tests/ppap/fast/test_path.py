@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from ppap.compute.tracing import Traced
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
@@ -136,6 +139,36 @@ def test_switching_experts_compiles_nothing_and_other_processes_find_the_graphs(
         sampled(again, again.denoiser, DDIM(10), smooth_bank().guide(TARGETS, 5.0)), found
     )
     assert again.compilations == 0
+
+
+def test_every_input_of_a_graph_has_the_layout_it_was_compiled_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A package takes the strides of its examples for those of all inputs, and reads past them."""
+
+    def package(
+        traced: Traced, arguments: tuple[Any, ...], *_: object
+    ) -> tuple[Callable[..., list[Tensor]], bool]:
+        layouts = [tensor.stride() for tensor in tree_leaves(arguments)]
+
+        def read(*inputs: Any) -> list[Tensor]:
+            assert [tensor.stride() for tensor in tree_leaves(inputs)] == layouts
+            return traced(*inputs)
+
+        return read, True
+
+    monkeypatch.setattr("ppap.fast.path.package", package)
+    monkeypatch.setattr("ppap.fast.path.can_compile", lambda: True)
+    denoiser, bank = learned_denoiser(), smooth_bank()
+    path, noise = FastPath(denoiser, 4), images(4)
+    for count, targets in ((4, [2]), (4, [0, 1, 2, 3]), (3, [2]), (3, [0, 1, 2])):
+        for x_T in (noise, noise.mT, noise.to(memory_format=torch.channels_last)):  # noqa: N806
+            guide = bank.guide(targets, 5.0)
+            found, plain = (
+                sample(denoiser, count, guide, DDIM(3), x_T=x_T[:count], fast=fast)
+                for fast in (path, False)
+            )
+            torch.testing.assert_close(found, plain, atol=1e-4, rtol=0)
 
 
 def test_a_batch_that_is_too_large_is_refused() -> None:
