@@ -53,7 +53,9 @@ class NoisedImages:
     def __post_init__(self) -> None:
         for side in self.size:
             check_whole("a side of the size", side)
-        check_whole("the level", self.level, 0, len(self.schedule) - 1)
+        check_whole("the level", self.level, 0, int(self.schedule.timesteps[-1]))
+        if self.level not in self.schedule.timesteps:
+            raise ValueError(f"the schedule has no timestep {self.level}, which is to be the level")
 
     def __call__(self, images: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
         resized = torch.nn.functional.interpolate(

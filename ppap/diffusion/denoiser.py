@@ -48,7 +48,7 @@ class Denoiser(nn.Module):
     Args:
         network: called as ``network(x_t, timesteps, **conditions)``; a diffusers-style output
             object with a ``sample`` attribute is unwrapped.
-        schedule: the full schedule of training; timesteps index it.
+        schedule: the full schedule of training; its timesteps are what the network is shown.
         shape: (C, H, W) of the images.
         target: what the network predicts: ``"epsilon"``, ``"x_0"`` or ``"v"`` (Salimans &
             Ho, arXiv 2202.00512).

@@ -62,6 +62,11 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.alphas_cumprod)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its timesteps are 0, 1, ..., so that each is its own index."""
+        return int(self.timesteps[0]) == 0 and int(self.timesteps[-1]) == len(self) - 1
+
     @cached_property
     def alphas_cumprod_prev(self) -> Floats:
         """Signal level one step nearer the image; 1 before index 0."""
@@ -112,7 +117,10 @@ class Schedule:
         return Schedule(np.cumprod(1.0 - betas), self.timesteps[kept])
 
     def signal(self, timesteps: Tensor) -> Tensor:
-        """abar of (B,) indices into this schedule: (B,) float32 on their device."""
+        """abar at (B,) original timesteps: (B,) float32 on their device.
+
+        NaN at a timestep that the schedule leaves out.
+        """
         return self._levels(timesteps).float()
 
     def add_noise(self, x_0: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
@@ -120,7 +128,7 @@ class Schedule:
 
         Args:
             x_0: (B, C, H, W) images in [-1, 1].
-            timesteps: (B,) indices into this schedule.
+            timesteps: (B,) original timesteps.
             noise: (B, C, H, W) standard normal.
 
         Returns:
@@ -134,11 +142,13 @@ class Schedule:
         return signal * x_0 + sigma * noise
 
     def _levels(self, timesteps: Tensor) -> Tensor:
-        """abar of (B,) indices in float64, or in float32 on a device that has no other."""
+        """abar at (B,) timesteps in float64, or in float32 on a device that has no other."""
         device = timesteps.device
         tables = _TABLES.setdefault(self, {})
         if device not in tables:
-            table = torch.from_numpy(self.alphas_cumprod)
+            by_timestep = np.full(int(self.timesteps[-1]) + 1, np.nan)
+            by_timestep[self.timesteps] = self.alphas_cumprod
+            table = torch.from_numpy(by_timestep)
             table = table.float() if device.type == "mps" else table
             found = table.to(device)
             if type(found) is not Tensor:  # of a trace, and no numbers

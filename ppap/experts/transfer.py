@@ -221,6 +221,13 @@ def _check(
         raise ValueError(
             f"the denoiser's images are {tuple(denoiser.shape)}, got {tuple(images.shape[1:])}"
         )
+    if not schedule.is_whole:
+        raise ValueError(
+            f"the schedule's {len(schedule)} timesteps are {schedule.timesteps[:3].tolist()} ... "
+            f"{schedule.timesteps[-1]}; experts are trained on those of a whole one, 0 to "
+            f"{len(schedule) - 1}: give the schedule that was not respaced, and let the network "
+            "turn timesteps into its own"
+        )
     if bank.ranges.boundaries[-1] != len(schedule):
         raise ValueError(
             f"the bank's ranges end at {bank.ranges.boundaries[-1]}, "

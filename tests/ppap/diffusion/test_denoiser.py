@@ -5,13 +5,19 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ppap.denoisers.unet import UNetModel
+from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser, RescaledTimesteps, SpaceToDepth, Target
-from ppap.diffusion.schedule import linear_schedule
+from ppap.diffusion.sampling import sample
+from ppap.diffusion.schedule import Schedule, linear_schedule
+from ppap.guidance.likelihoods import ImageLikelihood
+from ppap.guidance.methods.x0_gradient import X0Gradient
+from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import SHAPE, images
 
 
@@ -31,6 +37,22 @@ def test_a_perfect_network_gives_the_noise_back(target: Target) -> None:
     # At t = 0 the noise is divided by 0.01, which float32 knows to 3e-4, and so is the rounding
     # of an image: 2.4e-7 between 2 and 4.
     torch.testing.assert_close(predicted, noise, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("target", ["epsilon", "x_0", "v"])
+def test_a_network_may_count_its_timesteps_from_1(target: Target) -> None:
+    """Its noise levels are those of the timesteps it is shown, for the guide as well."""
+    levels = linear_schedule().alphas_cumprod
+    from_0, from_1 = Schedule(levels), Schedule(levels, np.arange(1, 1001))
+    guide = X0Gradient(ImageLikelihood(lambda x: x.mean((2, 3)), ClassTask(), 2), 20.0)
+
+    def drawn(schedule: Schedule, first: int) -> Tensor:
+        def network(x_t: Tensor, t: Tensor) -> Tensor:
+            return torch.tanh(0.9 * x_t + (t - first)[:, None, None, None] / 1000)
+
+        return sample(Denoiser(network, schedule, SHAPE, target), 3, guide, DDIM(5))
+
+    assert torch.equal(drawn(from_1, 1), drawn(from_0, 0))
 
 
 def test_learned_variance_is_split_off() -> None:

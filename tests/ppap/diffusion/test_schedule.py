@@ -118,6 +118,20 @@ def test_signal_levels_are_those_of_the_table_bit_for_bit() -> None:
         assert torch.equal(schedule.signal(timesteps), expected)
 
 
+def test_a_schedule_of_some_timesteps_looks_levels_up_by_these() -> None:
+    short = linear_schedule().respace("500")
+    timesteps = torch.from_numpy(short.timesteps)
+    levels = torch.from_numpy(short.alphas_cumprod)
+    assert torch.equal(short.signal(timesteps), levels.float())
+    one = torch.ones(500, 1, 1, 1, dtype=torch.float64)
+    noised = short.add_noise(one, timesteps, 0 * one)
+    torch.testing.assert_close(noised[:, 0, 0, 0], levels.sqrt())
+    assert 500 not in short.timesteps
+    assert short.signal(torch.tensor([500])).isnan()
+    assert not short.is_whole
+    assert linear_schedule().is_whole
+
+
 def test_signal_levels_are_looked_up_where_the_timesteps_are() -> None:
     found = cosine_schedule().signal(torch.zeros(2, dtype=torch.int64, device="meta"))
     assert (found.device.type, found.dtype, found.shape) == ("meta", torch.float32, (2,))

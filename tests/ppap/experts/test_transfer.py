@@ -163,6 +163,8 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="500"):
         transfer(bank, SCHEDULE, DATA, Distillation(ClassTask()), SHORT)
     bank = ExpertBank(tiny_predictor(), 2, ppap_adapter(2))
+    with pytest.raises(ValueError, match=r"500 timesteps are \[0, 2, 4\] \.\.\. 999.*0 to 499"):
+        transfer(bank, SCHEDULE.respace("500"), DATA)
     with pytest.raises(ValueError, match="at least one image"):
         transfer(bank, SCHEDULE, DATA[:0], Distillation(ClassTask()), SHORT)
     with pytest.raises(ValueError, match="as many labels"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -29,7 +30,7 @@ from ppap.diffusion.diffusers_scheduler import DiffusersSampler, UnknownSchedule
 from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.guide import Guide
 from ppap.diffusion.sampling import Step, sample
-from ppap.diffusion.schedule import linear_schedule
+from ppap.diffusion.schedule import Schedule, linear_schedule
 from ppap.diffusion.streams import NoiseStreams
 from ppap.guidance.diffusers_pipeline import GuidedScheduler
 from ppap.guidance.guides import LikelihoodGuide
@@ -241,3 +242,7 @@ def test_other_families_are_refused_in_one_line() -> None:
         sample(denoiser(), 1, None, DiffusersSampler(scheduler(PNDMScheduler), 8))
     with pytest.raises(ValueError, match="not those that the denoiser was trained on"):
         sample(denoiser(), 1, None, DiffusersSampler(DDIMScheduler(beta_end=0.05), 8))
+    levels = linear_schedule().alphas_cumprod
+    from_1 = Denoiser(unet(), Schedule(levels, np.arange(1, 1001)), (3, 8, 8))
+    with pytest.raises(ValueError, match="not those that the denoiser was trained on"):
+        sample(from_1, 1, None, DiffusersSampler(scheduler(DDIMScheduler), 8))
