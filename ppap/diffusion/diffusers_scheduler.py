@@ -169,7 +169,7 @@ def guided_scheduler_step(
         short = respaced_schedule(scheduler)
         here = gather(int(np.searchsorted(short.timesteps, timestep)), x_t)
         variance, _ = ancestral_variance(
-            short, here, prediction.variance_fraction, _fixed_variance(scheduler)
+            short, here, _learned_fraction(scheduler, prediction), _fixed_variance(scheduler)
         )
         return x + variance * gradient, x_0
     clipping = _clipping(scheduler)
@@ -190,10 +190,8 @@ def model_output(scheduler: Any, prediction: Prediction, timestep: int, x_t: Ten
         output = (x_t - sigma * output) / alpha
     elif kind == "v_prediction":
         output = (output - sigma * x_t) / alpha
-    learned = str(scheduler.config.get("variance_type")).startswith("learned")
-    if prediction.variance_fraction is None or not learned:
-        return output
-    return torch.cat([output, prediction.variance_fraction], dim=1)
+    fraction = _learned_fraction(scheduler, prediction)
+    return output if fraction is None else torch.cat([output, fraction], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,6 +291,12 @@ def _clipping(scheduler: Any) -> tuple[bool, float]:
     """Whether predicted images are clipped, and to which bound."""
     config = scheduler.config
     return bool(config.get("clip_sample", False)), config.get("clip_sample_range", 1)
+
+
+def _learned_fraction(scheduler: Any, prediction: Prediction) -> Tensor | None:
+    """The variance that the network has learned; None where the scheduler looks at its own."""
+    learned = str(scheduler.config.get("variance_type")).startswith("learned")
+    return prediction.variance_fraction if learned else None
 
 
 def _fixed_variance(scheduler: Any) -> FixedVariance:

@@ -225,6 +225,17 @@ def test_their_noise_follows_our_seeds() -> None:
     assert not torch.allclose(together[0], together[1], atol=0.1)
 
 
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
+def test_a_scheduler_of_fixed_variance_guides_by_it_a_network_that_has_learned_one(
+    variance: str,
+) -> None:
+    both = denoiser(channels=6)
+    alone = Denoiser(lambda x, t: both.network(x, t).sample[:, :3], both.schedule, both.shape)
+    sampler = DiffusersSampler(scheduler(DDPMScheduler, variance_type=variance), STEPS)
+    found, expected = (sample(one, SEEDS, guide(), sampler) for one in (both, alone))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
 def test_other_families_are_refused_in_one_line() -> None:
     for wrong in (
         FlowMatchEulerDiscreteScheduler(),
