@@ -24,6 +24,7 @@ from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.noise_levels import check_schedule
 from ppap.diffusion.stepping import check_gives_gradient
 from ppap.files.images import check_finite
+from ppap.guidance.scale import differentiable
 
 __all__ = ["GuidedScheduler"]
 
@@ -94,18 +95,20 @@ class GuidedScheduler:
                 f"{self.guide.target_count}"
             )
         t = int(timestep)
-        prediction = predicted_noise(self.scheduler, model_output, t, sample)
-        state = State(
-            sample,
-            torch.full((len(sample),), t, device=sample.device),
-            self.denoiser or _Absent(training_schedule(self.scheduler), sample.shape),
-            number=self._number,
-            memory=self._memory,
-        )
-        state.share(prediction)
         networks = Networks(self.guide)
         check_schedule(networks, training_schedule(self.scheduler))
-        with torch.no_grad(), networks.evaluating():
+        # A pipeline may be called in inference mode, in which nothing can be differentiated.
+        with torch.inference_mode(False), torch.no_grad(), networks.evaluating():
+            x_t, output = differentiable(sample), differentiable(model_output)
+            prediction = predicted_noise(self.scheduler, output, t, x_t)
+            state = State(
+                x_t,
+                torch.full((len(x_t),), t, device=x_t.device),
+                self.denoiser or _Absent(training_schedule(self.scheduler), x_t.shape),
+                number=self._number,
+                memory=self._memory,
+            )
+            state.share(prediction)
             gradient = self.guide(state)
         if gradient is not None:
             check_finite(gradient, f"at step {self._number} (timestep {t}) the guide's gradient")

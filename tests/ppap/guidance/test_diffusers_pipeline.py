@@ -187,6 +187,15 @@ def test_every_guide_works_there_and_a_second_call_starts_anew(kind: str) -> Non
         torch.testing.assert_close(piped(pipeline), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_pipeline_may_be_called_in_inference_mode(kind: str) -> None:
+    theirs = scheduler(DDIMScheduler, clip_sample=False)
+    pipeline = DDPMPipeline(unet(), GuidedScheduler(theirs, WRAPPED[kind](), denoiser()))
+    with torch.inference_mode():
+        found = piped(pipeline)
+    torch.testing.assert_close(found, piped(pipeline), rtol=0, atol=0)
+
+
 def test_a_guide_that_needs_the_network_or_other_targets_says_so() -> None:
     through = X0Gradient(ImageLikelihood(lambda x: x.mean((2, 3)), ClassTask(), 2))
     theirs = scheduler(DDIMScheduler)
