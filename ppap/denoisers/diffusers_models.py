@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppap.compute.modules import weights_dtype
-from ppap.diffusion.denoiser import Denoiser, Target, freeze
-from ppap.diffusion.diffusers_scheduler import check_family
+from ppap.diffusion.denoiser import Denoiser, freeze
+from ppap.diffusion.diffusers_scheduler import TARGETS, check_family
 from ppap.diffusion.schedule import Schedule
 from ppap.files.checkpoints import CheckpointError, one_line
 from ppap.files.hub import extra, hub_folder, quiet, read_settings
 
 __all__ = ["IFNetwork", "ImageUNet", "encode_if_captions", "load_diffusers", "load_schedule"]
 
-TARGETS: dict[str, Target] = {"epsilon": "epsilon", "sample": "x_0", "v_prediction": "v"}
 JSON_FILES = ("*.json", "*/*.json")
 AUTOENCODERS = ("vae", "vqvae", "vqmodel", "movq", "first_stage_model")
 """Folders of pipelines whose U-Net sees latents."""

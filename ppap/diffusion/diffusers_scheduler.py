@@ -19,15 +19,18 @@ from torch import Tensor
 
 from ppap.compute.options import check_whole
 from ppap.diffusion.ddpm import FixedVariance, ancestral_variance
-from ppap.diffusion.denoiser import Prediction
+from ppap.diffusion.denoiser import Denoiser, Prediction, Target
 from ppap.diffusion.gradient_entry import guided_prediction
 from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Index, Update, gather
 
 __all__ = [
+    "TARGETS",
     "DiffusersSampler",
     "UnknownSchedulerError",
     "check_family",
+    "check_levels",
+    "check_network",
     "check_scheduler",
     "guided_scheduler_step",
     "predicted_noise",
@@ -35,7 +38,8 @@ __all__ = [
     "training_schedule",
 ]
 
-PREDICTIONS = ("epsilon", "sample", "v_prediction")
+TARGETS: dict[str, Target] = {"epsilon": "epsilon", "sample": "x_0", "v_prediction": "v"}
+"""What a scheduler's network predicts, as denoisers name it."""
 CONSISTENCY = ("LCM", "TCD", "Consistency", "CMStochastic")
 OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 FAMILY = "take one such as DDPM-, DDIM- or DPMSolverMultistepScheduler"
@@ -71,7 +75,7 @@ def check_family(scheduler: Any) -> None:
         wrong = "is for flow matching"
     elif config.get("timestep_type") == "continuous":
         wrong = "shows the network noise levels in place of timesteps"
-    elif kind not in PREDICTIONS:
+    elif kind not in TARGETS:
         wrong = f"is for models that predict {kind!r}"
     if wrong:
         raise UnknownSchedulerError(f"{name} {wrong}; {FAMILY}")
@@ -94,6 +98,40 @@ def check_scheduler(scheduler: Any) -> None:
         wrong = f"has {option}, whose noise levels are not those of its timesteps"
     if wrong:
         raise UnknownSchedulerError(f"{type(scheduler).__name__} {wrong}; {FAMILY}")
+
+
+def check_levels(scheduler: Any, schedule: Schedule) -> None:
+    """Refuse a scheduler of other noise levels than a denoiser's.
+
+    Args:
+        scheduler: of the discrete diffusion family.
+        schedule: the denoiser's, in full.
+
+    Raises:
+        ValueError: then.
+    """
+    own = training_schedule(scheduler).alphas_cumprod
+    same = len(own) == len(schedule) and schedule.is_whole
+    if not same or not np.allclose(own, schedule.alphas_cumprod, rtol=1e-3):
+        raise ValueError(
+            "the scheduler's noise levels are not those that the denoiser was trained on; "
+            "make it from the configuration that came with the denoiser"
+        )
+
+
+def check_network(scheduler: Any, denoiser: Denoiser) -> None:
+    """Refuse a denoiser that is not of the network whose output a scheduler is given.
+
+    Raises:
+        ValueError: for other noise levels, or another target.
+    """
+    check_levels(scheduler, denoiser.schedule)
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    if denoiser.target != TARGETS[kind]:
+        raise ValueError(
+            f"the scheduler's network predicts {kind!r}, the denoiser's {denoiser.target!r}; "
+            f"make it with target={TARGETS[kind]!r}"
+        )
 
 
 def training_schedule(scheduler: Any) -> Schedule:
@@ -229,13 +267,7 @@ class DiffusersSampler:
         Raises:
             ValueError: if the scheduler was made for other noise levels than the denoiser's.
         """
-        own = training_schedule(self.scheduler).alphas_cumprod
-        same = len(own) == len(schedule) and schedule.is_whole
-        if not same or not np.allclose(own, schedule.alphas_cumprod, rtol=1e-3):
-            raise ValueError(
-                "the scheduler's noise levels are not those that the denoiser was trained on; "
-                "make it from the configuration that came with the denoiser"
-            )
+        check_levels(self.scheduler, schedule)
         kept = respaced_schedule(self._fresh("cpu")).timesteps
         return Schedule(schedule.alphas_cumprod[kept], kept)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ppap.compute.modules import Networks
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.diffusers_scheduler import (
+    check_network,
     check_scheduler,
     guided_scheduler_step,
     predicted_noise,
@@ -49,11 +50,14 @@ class GuidedScheduler:
         UnknownSchedulerError: for a scheduler of another family.
         NoiseLevelsError: at a step, if the guide's model is made for another noise schedule.
         NonFiniteError: at a step, if the guide's gradient is not finite.
-        ValueError: at a step, if the guide's targets are for another number of images.
+        ValueError: for a denoiser of other noise levels or another target than the scheduler's, and
+            at a step, if the guide's targets are for another number of images.
     """
 
     def __init__(self, scheduler: Any, guide: Guide, denoiser: Denoiser | None = None) -> None:
         check_scheduler(scheduler)
+        if denoiser is not None:
+            check_network(scheduler, denoiser)
         check_gives_gradient(
             guide, "a pipeline's scheduler", "sample with ppap.sample and a DiffusersSampler"
         )

@@ -234,6 +234,18 @@ def test_their_noise_follows_our_seeds() -> None:
     assert not torch.allclose(together[0], together[1], atol=0.1)
 
 
+def test_a_denoiser_that_is_not_of_the_pipelines_network_is_refused() -> None:
+    """What is differentiated would be another image than the one the scheduler steps towards."""
+    v = scheduler(DDIMScheduler, prediction_type="v_prediction")
+    GuidedScheduler(v, guide(), denoiser("v_prediction"))
+    with pytest.raises(
+        ValueError, match=r"predicts 'v_prediction', the denoiser's 'epsilon'.*'v'$"
+    ):
+        GuidedScheduler(v, guide(), denoiser())
+    with pytest.raises(ValueError, match="not those that the denoiser was trained on"):
+        GuidedScheduler(DDIMScheduler(beta_end=0.05), guide(), denoiser())
+
+
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 def test_a_scheduler_of_fixed_variance_guides_by_it_a_network_that_has_learned_one(
     variance: str,
