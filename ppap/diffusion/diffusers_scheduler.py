@@ -61,7 +61,8 @@ def check_family(scheduler: Any) -> None:
 
     Raises:
         UnknownSchedulerError: without a table of noise levels that timesteps index, for flow
-            matching, consistency models, and networks that are shown noise levels for timesteps.
+            matching, consistency models, networks that are shown noise levels for timesteps, and
+            schedules of which the last level holds no signal.
     """
     name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
     kind = config.get("prediction_type", "epsilon")
@@ -79,6 +80,11 @@ def check_family(scheduler: Any) -> None:
         wrong = f"is for models that predict {kind!r}"
     if wrong:
         raise UnknownSchedulerError(f"{name} {wrong}; {FAMILY}")
+    if float(scheduler.alphas_cumprod[-1]) <= 0:
+        raise UnknownSchedulerError(
+            f"{name} ends in noise without any signal, from which no noise can be told; make it "
+            "with rescale_betas_zero_snr=False"
+        )
 
 
 def check_scheduler(scheduler: Any) -> None:

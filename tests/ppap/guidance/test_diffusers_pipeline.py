@@ -265,6 +265,7 @@ def test_other_families_are_refused_in_one_line() -> None:
         scheduler(DPMSolverMultistepScheduler, use_karras_sigmas=True),
         scheduler(DDIMScheduler, thresholding=True),
         scheduler(UniPCMultistepScheduler, use_flow_sigmas=True),
+        scheduler(DDIMScheduler, rescale_betas_zero_snr=True),
     ):
         for refuse in (lambda: DiffusersSampler(wrong, 8), lambda: GuidedScheduler(wrong, guide())):  # noqa: B023
             with pytest.raises(UnknownSchedulerError, match=type(wrong).__name__) as error:
