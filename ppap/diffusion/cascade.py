@@ -112,6 +112,8 @@ def sample_cascade(stages: Sequence[Stage], seeds: int | Sequence[int]) -> list[
     if not stages:
         raise ValueError("a cascade needs a stage")
     seeds = seed_list(seeds)
+    for stage in stages:  # the last one's are looked at before hours of the first
+        _check_counts(stage, len(seeds))
     first, *others = stages
     outputs = [sample(first.denoiser, seeds, first.guide, first.sampler, batch=first.batch)]
     for place, stage in enumerate(others, start=1):
@@ -132,15 +134,14 @@ def upsample(stage: Stage, images: Tensor, seeds: int | Sequence[int], place: in
         (N, C, H, W) float32 images in [-1, 1] on the CPU.
 
     Raises:
-        ValueError: as :func:`sample_cascade`.
+        ValueError: as :func:`sample_cascade`, and for another number of images than of seeds.
     """
     seeds = [derived_seed(seed, place) for seed in seed_list(seeds)]
-    for name, count in (
-        ("targets", None if stage.guide is None else stage.guide.target_count),
-        ("conditions", stage.denoiser.condition_count),
-    ):
-        if count not in (None, len(seeds)):
-            raise ValueError(f"{len(seeds)} seeds, but {name} for {count} images")
+    if len(images) != len(seeds):
+        raise ValueError(
+            f"{len(seeds)} seeds need as many images of the stage before, got {len(images)}"
+        )
+    _check_counts(stage, len(seeds))
     parts = []
     for start in range(0, len(seeds), stage.batch):  # conditions are made as they are needed
         rows = slice(start, start + stage.batch)
@@ -149,3 +150,13 @@ def upsample(stage: Stage, images: Tensor, seeds: int | Sequence[int], place: in
         guide = None if stage.guide is None else stage.guide.rows(rows)
         parts.append(sample(denoiser, seeds[rows], guide, stage.sampler, batch=stage.batch))
     return joined(parts, stage.denoiser)
+
+
+def _check_counts(stage: Stage, count: int) -> None:
+    """Refuse a stage whose targets or conditions are for another number of images."""
+    for name, found in (
+        ("targets", None if stage.guide is None else stage.guide.target_count),
+        ("conditions", stage.denoiser.condition_count),
+    ):
+        if found not in (None, count):
+            raise ValueError(f"{count} seeds, but {name} for {found} images")

@@ -187,6 +187,23 @@ def test_targets_and_conditions_must_match_the_seeds(stages: list[Stage]) -> Non
         sample_cascade([], SEEDS)
 
 
+def test_each_seed_has_an_image_of_the_stage_before() -> None:
+    """Of one image in the last batch its seeds would all make theirs."""
+    stage = Stage(tiny_denoiser(), DDIM(2), condition=lambda images, seeds: {}, batch=2)
+    for count in (3, 5):
+        with pytest.raises(ValueError, match=f"^4 seeds need as many images .*, got {count}$"):
+            upsample(stage, torch.zeros(count, 3, 4, 4), 4)
+
+
+def test_a_mistake_in_a_later_stage_is_named_before_the_first_is_drawn() -> None:
+    def network(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        pytest.fail("it was drawn")
+
+    first = Stage(Denoiser(network, linear_schedule(), (3, 8, 8)), DDIM(2))
+    with pytest.raises(ValueError, match="2 seeds, but targets for 3 images"):
+        sample_cascade([first, Stage(tiny_denoiser(), DDIM(2), guide(1.0))], 2)
+
+
 def test_one_caption_for_all_goes_through_the_fast_path(stages: list[Stage]) -> None:
     tokens = torch.tensor([[1, 2, 6, 6]])
     denoiser = stages[0].denoiser.with_conditions(tokens=tokens, mask=tokens < 6)
