@@ -14,8 +14,9 @@ from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.guide import State
+from ppap.diffusion.noise_levels import NoiseLevelsError
 from ppap.diffusion.sampling import sample
-from ppap.diffusion.schedule import linear_schedule
+from ppap.diffusion.schedule import cosine_schedule, linear_schedule
 from ppap.diffusion.solver import Sampler, Update
 from ppap.diffusion.stepping import SamplingStep, StepGuide
 from ppap.experts.adapters.adapter import Adapter
@@ -34,7 +35,7 @@ from ppap.guidance.methods.particles import systematic
 from ppap.guidance.methods.tfg import TFG
 from ppap.predictors.softplus import with_softplus
 from ppap.tasks.classes import ClassTask
-from tests.ppap.networks import SHAPE, images, tiny_denoiser, tiny_predictor
+from tests.ppap.networks import SHAPE, TinyResNet, images, tiny_denoiser, tiny_predictor
 
 INDEX = 2
 
@@ -187,6 +188,22 @@ def test_autoguidance_goes_as_far_beyond_the_good_one_as_the_bad_one_is_behind()
     )
     found = sample(good, 3, Autoguidance(bad, 1.0), DDIM(5))
     torch.testing.assert_close(found, sample(mirrored, 3, None, DDIM(5)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [ClassifierFreeGuidance, Autoguidance])
+def test_a_denoiser_made_for_other_noise_guides_no_other(method: Any) -> None:
+    """At the same timestep it would be shown more noise than it knows there, or less."""
+    again = Denoiser(tiny_denoiser().network, linear_schedule(), SHAPE)
+    assert sample(tiny_denoiser(), 1, method(again, 1.0), DDIM(2)).isfinite().all()
+    for schedule, differs in (
+        (cosine_schedule(), "share of signal"),
+        (linear_schedule(500), "500"),
+    ):
+        other = Denoiser(again.network, schedule, SHAPE)
+        with pytest.raises(NoiseLevelsError, match=f"^the denoiser that guides .*{differs}"):
+            sample(tiny_denoiser(), 1, method(other, 1.0), DDIM(2))
+    with pytest.raises(TypeError, match=r"guides by another ppap\.Denoiser.*, got TinyResNet$"):
+        method(TinyResNet())
 
 
 def test_fk_steering_needs_no_gradient_and_raises_the_reward() -> None:
