@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.stepping import check_guide
 
 __all__ = ["check_arguments"]
 
@@ -25,12 +26,8 @@ def check_arguments(denoiser: Any, guide: Any = None, sampler: Any = None) -> No
             "samples are drawn from a ppap.Denoiser(network, schedule, shape), "
             f"got {type(denoiser).__name__}"
         )
-    if guide is not None and not _has(guide, "target_count", "rows"):
-        mend = "take its guide(target, scale)" if hasattr(guide, "guide") else "see ppap.guidance"
-        raise TypeError(f"a guide has targets of its own, got {type(guide).__name__}; {mend}")
-    if sampler is not None and not _has(sampler, "respace", "step"):
+    if guide is not None:
+        check_guide(guide)
+    steps = hasattr(sampler, "respace") and hasattr(sampler, "step")
+    if sampler is not None and (isinstance(sampler, type) or not steps):
         raise TypeError(f"a sampler is such as ppap.DDIM(25), got {sampler!r}")
-
-
-def _has(thing: object, *names: str) -> bool:
-    return not isinstance(thing, type) and all(hasattr(thing, name) for name in names)

@@ -59,8 +59,8 @@ class Denoiser(nn.Module):
             guides see images, and ``sample`` returns them; sample with ``clip=False``.
 
     Raises:
-        TypeError: for a network that cannot be called, and at the call for one that returns no
-            tensor.
+        TypeError: for a network that cannot be called or what is no schedule, and at the call for a
+            network that returns no tensor.
         ValueError: for an unknown target, a shape that is none, and at the call for an output of a
             wrong shape.
     """
@@ -78,7 +78,12 @@ class Denoiser(nn.Module):
         check_choice("target", target, get_args(Target))
         if not callable(network):
             raise TypeError(f"a network is called as (x_t, timesteps), got {network!r}")
-        if len(shape) != 3:
+        if not isinstance(schedule, Schedule):
+            raise TypeError(
+                "a noise schedule is such as ppap.diffusion.schedule.linear_schedule(), or "
+                f"Schedule(alphas_cumprod) there, got {type(schedule).__name__}"
+            )
+        if not hasattr(shape, "__len__") or len(shape) != 3:
             raise ValueError(f"images have a shape (C, H, W), got {shape}")
         for size in shape:
             check_whole("a size of the shape (C, H, W)", size)

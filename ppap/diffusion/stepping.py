@@ -28,6 +28,7 @@ __all__ = [
     "StepGuideError",
     "Stepper",
     "check_gives_gradient",
+    "check_guide",
     "plain_step",
 ]
 
@@ -181,6 +182,26 @@ class StepGuideError(TypeError):
     """A guide that makes whole steps, where only a gradient can be used."""
 
 
+def check_guide(guide: object) -> None:
+    """Refuse what is no guide.
+
+    Raises:
+        TypeError: saying what came, and what to do.
+    """
+    targets = hasattr(guide, "target_count") and hasattr(guide, "rows")
+    acts = callable(guide) or isinstance(guide, StepGuide)
+    if targets and acts and not isinstance(guide, type):
+        return
+    kind = type(guide).__name__
+    if hasattr(guide, "of_state") and not isinstance(guide, type):
+        raise TypeError(
+            f"{kind} is a likelihood, by which a method guides; take one of "
+            "ppap.guidance.METHODS, such as ppap.X0Gradient(likelihood, scale)"
+        )
+    mend = "take its guide(target, scale)" if hasattr(guide, "guide") else "see ppap.guidance"
+    raise TypeError(f"a guide has targets of its own, got {kind}; {mend}")
+
+
 def check_gives_gradient(guide: AnyGuide, place: str, instead: str) -> None:
     """Refuse a guide that makes whole steps.
 
@@ -191,7 +212,9 @@ def check_gives_gradient(guide: AnyGuide, place: str, instead: str) -> None:
 
     Raises:
         StepGuideError: if it is a :class:`StepGuide`.
+        TypeError: if it is no guide at all.
     """
+    check_guide(guide)
     if isinstance(guide, StepGuide):
         raise StepGuideError(
             f"{place} works on gradients, and {type(guide).__name__} makes whole steps; {instead}"

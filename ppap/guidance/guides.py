@@ -8,7 +8,7 @@ guide, the single noise-aware model and the bank of experts are the same
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -125,14 +125,28 @@ class Several:
         """Refuse no parts, or parts for different samples.
 
         Raises:
+            TypeError: for one alone, or what has no targets.
             ValueError: calling the parts ``what``.
         """
-        object.__setattr__(self, "parts", tuple(self.parts))
+        given: Any = self.parts
+        if not isinstance(given, Iterable):
+            raise TypeError(f"a sum is of several {what}, got {type(given).__name__} alone")
+        object.__setattr__(self, "parts", tuple(given))
         if not self.parts:
             raise ValueError(f"a sum needs at least one of the {what}, got none")
+        for part in self.parts:
+            self.check_part(part)
         counts = [part.target_count for part in self.parts]
         if len({*counts} - {None}) > 1:
             raise ValueError(f"{what} must have the same number of targets, got {counts}")
+
+    def check_part(self, part: Any) -> None:
+        """Refuse what is no part of such a sum.
+
+        Raises:
+            TypeError: then.
+        """
+        raise NotImplementedError
 
     @property
     def target_count(self) -> int | None:
@@ -155,6 +169,7 @@ class SumOfGuides(Several):
 
     Raises:
         StepGuideError: for a guide that makes whole steps.
+        TypeError: for parts that are no guides.
         ValueError: for no guide, or guides with different numbers of targets.
     """
 
@@ -162,10 +177,11 @@ class SumOfGuides(Several):
 
     def __post_init__(self) -> None:
         self.check_parts("guides")
-        for part in self.parts:
-            check_gives_gradient(
-                part, "a sum of guides", "give it a SumOfLikelihoods, and guide by it alone"
-            )
+
+    def check_part(self, part: Any) -> None:
+        check_gives_gradient(
+            part, "a sum of guides", "give it a SumOfLikelihoods, and guide by it alone"
+        )
 
     def __call__(self, state: State) -> Tensor | None:
         total = None

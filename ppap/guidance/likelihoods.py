@@ -200,6 +200,7 @@ class SumOfLikelihoods(Several):
     """Several targets at once, independent of each other: their log-likelihoods add.
 
     Raises:
+        TypeError: for parts that are no likelihoods.
         ValueError: for no part, or parts with different numbers of targets.
     """
 
@@ -207,6 +208,17 @@ class SumOfLikelihoods(Several):
 
     def __post_init__(self) -> None:
         self.check_parts("likelihoods")
+
+    def check_part(self, part: Any) -> None:
+        if not hasattr(part, "of_state"):
+            mend = (
+                "take its likelihood(target)"
+                if hasattr(part, "likelihood")
+                else ("such as ppap.ImageLikelihood(predictor, task, targets)")
+            )
+            raise TypeError(
+                f"a sum of likelihoods takes likelihoods, got {type(part).__name__}; {mend}"
+            )
 
     def of_state(
         self, state: State, jitter: Tensor | None = None, clip: float | None = None

@@ -76,10 +76,18 @@ def scale_at(scale: Scale, state: State) -> float | Tensor:
     """The scale at a state's noise level: a number, or (B,) numbers.
 
     Raises:
+        TypeError: for a function that gives neither a number nor numbers.
         ValueError: for another number of scales than of samples.
     """
     if callable(scale) and not isinstance(scale, Tensor):
-        scale = torch.as_tensor(scale(state.signal))
+        found = scale(state.signal)
+        try:
+            scale = torch.as_tensor(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"a guidance scale that is a function of abar gives (B,) numbers or one, got "
+                f"{found!r}"
+            ) from error
     if isinstance(scale, int | float):
         return scale
     scale, count = torch.as_tensor(scale), len(state.x_t)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import nn
 
 from ppap.diffusion import sampling
 from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.denoiser import Denoiser
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
 from ppap.experts.transfer import transfer
 from ppap.fast.sampling import sample, synthesize
+from ppap.guidance.diffusers_pipeline import GuidedScheduler
+from ppap.guidance.guides import SumOfGuides
+from ppap.guidance.likelihoods import SumOfLikelihoods
+from ppap.guidance.wrappers import GuidanceInterval
 from tests.ppap.networks import tiny_denoiser, tiny_predictor
 
 
@@ -28,6 +34,14 @@ CALLS: dict[str, tuple[Callable[[Any], object], str]] = {
     "a network": (lambda draw: draw(nn.Identity(), 2), r"ppap\.Denoiser\(.*got Identity"),
     "a bank": (lambda draw: draw(tiny_denoiser(), 2, bank()), r"guide\(target, scale\)"),
     "a target": (lambda draw: draw(tiny_denoiser(), 2, 207), "a guide has targets .* got int"),
+    "a likelihood": (
+        lambda draw: draw(tiny_denoiser(), 2, bank().likelihood(1)),
+        r"^NoisyLikelihood is a likelihood, .* ppap\.X0Gradient\(likelihood, scale\)$",
+    ),
+    "a scale": (
+        lambda draw: draw(tiny_denoiser(), 2, bank().guide(1, lambda signal: None)),
+        r"function of abar gives \(B,\) numbers or one, got None$",
+    ),
     "a class": (lambda draw: draw(tiny_denoiser(), 2, None, DDIM), "such as ppap.DDIM"),
     "steps": (lambda draw: draw(tiny_denoiser(), 2, None, 25), r"such as ppap\.DDIM\(25\), got 25"),
     "a batch": (lambda draw: draw(tiny_denoiser(), 2, batch="4"), "batch is a whole number"),
@@ -41,6 +55,36 @@ def test_sampling_says_what_it_takes(kind: str, draw: Callable[..., object]) -> 
     call, said = CALLS[kind]
     with pytest.raises(TypeError, match=said):
         call(draw)
+
+
+OTHERS: dict[str, tuple[Callable[[], object], str]] = {
+    "an interval of a bank": (lambda: GuidanceInterval(cast(Any, bank())), "take its guide"),
+    "a sum of banks": (lambda: SumOfGuides(cast(Any, (bank(), bank()))), "take its guide"),
+    "a sum of one guide": (lambda: SumOfGuides(cast(Any, bank().guide(1))), "guides, got .* alone"),
+    "likelihoods of banks": (
+        lambda: SumOfLikelihoods(cast(Any, (bank(), bank()))),
+        r"got ExpertBank; take its likelihood\(target\)$",
+    ),
+    "likelihoods of guides": (
+        lambda: SumOfLikelihoods((cast(Any, bank().guide(1)),)),
+        r"got LikelihoodGuide; such as ppap\.ImageLikelihood",
+    ),
+    "a pipeline's guide": (
+        lambda: GuidedScheduler(DDIMScheduler(), cast(Any, bank())),
+        "take its guide",
+    ),
+    "a denoiser's schedule": (
+        lambda: Denoiser(nn.Identity(), cast(Any, "linear"), (3, 8, 8)),
+        "schedule .* got str$",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_put_together_says_what_it_takes(kind: str) -> None:
+    make, said = OTHERS[kind]
+    with pytest.raises(TypeError, match=said):
+        make()
 
 
 def test_synthesis_says_what_it_takes() -> None:
