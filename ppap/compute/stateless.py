@@ -20,6 +20,9 @@ def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> An
     names is replaced by one of them: :func:`torch.func.functional_call` goes by names, and would
     leave the last value in such a layer (torch 2.14).
 
+    In training mode layers may write into their buffers, as a spectral norm does: those that are
+    not replaced are copied for the call.
+
     Args:
         module: is left as it is.
         state: by the names that ``named_parameters`` and ``named_buffers`` give; what is left out
@@ -29,12 +32,15 @@ def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> An
     Raises:
         ValueError: for several values of one shared weight.
     """
+    state = dict(state)
     names: dict[int, list[str]] = {}
     for path, layer in module.named_modules():
         for held in (layer._parameters, layer._buffers):
             for leaf, tensor in held.items():
                 if tensor is not None:
                     names.setdefault(id(tensor), []).append(f"{path}.{leaf}" if path else leaf)
+    if module.training:
+        state = state | _own_buffers(module, state)
     whole = dict(state)
     for tied in names.values():
         if len(tied) > 1:
@@ -44,6 +50,15 @@ def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> An
             whole |= {name: state[given[0]] for name in tied if given}
     with exclusive(module):
         return functional_call(module, whole, inputs, tie_weights=False)
+
+
+def _own_buffers(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the buffers that a state leaves out, or holds as the very ones of the module."""
+    return {
+        name: buffer.clone()
+        for name, buffer in module.named_buffers()
+        if state.get(name, buffer) is buffer
+    }
 
 
 def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

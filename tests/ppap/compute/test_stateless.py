@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -52,3 +53,41 @@ def test_weights_that_are_left_out_are_the_modules_own() -> None:
     found = run_with(module, {"third.weight": third}, x)
     module.third.weight.data = third
     assert torch.equal(found, module(x))
+
+
+class Counting(nn.Module):
+    """Writes into buffers in training: a spectral norm's, and a count of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3))
+        self.norm = nn.InstanceNorm1d(3, track_running_stats=True)
+        self.register_buffer("calls", torch.zeros(()))
+        self.same = nn.Module()
+        self.same.register_buffer("calls", self.calls)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.calls += 1
+        return self.norm(self.layer(x)) * self.same.calls
+
+
+@pytest.mark.parametrize("given", ["", "calls", "layer.bias"])
+def test_what_layers_write_in_training_is_not_kept(given: str) -> None:
+    torch.manual_seed(0)
+    module, x = Counting().train(), torch.randn(2, 3, 3)
+    whole = dict(module.named_parameters()) | dict(module.named_buffers())
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    state = {name: value for name, value in whole.items() if name == given}
+    first = run_with(module, state, x)
+    assert torch.equal(run_with(module, state, x), first)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert torch.equal(module(x), first)  # a count of 1, and one iteration from the same vectors
+
+
+def test_buffers_that_are_replaced_are_written_in_place() -> None:
+    module, statistics = nn.BatchNorm1d(3).train(), torch.zeros(3)
+    run_with(module, {"running_mean": statistics}, torch.ones(2, 3))
+    torch.testing.assert_close(statistics, torch.full((3,), 0.1))
+    assert torch.equal(module.running_mean, torch.zeros(3))
+    assert int(module.num_batches_tracked) == 0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppap.compute import precision
 from ppap.compute.precision import PrecisionError
@@ -74,6 +76,22 @@ def test_the_predictor_is_left_as_it_was() -> None:
     reference = tiny_predictor().state_dict()
     assert all(torch.equal(v, reference[k]) for k, v in bank.predictor.state_dict().items())
     assert not bank.training
+
+
+@pytest.mark.parametrize("order", ["ascending", "together"])
+def test_what_layers_write_in_training_is_not_left_in_the_predictor(
+    order: Any, tmp_path: Path
+) -> None:
+    predictor = tiny_predictor()
+    nn.utils.parametrizations.spectral_norm(predictor.network.fc)
+    whole = copy.deepcopy(predictor)
+    bank = ExpertBank(predictor, 2, ppap_adapter(2, layers="conv1"))
+    transfer(bank, SCHEDULE, DATA, training=replace(SHORT, start="base", order=order))
+    bank.train()(images(4), torch.tensor([0, 999, 1, 998]))  # in one pass
+    now = predictor.state_dict()
+    assert all(torch.equal(value, now[name]) for name, value in whole.state_dict().items())
+    bank.save(tmp_path)
+    ExpertBank.load(tmp_path, whole)
 
 
 def test_an_expert_starts_from_the_one_before_it() -> None:
