@@ -73,10 +73,16 @@ def identity(
     """What decides a training's result, before it begins: digests and descriptions, by name."""
     count = len(images)
     some = torch.arange(min(count, LOOKED_AT)) * count // min(count, LOOKED_AT)
+    predictor = bank.identity()
     return {
         "training": _described(training),
         "predictor": bank.fingerprint(),
+        "buffers of the predictor": predictor.buffers[predictor.dtype],
+        "mean, std and size": _described((predictor.mean, predictor.std, predictor.size)),
+        "normalised": str(bank.normalised),
+        "task": _described(bank.task),
         "first state of the experts": fingerprint(bank.experts.state_dict()),
+        "adapter": _described(bank.adapter),
         "ranges": _described(bank.ranges),
         "schedule": hashlib.sha256(schedule.alphas_cumprod.tobytes()).hexdigest()[:16],
         "objective": _described(objective),
@@ -199,7 +205,8 @@ class TrainingFile:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except Exception as error:  # a damaged file makes its reader raise almost anything
             raise CheckpointError(f"{self._damaged} ({one_line(error)})") from error
-        other = [name for name, value in self.identity.items() if found.get(name) != value]
+        # What an earlier version did not write down is taken for the same.
+        other = [name for name, value in self.identity.items() if found.get(name, value) != value]
         if other:
             raise CheckpointError(
                 f"{self.path} is of another training: {', '.join(other)} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +12,19 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
 from ppap.experts import compiled_step, in_turn
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Full
 from ppap.experts.bank import ExpertBank
 from ppap.experts.objectives import Distillation, Supervision
 from ppap.experts.training import Training
 from ppap.experts.transfer import transfer
-from ppap.files.checkpoints import CheckpointError
+from ppap.files.checkpoints import CheckpointError, load_state, save_weights
 from ppap.files.images import to_uint8
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
@@ -47,8 +50,20 @@ class Interrupted(Exception):  # noqa: N818 (no error)
     """What ends a training in the middle."""
 
 
-def bank_of(adapter: Adapter | None = None, seed: int = 0) -> ExpertBank:
-    return ExpertBank(tiny_predictor(), 3, adapter or ppap_adapter(2, 2.0), seed=seed)
+def bank_of(adapter: Adapter | None = None, **options: Any) -> ExpertBank:
+    return ExpertBank(tiny_predictor(), 3, adapter or ppap_adapter(2, 2.0), **options)
+
+
+def shown_otherwise(**changes: Any) -> ExpertBank:
+    given = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)} | changes
+    predictor = Predictor(tiny_predictor().network, **given)
+    return ExpertBank(predictor, 3, ppap_adapter(2, 2.0))
+
+
+def with_other_statistics() -> ExpertBank:
+    predictor = tiny_predictor()
+    predictor.network.bn1.running_mean.add_(0.5)
+    return ExpertBank(predictor, 3, Adapter((Lora(2, 2.0),)))
 
 
 def train(bank: ExpertBank, training: Training, file: Path | None, **options: Any) -> list[float]:
@@ -185,7 +200,13 @@ def test_through_accelerate_it_goes_on_as_well(tmp_path: Path) -> None:
     [
         ({"training": replace(TRAINING, seed=1)}, "training differs"),
         ({"bank": bank_of(seed=1)}, "first state of the experts differs"),
-        ({"bank": bank_of(Adapter((Full(),)))}, "first state of the experts differs"),
+        ({"bank": bank_of(Adapter((Full(),)))}, "first state of the experts, adapter differ"),
+        ({"bank": bank_of(ppap_adapter(2, 4.0))}, "adapter differs"),
+        ({"bank": bank_of(normalised=False)}, "normalised differs"),
+        ({"bank": bank_of(task=ClassTask(temperature=1.0))}, "task differs"),
+        ({"bank": shown_otherwise(mean=(0.5, 0.4, 0.4))}, "mean, std and size differs"),
+        ({"bank": shown_otherwise(size=(6, 6))}, "mean, std and size differs"),
+        ({"bank": with_other_statistics()}, "buffers of the predictor, first state"),
         ({"schedule": cosine_schedule()}, "schedule differs"),
         ({"images": DATA.flip(0)}, "images differs"),
         ({"images": DATA[:12]}, "images differs"),
@@ -221,6 +242,16 @@ def test_a_file_of_another_accelerator_is_refused(
     train(bank_of(), TRAINING, file)
     with pytest.raises(CheckpointError, match=f"of another training: {said}"):
         train(bank_of(), TRAINING, file, accelerator=Accelerator(cpu=True, **options))
+
+
+def test_what_an_earlier_version_did_not_write_down_is_taken_for_the_same(tmp_path: Path) -> None:
+    file, whole = tmp_path / "training.safetensors", bank_of()
+    losses = train(whole, TRAINING, file)
+    with safe_open(file, "pt") as opened:
+        known = json.loads(opened.metadata()["training"])
+    del known["adapter"], known["task"]
+    save_weights(load_state(file), file, metadata={"training": json.dumps(known)})
+    assert train(bank_of(), TRAINING, file, progress=interrupt_at(1)) == losses
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, -1])
