@@ -18,6 +18,7 @@ __all__ = [
     "Precision",
     "PrecisionError",
     "autocast",
+    "cast_to",
     "check_precision",
     "choose_precision",
     "float32_modes",
@@ -115,6 +116,14 @@ def without_autocast(
     return torch.autocast(torch.device(device).type, enabled=False)
 
 
+def cast_to(device: torch.device | str) -> torch.dtype | None:
+    """The type to which an autocast that is in force casts products there; None without one."""
+    kind = torch.device(device).type  # such as "meta", which knows no autocast
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
 def float32_modes(device: torch.device | str | None = None) -> tuple[str, ...]:
     """How float32 products and convolutions are computed: ``"ieee"``, ``"tf32"``, ``"bf16"``.
 
@@ -170,12 +179,7 @@ def in_float32(function: Callable[[Any, Any], Tensor], prediction: Any, target: 
     that of a prediction, or of an autocast around it.
     """
     leaves = [leaf for leaf in tree_leaves(prediction) if isinstance(leaf, Tensor)]
-    cast = {
-        kind
-        for kind in {leaf.device.type for leaf in leaves}
-        if torch.amp.is_autocast_available(kind)  # not on "meta"
-        and torch.is_autocast_enabled(kind)
-    }
+    cast = {kind for kind in {leaf.device.type for leaf in leaves} if cast_to(kind)}
     if any(leaf.dtype in HALF for leaf in leaves):
         prediction = tree_map_only(Tensor, widened, prediction)
     with ExitStack() as outside:

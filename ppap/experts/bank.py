@@ -199,6 +199,7 @@ class ExpertBank(nn.Module):
         """Parameters and buffers of the network under an expert, by name; kept while they hold."""
         return self._weights.kept(expert, self.expert(expert), lambda: self.merged(expert))
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def merged(self, expert: int) -> dict[str, Tensor]:
         """As :meth:`effective`, computed anew and not kept."""
@@ -264,7 +265,9 @@ class ExpertBank(nn.Module):
             The bank's own predictor, good until :meth:`unmerge` or the next merge.
         """
         self.unmerge()
-        self._weights.write(self._effective(expert))
+        device = next(self.predictor.network.parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            self._weights.write(self._effective(expert))
         return self.predictor
 
     def unmerge(self) -> None:

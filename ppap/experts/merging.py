@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ppap.compute.changes import Watch, marks
 from ppap.compute.modules import outer_call
+from ppap.compute.precision import cast_to
 from ppap.experts.adapters.student import Student
 from ppap.experts.expert import Expert
 
@@ -70,12 +71,14 @@ class NetworkWeights:
 class MergedWeights:
     """The merged weights of the expert that was used last, as long as nothing has changed.
 
+    Within an autocast they are merged in its type, and not kept beyond it.
+
     Values are looked at once a trajectory, and at every call outside one, so that a write which
     PyTorch does not count, as through ``.data``, is noticed, too; other writes are at once.
     """
 
     def __init__(self) -> None:
-        self._kept: tuple[int, dict[str, Tensor]] | None = None
+        self._kept: tuple[tuple[int, torch.dtype | None], dict[str, Tensor]] | None = None
         self._watch = Watch()
         self._marks: list[tuple[int, int]] = []
         self._call: int | None = None
@@ -97,11 +100,12 @@ class MergedWeights:
         """
         listed, call = [*own, *base], outer_call()
         seen = marks(listed)
+        which = expert, cast_to(listed[0].device)
         # Another expert's tensors are looked at when their turn comes, though nothing changed.
-        turned = self._kept is None or self._kept[0] != expert
+        turned = self._kept is None or self._kept[0] != which
         if turned or call is None or call != self._call or seen != self._marks:
             if self._watch.changed(lambda: listed) or turned:
-                self._kept = expert, merge()
+                self._kept = which, merge()
             self._marks, self._call = seen, call
         assert self._kept is not None
         return self._kept[1]

@@ -104,6 +104,7 @@ class MixedPass:
             self.check.drop(f"{type(error).__name__}: {one_line(error)}")
             return None
 
+    @torch.inference_mode(False)
     def _agrees(
         self,
         base: State,
@@ -119,6 +120,7 @@ class MixedPass:
         """
         assert self.grouped is not None
         grouped, student = self.grouped, self.student
+        chosen = chosen.clone()  # for it may have been made in inference mode
         known = self.check.compared(training)
         counted: list[str] = []
         apart = [] if known else [disturbed(tensors, n) for n, tensors in enumerate(own)]

@@ -126,6 +126,39 @@ def test_merged_weights_are_kept_while_nothing_changes() -> None:
     assert bank.effective(1) is not bank.effective(0)
 
 
+def test_what_is_merged_within_an_autocast_is_not_kept_beyond_it() -> None:
+    bank, x = lora_bank(), images(4)
+    expected = bank.predict(x, 1)
+    merged = lora_bank().merge(1)(x)
+    bank = lora_bank()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = bank.predict(x, 1)
+        bank.merge(1)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(bank.predictor(x), merged)
+    bank.unmerge()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(bank.predict(x, 1), rounded)
+    assert torch.equal(bank.predict(x, 1), expected)
+
+
+def test_a_bank_that_was_used_in_inference_mode_has_a_gradient_afterwards(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    used, fresh = lora_bank(), lora_bank()
+    with torch.inference_mode():
+        used(images(2), torch.tensor([0, 999]))
+        used.predict(images(2), 1)
+    found = []
+    for bank in (used, fresh):
+        x = images(2).requires_grad_()
+        bank.predict(x, 1).square().sum().backward()
+        bank(x, torch.tensor([0, 999])).square().sum().backward()
+        found.append(x.grad)
+    assert torch.equal(*found)
+    assert not caplog.text
+
+
 def test_within_a_trajectory_values_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     bank, looks = lora_bank(), []
     looked = merging.Watch.changed
