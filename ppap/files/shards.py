@@ -134,8 +134,8 @@ class ImageShards:
     def __getitem__(self, chosen: int | slice | Tensor) -> Tensor:
         """(B, C, H, W) of a slice of the images or of (B,) int64 places from 0 to N - 1.
 
-        A single place gives its image (C, H, W), as a ``DataLoader`` asks for them; one below 0 is
-        counted from the end.
+        A mask (N,) gives the images where it is true, as of a tensor. A single place gives its
+        image (C, H, W), as a ``DataLoader`` asks for them; one below 0 is counted from the end.
 
         Raises:
             IndexError: for a place outside.
@@ -145,7 +145,7 @@ class ImageShards:
         if isinstance(chosen, slice):
             places = np.arange(*chosen.indices(len(self)))
         elif isinstance(chosen, Tensor) and chosen.ndim:
-            places = chosen.cpu().numpy()
+            places = self._places(chosen.cpu())
         else:
             place = range(len(self))[chosen]
             return self[place : place + 1][0]
@@ -157,6 +157,17 @@ class ImageShards:
             rows = shards == number
             found[rows] = self._map(int(number))[places[rows] % self.size]
         return torch.from_numpy(found)
+
+    def _places(self, chosen: Tensor) -> npt.NDArray[Any]:
+        if chosen.dtype == torch.bool and chosen.shape == self.shape[:1]:
+            chosen = chosen.nonzero()[:, 0]
+        whole = not chosen.is_floating_point() and chosen.dtype != torch.bool
+        if chosen.ndim != 1 or not whole:
+            raise TypeError(
+                f"images are chosen by whole numbers (B,) or a mask ({len(self)},), got "
+                f"{chosen.dtype} of shape {tuple(chosen.shape)}"
+            )
+        return chosen.numpy()
 
     def _map(self, number: int) -> Bytes:
         if number not in self._maps:

@@ -53,6 +53,22 @@ def test_places_are_read_in_their_order_and_as_often_as_they_come(tmp_path: Path
     assert len(shards[places[:0]]) == 0
 
 
+def test_a_mask_chooses_as_of_a_tensor(tmp_path: Path) -> None:
+    shards, images = written(tmp_path, 7, 3)
+    mask = torch.tensor([False, True, True, False, False, False, True])
+    assert torch.equal(shards[mask], images[mask])
+    assert len(shards[mask & False]) == 0
+
+
+@pytest.mark.parametrize(
+    "chosen", [torch.ones(6) > 0, torch.ones(2), torch.ones(2, 2).long(), torch.ones(7, 3) > 0]
+)
+def test_what_chooses_no_images_is_refused(tmp_path: Path, chosen: Tensor) -> None:
+    shards, _ = written(tmp_path, 7, 3)
+    with pytest.raises(TypeError, match=r"whole numbers \(B,\) or a mask \(7,\)"):
+        shards[chosen]
+
+
 @pytest.mark.parametrize("place", [-1, 7])
 def test_a_place_outside_is_refused(tmp_path: Path, place: int) -> None:
     shards, _ = written(tmp_path, 7, 3)
