@@ -39,9 +39,9 @@ class Expert(nn.Module):
 
 
 def _escape(key: str) -> str:
-    """Module attributes cannot hold dots."""
-    return key.replace(".", "/")
+    """Module attributes cannot hold dots; names of layers may hold slashes, which are doubled."""
+    return key.replace("/", "//").replace(".", "/")
 
 
 def _unescape(key: str) -> str:
-    return key.replace("/", ".")
+    return "/".join(part.replace("/", ".") for part in key.split("//"))

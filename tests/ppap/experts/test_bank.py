@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +56,24 @@ def test_one_expert_is_the_single_model() -> None:
     state = bank.expert(0).tensors() | bank.expert(0).statistics()
     single.network.load_state_dict(state)
     assert torch.equal(bank(images(7), TIMESTEPS), single(images(7)))
+
+
+@pytest.mark.parametrize("adapter", [Adapter((Full(),)), ppap_adapter(2, layers="auto")])
+def test_layers_may_have_slashes_in_their_names(adapter: Adapter, tmp_path: Path) -> None:
+    banks = []
+    for name in ("conv1/7x7", "conv1_7x7"):
+        torch.manual_seed(0)
+        layers = {name: nn.Conv2d(3, 6, 7), "flat": nn.Flatten(), "fc": nn.Linear(24, 5)}
+        network = nn.Sequential()
+        for key, layer in layers.items():
+            network.add_module(key, layer)
+        banks.append(scrambled(ExpertBank(Predictor(network), 2, adapter)))
+    bank, twin = banks
+    assert "conv1/7x7.bias" in bank.expert(0).tensors()
+    assert torch.equal(bank(images(7), TIMESTEPS), twin(images(7), TIMESTEPS))
+    bank.save(tmp_path)
+    loaded = ExpertBank.load(tmp_path, bank.predictor)
+    assert torch.equal(loaded(images(7), TIMESTEPS), twin(images(7), TIMESTEPS))
 
 
 def test_only_experts_receive_gradients() -> None:
