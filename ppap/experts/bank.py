@@ -27,7 +27,7 @@ from ppap.experts.bank_files import (
 from ppap.experts.expert import Expert
 from ppap.experts.fresh import check_adaptable, fresh_experts
 from ppap.experts.identity import PredictorIdentity, former_fingerprints
-from ppap.experts.merging import NetworkWeights
+from ppap.experts.merging import NetworkWeights, keep_out_of_state
 from ppap.experts.mixed import MixedPass
 from ppap.experts.routing import NoiseRanges
 from ppap.files.checkpoints import CheckpointError
@@ -106,6 +106,7 @@ class ExpertBank(nn.Module):
         report_coverage(predictor.network, self.adapter)
         self.student = self.adapter.student(predictor.network)
         self._mixed = self._mixed_pass()
+        keep_out_of_state(self)
 
     def __len__(self) -> int:
         return len(self.ranges)
@@ -199,11 +200,9 @@ class ExpertBank(nn.Module):
         """Parameters and buffers of the network under an expert, by name; kept while they hold."""
         return self._weights.kept(expert, self.expert(expert), lambda: self.merged(expert))
 
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def merged(self, expert: int) -> dict[str, Tensor]:
         """As :meth:`effective`, computed anew and not kept."""
-        return {key: value.detach() for key, value in self._effective(expert).items()}
+        return self._weights.under(self.student, self.expert(expert))
 
     def _together(self, images: Tensor, experts: Tensor) -> Tensor | None:
         """In one pass; None if there is none that gives the same."""
@@ -226,9 +225,6 @@ class ExpertBank(nn.Module):
         if not self._mixed.fits(self.predictor.network, thorough):
             self.student = self.adapter.student(self.predictor.network)
             self._mixed = self._mixed_pass()
-
-    def _effective(self, number: int) -> dict[str, Tensor]:
-        return self._weights.under(self.student, self.expert(number))
 
     def train(self, mode: bool = True) -> ExpertBank:
         """Training or evaluation mode; forgets merged weights."""
@@ -255,19 +251,17 @@ class ExpertBank(nn.Module):
         about = len(self), self.seed, self.absorbed
         return fresh_experts(self.adapter, self.predictor.network, *about)
 
-    @torch.no_grad()
     def merge(self, expert: int) -> Predictor:
         """Write an expert into the predictor, which then is an ordinary noise-aware module.
 
-        The bank itself goes on working, for every expert: it remembers what it overwrote.
+        The bank itself goes on working, for every expert: it remembers what it overwrote. Its
+        ``state_dict`` holds the predictor as it was.
 
         Returns:
             The bank's own predictor, good until :meth:`unmerge` or the next merge.
         """
         self.unmerge()
-        device = next(self.predictor.network.parameters()).device
-        with torch.autocast(device.type, enabled=False):
-            self._weights.write(self._effective(expert))
+        self._weights.merge(self.student, self.expert(expert))
         return self.predictor
 
     def unmerge(self) -> None:

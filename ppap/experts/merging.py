@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,7 +17,7 @@ from ppap.compute.precision import cast_to
 from ppap.experts.adapters.student import Student
 from ppap.experts.expert import Expert
 
-__all__ = ["MergedWeights", "NetworkWeights", "WrittenWeights"]
+__all__ = ["MergedWeights", "NetworkWeights", "WrittenWeights", "keep_out_of_state"]
 
 
 class NetworkWeights:
@@ -32,16 +34,19 @@ class NetworkWeights:
 
     @property
     def replaced(self) -> dict[str, Tensor]:
-        """What :meth:`write` replaced in the network, by name; empty when nothing is written."""
+        """What :meth:`merge` replaced in the network, by name; empty when nothing is written."""
         return self._written.replaced
 
     def base(self) -> dict[str, Tensor]:
         """The unadapted network's parameters, by name."""
         return dict(self.network.named_parameters()) | self.replaced
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def under(self, student: Student, expert: Expert) -> dict[str, Tensor]:
-        """Parameters and statistics under an expert, by name, differentiable in its tensors."""
-        return student.effective(self.base(), expert.tensors()) | expert.statistics()
+        """Parameters and statistics under an expert, by name; no gradient."""
+        found = student.effective(self.base(), expert.tensors()) | expert.statistics()
+        return {key: value.detach() for key, value in found.items()}
 
     def kept(
         self, number: int, expert: Expert, merge: Callable[[], dict[str, Tensor]]
@@ -54,18 +59,41 @@ class NetworkWeights:
         """Merge anew at the next call."""
         self._merged.forget()
 
-    def write(self, values: Mapping[str, Tensor]) -> None:
-        """Overwrite the network's parameters and buffers by name."""
-        self._written.write(values)
+    def merge(self, student: Student, expert: Expert) -> None:
+        """Write an expert into the network, in the network's own precision."""
+        device = next(self.network.parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            self._written.write(self.under(student, expert))
 
     def as_it_was(self) -> AbstractContextManager[None]:
         """Within it the network has its own weights, whatever is written into it."""
         return self._written.lifted()
 
     def restore(self) -> None:
-        """Make the network what it was before :meth:`write`, bit for bit."""
+        """Make the network what it was before :meth:`merge`, bit for bit."""
         self._written.restore()
         self._merged.forget()
+
+
+def keep_out_of_state(bank: Any) -> None:
+    """Make the ``state_dict`` of a bank that of before a merge, and undo merges before it loads.
+
+    Args:
+        bank: an :class:`ppap.experts.bank.ExpertBank`.
+    """
+    bank.register_state_dict_post_hook(_put_originals)
+    bank.register_load_state_dict_pre_hook(_unmerge)
+
+
+def _put_originals(bank: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    for key, value in WrittenWeights(bank.predictor.network).originals().items():
+        name = f"{prefix}predictor.network.{key}"
+        if name in state:
+            state[name] = value
+
+
+def _unmerge(bank: Any, *_: Any) -> None:
+    bank.unmerge()
 
 
 class MergedWeights:
@@ -123,16 +151,29 @@ class WrittenWeights:
 
     Args:
         module: whose parameters and buffers are overwritten.
+
+    Attributes:
+        replaced: the original values by name; empty when nothing is written.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self._replaced: dict[str, Tensor] = _REPLACED.setdefault(module, {})
+        self.replaced: dict[str, Tensor] = _REPLACED.setdefault(module, {})
 
-    @property
-    def replaced(self) -> dict[str, Tensor]:
-        """The original values by name; empty when nothing is written."""
-        return _REPLACED.setdefault(self.module, self._replaced)  # of a copied module, the copied
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copied module remember the copied values."""
+        self.module = state["module"]
+        self.replaced = _REPLACED.setdefault(self.module, state["replaced"])
+
+    def originals(self) -> dict[str, Tensor]:
+        """As :attr:`replaced`, a shared one by each of its names."""
+        live, replaced = self._live(), self.replaced
+        known = {id(live[key]): value for key, value in replaced.items()}
+        every = chain(
+            self.module.named_parameters(remove_duplicate=False),
+            self.module.named_buffers(remove_duplicate=False),
+        )
+        return {key: known[id(tensor)] for key, tensor in every if id(tensor) in known}
 
     @torch.no_grad()
     def write(self, values: Mapping[str, Tensor]) -> None:

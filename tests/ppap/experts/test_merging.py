@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
@@ -19,6 +21,7 @@ from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Full
 from ppap.experts.bank import ExpertBank
+from ppap.predictors.predictor import Predictor
 from tests.ppap.networks import images, scrambled, tiny_predictor
 
 ADAPTERS = [ppap_adapter(2, 2.0), Adapter((Full(),))]
@@ -206,13 +209,54 @@ def test_a_bank_takes_a_predictor_for_what_it_was_before_another_was_merged(tmp_
     assert torch.equal(predictor(x), tiny_predictor()(x))
 
 
-def test_a_copy_of_a_merged_bank_is_merged_by_itself() -> None:
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda bank: pickle.loads(pickle.dumps(bank))])
+def test_a_copy_of_a_merged_bank_is_merged_by_itself(
+    again: Callable[[ExpertBank], ExpertBank],
+) -> None:
     bank, x = lora_bank(), images(4)
     bank.merge(1)
-    twin = copy.deepcopy(bank)
+    twin = again(bank)
     bank.unmerge()
-    assert torch.equal(twin.predictor(x), twin.predict(x, 1))
     beside = ExpertBank(twin.predictor, 1, ppap_adapter(2))
+    assert torch.equal(twin.predictor(x), twin.predict(x, 1))
     assert torch.equal(beside.teacher_prediction(x), tiny_predictor()(x))
     twin.unmerge()
     assert torch.equal(twin.predictor(x), bank.predictor(x))
+
+
+def with_tied_weights() -> ExpertBank:
+    """Whose head is a projection that is used before."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.BatchNorm1d(5), nn.Linear(5, 5))
+    network.append(nn.Linear(5, 5))
+    network[4].weight = network[3].weight
+    return scrambled(ExpertBank(Predictor(network.eval()), 2, Adapter((Full(),))))
+
+
+@pytest.mark.parametrize("make", [lora_bank, with_tied_weights])
+@pytest.mark.parametrize("copied", [False, True])
+def test_the_state_of_a_merged_bank_is_that_of_before(
+    make: Callable[[], ExpertBank], copied: bool
+) -> None:
+    bank, x = make(), images(7)
+    expected = bank(x, TIMESTEPS)
+    before = {name: value.clone() for name, value in bank.state_dict().items()}
+    bank.merge(1)
+    bank = copy.deepcopy(bank) if copied else bank
+    state = nn.ModuleDict({"bank": bank}).state_dict()
+    assert list(state) == [f"bank.{name}" for name in before]
+    assert torch.equal(bank.predictor(x), bank.predict(x, 1))
+    fresh = make()
+    nn.ModuleDict({"bank": fresh}).load_state_dict(state)
+    assert torch.equal(fresh(x, TIMESTEPS), expected)
+    assert all(torch.equal(value, state[f"bank.{name}"]) for name, value in before.items())
+
+
+def test_a_state_that_is_loaded_into_a_merged_bank_stays() -> None:
+    bank, other, x = lora_bank(), lora_bank(), images(7)
+    loaded(other)
+    bank.merge(1)
+    bank.load_state_dict(other.state_dict())
+    assert torch.equal(bank(x, TIMESTEPS), other(x, TIMESTEPS))
+    bank.unmerge()
+    assert torch.equal(bank.teacher_prediction(x), other.teacher_prediction(x))
