@@ -67,9 +67,10 @@ class NoiseRanges:
             ValueError: for negative weights, or none.
         """
         values = weights.detach().cpu().double().numpy()
-        if values.ndim != 1 or values.size < count or (values < 0).any() or not values.sum() > 0:
+        fine = (values >= 0).all() and 0 < values.sum() < np.inf
+        if values.ndim != 1 or values.size < count or not fine:
             raise ValueError(
-                f"expected (T,) non-negative weights, T >= {count}, not all 0, "
+                f"expected (T,) non-negative, finite weights, T >= {count}, not all 0, "
                 f"got shape {values.shape}"
             )
         before = np.concatenate([[0.0], np.cumsum(values)[:-1]])

@@ -57,7 +57,13 @@ def test_balanced_ranges_are_never_empty() -> None:
     assert NoiseRanges.balanced(spike, 4).boundaries[-1] == 10
 
 
-@pytest.mark.parametrize("weights", [torch.zeros(5), -torch.ones(5), torch.ones(2)])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        *(torch.zeros(5), -torch.ones(5), torch.ones(2)),
+        *(torch.tensor([1, 2, value, 1, 1]) for value in (float("inf"), float("nan"))),
+    ],
+)
 def test_weights_that_cannot_be_balanced_are_refused(weights: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="non-negative"):
         NoiseRanges.balanced(weights, 3)
