@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
@@ -111,7 +112,8 @@ class Supervision:
 
     Raises:
         TypeError: for targets that are no tensor.
-        ValueError: in training, for another number of targets than of images.
+        ValueError: in training, for another number of targets than of images, or labels that do
+            not fit the predictions.
     """
 
     targets: Tensor
@@ -130,7 +132,18 @@ class Supervision:
         if isinstance(images, Mirrored):
             targets = with_mirror_images(targets)
         task = bank.task if self.task is None else self.task
+        self._check(bank, images, task)
         return Loss(lambda chosen: targets[chosen.to(device)], task.supervised_loss)
+
+    def _check(self, bank: ExpertBank, images: Images, task: SupervisedTask) -> None:
+        """Compare the lowest and the highest label with predictions: graphs do not look at them."""
+        if self.targets.is_floating_point() or not self.targets.numel():
+            return
+        labels = self.targets.long().reshape(len(self.targets), -1)
+        rows = torch.stack([labels.amin(1).argmin(), labels.amax(1).argmax()]).cpu()
+        device = next(bank.parameters()).device
+        prediction = bank.teacher_prediction(from_uint8(images[rows].to(device)))
+        task.supervised_loss(prediction, self.targets[rows].to(device))
 
 
 def _bytes(prediction: Any) -> int:

@@ -18,8 +18,10 @@ from ppap.experts.training import Training
 from ppap.experts.transfer import transfer
 from ppap.files.images import from_uint8, to_uint8
 from ppap.files.mirroring import Mirrored
+from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
+from ppap.tasks.segmentation import SegmentationTask
 from tests.ppap.networks import images, tiny_dense, tiny_predictor
 
 SCHEDULE = linear_schedule()
@@ -130,3 +132,29 @@ def test_labels_follow_their_flipped_images() -> None:
 def test_a_teacher_needs_a_batch_and_room(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"batch >= 1 and keep >= 0"):
         Distillation(**options)
+
+
+@pytest.mark.parametrize(
+    ("predictor", "task", "wrong"),
+    [
+        (tiny_predictor(), ClassTask(), -100),  # which PyTorch's own losses leave out
+        (tiny_predictor(), ClassTask(), 5),
+        (tiny_dense(3), SegmentationTask(), -2),
+        (tiny_dense(3), SegmentationTask(), 255),
+    ],
+)
+@pytest.mark.parametrize("order", ["ascending", "together"])
+def test_a_label_that_does_not_exist_is_found_before_any_step(
+    predictor: Predictor, task: Any, wrong: int, order: Any
+) -> None:
+    shape = (20,) if isinstance(task, ClassTask) else (20, 8, 8)
+    labels = torch.ones(shape).long()
+    labels.view(-1)[-1] = wrong
+    bank = ExpertBank(predictor, 2, ppap_adapter(2), task)
+    training, steps = Training(steps=2, batch=2, start="base", order=order), []
+    with pytest.raises(ValueError, match=f"label {wrong} is none of the"):
+        transfer(
+            bank, SCHEDULE, DATA, Supervision(labels), training,
+            progress=lambda *_, **__: steps.append(1),
+        )  # fmt: skip
+    assert not steps
