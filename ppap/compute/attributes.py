@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ppap.compute.changes import mark
 
@@ -61,6 +62,16 @@ class Attributes:
         self._modules: list[nn.Module] = []
         self._restless: set[Key] = set()
         self._numbers: list[tuple[dict[str, Any], str, Any]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, whose things are others: it has not looked at them yet."""
+        unknown: dict[str, Any] = {
+            "_known": None,
+            "_modules": [],
+            "_restless": set(),
+            "_numbers": [],
+        }
+        return self.__dict__ | unknown
 
     def changed(self, thorough: bool = True) -> bool:
         """Whether anything has changed since the last look; True at the first.
@@ -146,7 +157,10 @@ class _Same:
 
     def __init__(self, thing: object) -> None:
         self.thing = thing
-        self.writes = mark(thing) if isinstance(thing, Tensor) else None
+        self.writes: tuple[int, int] | None = None
+        # A tensor that vmap left behind, as in an LSTM, has no values to write to.
+        if isinstance(thing, Tensor) and not is_functorch_wrapped_tensor(thing):
+            self.writes = mark(thing)
 
     def __eq__(self, other: object) -> bool:
         return (

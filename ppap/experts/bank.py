@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from ppap.compute.exclusive import exclusive
 from ppap.compute.options import check_whole
@@ -163,7 +164,8 @@ class ExpertBank(nn.Module):
             rows = (experts == number).nonzero()[:, 0]
             order.append(rows)
             parts.append(self.predict(images[rows], number))
-        return torch.cat(parts)[torch.cat(order).argsort()]
+        places = torch.cat(order).argsort()
+        return tree_map(lambda *rows: torch.cat(rows)[places], *parts)
 
     def predict(self, images: Tensor, expert: int) -> Any:
         """The prediction of one expert for (B, C, H, W) images, whatever their noise."""

@@ -40,7 +40,7 @@ before a batch norm is nothing but rounding."""
 
 Inputs = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, list[Tensor]]
 """An expert's tensors, its statistics, the base weights, x_t and the leaves of the targets."""
-Predict = Callable[[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]
+Predict = Callable[[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Tensor], Any]
 Run = Callable[..., Sequence[Tensor]]
 
 

@@ -13,15 +13,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map_only
 
 from ppap.compute.compiler import can_compile
 from ppap.compute.precision import Precision
 from ppap.compute.tracing import graph_of
 from ppap.experts.bank import ExpertBank
 from ppap.experts.compiled_step import Inputs, Run, Step, as_function, compiled, predicted
+from ppap.files.checkpoints import one_line
 
 __all__ = ["JointStep"]
 
@@ -78,6 +80,9 @@ class JointStep:
 
         Returns:
             The mean loss.
+
+        Raises:
+            ValueError: at the first call, for a network that knows no batch of weights.
         """
         inputs = self._step.inputs(self.parameters, self._statistics, x_t, targets)
         if self._run is None:
@@ -95,7 +100,7 @@ class JointStep:
         self._step.show(inputs[3][0])
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of operators without a batching rule
-            graph = graph_of(as_function(self._step), inputs)
+            graph = self._traced(inputs)
             graph.graph.eliminate_dead_code()
             graph.recompile()
 
@@ -107,21 +112,32 @@ class JointStep:
                 return compiled(self._step, inputs, traced, "the joint step") or traced
         return traced
 
+    def _traced(self, inputs: Inputs) -> fx.GraphModule:
+        try:
+            return graph_of(as_function(self._step), inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # of layers that know no batch of weights, such as an LSTM
+            kind = type(self.bank.predictor.network).__name__
+            raise ValueError(
+                f"the experts of {kind} cannot be trained together ({one_line(error)}); choose "
+                "order='ascending'"
+            ) from error
+
     def _predict(
         self,
         tensors: dict[str, Tensor],
         statistics: dict[str, Tensor],
         base: dict[str, Tensor],
         x_t: Tensor,
-    ) -> Tensor:
+    ) -> Any:
         """(E b, ...) of (E, b, C, H, W)."""
 
-        def of_one(own: dict[str, Tensor], kept: dict[str, Tensor], share: Tensor) -> Tensor:
-            output = predicted(self.bank, own, kept, base, share)
-            assert isinstance(output, Tensor)
-            return output
+        def of_one(own: dict[str, Tensor], kept: dict[str, Tensor], share: Tensor) -> Any:
+            return predicted(self.bank, own, kept, base, share)
 
-        return vmap(of_one, randomness="different")(tensors, statistics, x_t).flatten(0, 1)
+        found = vmap(of_one, randomness="different")(tensors, statistics, x_t)
+        return tree_map_only(Tensor, lambda part: part.flatten(0, 1), found)
 
     @torch.no_grad()
     def write_back(self) -> None:

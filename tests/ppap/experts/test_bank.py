@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,3 +152,51 @@ def test_a_network_that_is_not_wrapped_and_an_adapter_that_is_none_are_named() -
     for parts in ((), (Biases,), Biases(), "lora"):
         with pytest.raises(TypeError, match=r"parts of an adapter are such as \(ppap.Biases"):
             Adapter(parts)  # type: ignore[arg-type]
+
+
+class Recurrent(nn.Module):
+    """Reads images row by row; PyTorch keeps weak references to its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.fc = nn.LSTM(24, 7, batch_first=True), nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.rows(x.transpose(1, 2).flatten(2))[0][:, -1])
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda bank: pickle.loads(pickle.dumps(bank))])
+def test_a_bank_of_a_recurrent_network_runs_its_own_weights_and_is_copied(
+    again: Callable[[ExpertBank], ExpertBank],
+) -> None:
+    torch.manual_seed(0)
+    bank = scrambled(ExpertBank(Predictor(Recurrent()), 5, Adapter((Full(),))))
+    single = copy.deepcopy(bank.predictor)
+    single.network.load_state_dict(bank.expert(1).tensors())
+    torch.testing.assert_close(bank(images(7), TIMESTEPS)[2], single(images(7))[2])
+    twin = again(bank)
+    assert torch.equal(twin(images(7), TIMESTEPS), bank(images(7), TIMESTEPS))
+    twin.predictor.network.fc = nn.Identity()  # which is noticed in the copy, too
+    assert twin.predict(images(2), 0).shape == (2, 7)
+
+
+class Several(nn.Module):
+    """Predicts a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = tiny_predictor().network
+
+    def forward(self, x: Tensor) -> dict[str, Tensor | tuple[Tensor]]:
+        scores = self.network(x)
+        return {"scores": scores, "maps": (x[:, 0] * scores[:, :1, None],)}
+
+
+def test_predictions_of_several_tensors_are_mixed_in_their_form() -> None:
+    bank = scrambled(ExpertBank(Predictor(Several()), 5, ppap_adapter(2)))
+    x = images(7)
+    together = bank(x, TIMESTEPS)
+    for i in range(7):
+        alone = bank(x[i : i + 1], TIMESTEPS[i : i + 1])
+        torch.testing.assert_close(together["scores"][i], alone["scores"][0])
+        torch.testing.assert_close(together["maps"][0][i], alone["maps"][0][0])

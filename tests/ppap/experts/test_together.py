@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import images, tiny_predictor
 
+from .test_bank import Recurrent, Several
 from .test_grouped import bank_of, transformer
 from .test_transfer import DATA, SCHEDULE, SHORT, divergence
 
@@ -133,3 +134,27 @@ def test_what_cannot_go_together_is_refused() -> None:
     training = replace(SHORT, order="together", start="base", batch=8)
     with pytest.raises(ValueError, match="share batches evenly"):
         transfer(bank, SCHEDULE, DATA, Distillation(ClassTask()), training)
+
+
+def test_a_network_that_knows_no_batch_of_weights_is_named_with_the_mend() -> None:
+    bank = ExpertBank(Predictor(Recurrent()), 2, Adapter((Full(),)))
+    training = replace(SHORT, order="together", start="base")
+    with pytest.raises(ValueError, match=r"of Recurrent cannot .* choose order='ascending'"):
+        transfer(bank, SCHEDULE, DATA, Distillation(ClassTask()), training)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Compares one of several predictions."""
+
+    def transfer_loss(self, student: Any, teacher: Any) -> Tensor:
+        return ClassTask().transfer_loss(student["scores"], teacher["scores"])
+
+
+def test_predictions_of_several_tensors_are_trained_together() -> None:
+    training = replace(SHORT, order="together", start="base")
+    found = []
+    for network, task in ((Several(), Scores()), (tiny_predictor().network, ClassTask())):
+        bank = ExpertBank(Predictor(network), 2, ppap_adapter(2))
+        found.append(transfer(bank, SCHEDULE, DATA, Distillation(task), training))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
