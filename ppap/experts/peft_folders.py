@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +24,8 @@ from ppap.files.checkpoints import one_line
 
 __all__ = ["save_peft"]
 
-UNKNOWN_SIZE = 64
-"""Side of the images on which a predictor for any size is tried."""
+UNKNOWN_SIZES = (64, 224, 32, 28, 256, 384, 512, 16, 8, 299, 96, 128, 336, 448)
+"""Sides of the images on which a predictor that does not say its size is tried, until one fits."""
 
 
 def save_peft(bank: ExpertBank, folder: str | Path) -> None:
@@ -52,9 +52,10 @@ def _peft_model(bank: ExpertBank, number: int) -> Any:
     import peft
 
     network = copy.deepcopy(bank.predictor.network)
+    state = dict(network.named_parameters()) | dict(network.named_buffers())
     with torch.no_grad():
         for key, value in bank.overwritten.items():
-            network.get_parameter(key).copy_(value)
+            state[key].copy_(value)
     expert = bank.expert(number)
     own = expert.tensors()
     norms = sorted(
@@ -113,12 +114,19 @@ def _lora_config(
         weight = getattr(layer, "weight", None)
         if weight is None:
             raise ValueError(f"peft has no form for {name} of attention; save the bank itself")
+        if type(layer) is nn.Embedding:
+            raise ValueError(
+                f"peft has no form for {name}, an embedding that shares its weight with an adapted "
+                "layer; save the bank itself"
+            )
         assert lora is not None
         groups = int(getattr(layer, "groups", 1))
         if groups > 1:
             down, up = _grouped_convolutions(down, up, weight, groups)
         elif weight.ndim > 2:
             down, up = _convolutions(down, up, weight)
+        elif type(layer).__name__ == "Conv1D":  # whose weight peft takes the other way round
+            down, up = up.T, down.T
         ranks[name] = len(down)
         alphas[name] = lora.scale(weight) * len(down)
         converted |= {f"{name}.lora_A.default.weight": down, f"{name}.lora_B.default.weight": up}
@@ -199,20 +207,31 @@ def _check_layers(model: Any, bank: ExpertBank) -> None:
 
 def _check_network(model: Any, bank: ExpertBank, merged: Mapping[str, Tensor]) -> None:
     """Run the whole, for a network may read a layer's weight instead of calling it."""
-    predictor, generator = bank.predictor, torch.Generator().manual_seed(0)
-    network = predictor.network.eval()
-    size = predictor.size or (UNKNOWN_SIZE, UNKNOWN_SIZE)
-    images = torch.randn(2, predictor.mean.shape[1], *size, generator=generator)
-    inputs = predictor.prepare(images.to(predictor.mean), bank.normalised)
-    try:
-        expected = run_with(network, merged, inputs)
-    except Exception:  # noqa: BLE001 a network of one size, which the predictor does not know
+    network = bank.predictor.network.eval()
+    for inputs in _inputs(bank):
+        try:
+            expected = run_with(network, merged, inputs)
+        except Exception:  # noqa: BLE001, S112 a network of another size
+            continue
+        if isinstance(expected, Tensor) and not agree(model.eval()(inputs), expected):
+            raise ValueError(
+                f"peft computes something else than the bank with {type(network).__name__}, which "
+                "does not call all of the adapted layers; save the bank itself"
+            )
         return
-    if isinstance(expected, Tensor) and not agree(model.eval()(inputs), expected):
-        raise ValueError(
-            f"peft computes something else than the bank with {type(network).__name__}, which does "
-            "not call all of the adapted layers; save the bank itself"
-        )
+    raise ValueError(
+        f"{type(network).__name__} runs with none of the usual sizes of images, so that what peft "
+        "makes of it cannot be looked at; tell its size: Predictor(..., size=(H, W))"
+    )
+
+
+def _inputs(bank: ExpertBank) -> Iterator[Tensor]:
+    """Batches of two images as the network takes them."""
+    predictor, generator = bank.predictor, torch.Generator().manual_seed(0)
+    sizes = [(side, side) for side in UNKNOWN_SIZES]
+    for size in sizes if predictor.size is None else [predictor.size]:
+        images = torch.randn(2, predictor.mean.shape[1], *size, generator=generator)
+        yield predictor.prepare(images.to(predictor.mean), bank.normalised)
 
 
 def _input_shape(layer: nn.Module, weight: Tensor) -> list[int]:

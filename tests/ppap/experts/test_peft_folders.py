@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.lora import Lora
@@ -123,5 +124,78 @@ def test_what_peft_would_compute_otherwise_is_refused_and_not_written(
     predictor = Predictor(REFUSED[kind], (0.5,) * 4, (0.5,) * 4)
     bank = bank_of(predictor, Adapter((Lora(2, 4.0, "0|mixer"),)), 2).eval()
     with pytest.raises(ValueError, match="save the bank itself"):
+        save_peft(bank, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_merged_bank_is_saved_as_it_is_unmerged(tmp_path: Path) -> None:
+    bank = bank_of(tiny_predictor(), ppap_adapter(RANK, ALPHA), 2).eval()
+    x = images(4)
+    expected = bank.predict(x, 0)
+    bank.merge(1)
+    save_peft(bank, tmp_path)
+    model = peft.PeftModel.from_pretrained(tiny_predictor().network, tmp_path / "expert_0").eval()
+    torch.testing.assert_close(model(bank.predictor.prepare(x)), expected, atol=1e-4, rtol=1e-4)
+
+
+def pooled(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), *layers)
+
+
+@pytest.mark.parametrize("outputs", [12, 7])
+def test_linear_layers_with_weights_the_other_way_round_go_to_peft(
+    outputs: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = pooled(Conv1D(outputs, 12), nn.Tanh())
+    bank = bank_of(Predictor(network), Adapter((Lora(2, 4.0, "2"), Biases(""))), 1).eval()
+    save_peft(bank, tmp_path)
+    x = images(4)
+    model = peft.PeftModel.from_pretrained(copy.deepcopy(network), tmp_path / "expert_0").eval()
+    expected = bank.predict(x, 0)
+    torch.testing.assert_close(model(bank.predictor.prepare(x)), expected, atol=1e-5, rtol=1e-5)
+    assert (expected - bank.predictor(x)).abs().max() > 1e-2
+
+
+class Tied(nn.Module):
+    """Its head is the embedding of its classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes, self.head = nn.Embedding(5, 12), nn.Linear(12, 5, bias=False)
+        self.head.weight = self.classes.weight
+        self.body = pooled()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x) + self.classes.weight.mean(0))
+
+
+class OfOneSize(Reading):
+    """Knows its places."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.mixer = nn.Linear(3, 5)
+        self.places = nn.Parameter(torch.randn(3, side, side))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + self.places)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (Tied(), "classes, an embedding that shares"),
+        (OfOneSize(8), "does not call all of the adapted layers"),
+        (OfOneSize(9), r"tell its size: Predictor\(..., size"),
+    ],
+    ids=["tied", "of one size", "of an unknown one"],
+)
+def test_what_peft_cannot_be_told_is_refused_and_not_written(
+    network: nn.Module, said: str, tmp_path: Path
+) -> None:
+    adapter = Adapter((Lora(2, 4.0, "classes|mixer"),))
+    bank = bank_of(Predictor(network.eval()), adapter, 2).eval()
+    with pytest.raises(ValueError, match=said):
         save_peft(bank, tmp_path)
     assert list(tmp_path.iterdir()) == []
