@@ -20,7 +20,9 @@ from ppap.files.checkpoints import one_line
 __all__ = ["PictureError", "read_grey", "read_labels", "read_picture"]
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
-LOSSY = ("JPEG", "MPO", "JPEG2000")
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
+"""How TIFFs may be compressed with loss."""
 T = TypeVar("T")
 Numbers = npt.NDArray[Any]
 
@@ -81,12 +83,28 @@ def _opened(path: str | Path, read: Callable[[Image.Image], T]) -> T:
 def _in_colour(path: str | Path, image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode in (*SIXTEEN_BITS, "I", "F"):
-        image = Image.fromarray(_eight_bits(path, np.asarray(image)))
+        clear = _clear_grey(image)
+        eight = _eight_bits(path, np.asarray(image))
+        image = Image.fromarray(eight if clear is None else np.where(clear, np.uint8(255), eight))
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _clear_grey(image: Image.Image) -> npt.NDArray[np.bool_] | None:
+    """(H, W) where a grey picture of 16 bits is transparent, of which Pillow keeps the one grey."""
+    clear = image.info.get("transparency")
+    return np.asarray(image) == clear if isinstance(clear, int) else None
+
+
+def _has_clear_pixels(image: Image.Image) -> bool:
+    if image.mode in SIXTEEN_BITS:
+        clear = _clear_grey(image)
+        return clear is not None and bool(clear.any())
+    opaque = not image.has_transparency_data
+    return not opaque and bool(np.asarray(image.convert("RGBA"))[..., 3].min() < 255)
 
 
 def _eight_bits(path: str | Path, numbers: Numbers) -> npt.NDArray[np.uint8]:
@@ -108,7 +126,7 @@ def _eight_bits(path: str | Path, numbers: Numbers) -> npt.NDArray[np.uint8]:
 def _levels(path: str | Path, image: Image.Image, coloured: bool, exact: bool) -> Numbers:
     if exact:
         _refuse_loss(path, image)
-    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+    if _has_clear_pixels(image):
         raise PictureError(f"{path} has transparent pixels; lay it on a plain ground first")
     image = ImageOps.exif_transpose(image)
     if image.mode == "P":
@@ -135,11 +153,12 @@ def _label_numbers(path: str | Path, image: Image.Image) -> Numbers:
                 f"{path} has a palette of greys that are not their places, and either may be "
                 "meant; save the labels as greys without a palette"
             )
-    return _one_channel(path, image)
+    found = _one_channel(path, image)
+    return found.astype(np.uint8) if image.mode == "1" else found
 
 
 def _refuse_loss(path: str | Path, image: Image.Image) -> None:
-    if image.format in LOSSY:
+    if image.format in LOSSY or image.info.get("compression") in LOSSY_TIFF:
         raise PictureError(f"{path} is compressed with loss, which changes numbers; save a PNG")
 
 

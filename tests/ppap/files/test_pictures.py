@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from ppap.files.pictures import PictureError, read_grey, read_labels, read_picture
 
@@ -83,6 +85,18 @@ def test_what_is_transparent_is_white(tmp_path: Path) -> None:
         read_grey(tmp_path / "b.png", coloured=True)
 
 
+def test_what_is_transparent_among_greys_of_16_bits_is_white(tmp_path: Path) -> None:
+    numbers = GREY.astype(np.uint16) * 257
+    Image.fromarray(numbers).save(tmp_path / "a.png", transparency=int(numbers[0, 1]))
+    Image.fromarray(numbers).save(tmp_path / "b.png", transparency=3)  # which no pixel has
+    expected = np.where(GREY[0, 1] == GREY, 255, GREY)
+    assert np.array_equal(shown(tmp_path / "a.png")[..., 0], expected)
+    assert np.array_equal(shown(tmp_path / "b.png")[..., 0], GREY)
+    with pytest.raises(PictureError, match="transparent"):
+        read_grey(tmp_path / "a.png")
+    assert np.array_equal(read_grey(tmp_path / "b.png"), numbers)
+
+
 @pytest.mark.parametrize("order", [[255, 0, 3, 7], [7, 3, 0, 255]])
 def test_a_palette_of_greys_is_read_for_its_greys(order: list[int], tmp_path: Path) -> None:
     places = np.vectorize(order.index)(SMALL).astype(np.uint8)
@@ -115,6 +129,40 @@ def test_labels_that_compression_or_few_bits_may_have_changed_are_refused(tmp_pa
     with pytest.raises(PictureError, match="fewer than 8 bits"):
         read_labels(tmp_path / "b.png")
     assert read_grey(tmp_path / "a.jpg").shape == SMALL.shape
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.tiff", {"compression": "jpeg"}),
+        ("a.avif", {"quality": 50}),
+        ("a.webp", {"quality": 50}),
+        ("a.jp2", {}),
+    ],
+)
+def test_labels_in_what_may_be_compressed_with_loss_are_refused(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    kind = Path(name).suffix[1:]
+    if not features.check({"tiff": "libtiff", "jp2": "jpg_2000"}.get(kind, kind)):
+        pytest.skip("Pillow was built without it")
+    Image.fromarray(np.repeat(np.repeat(SMALL, 16, 0), 16, 1)).save(tmp_path / name, **options)
+    for read in (read_labels, functools.partial(read_grey, exact=True)):
+        with pytest.raises(PictureError, match="compressed with loss"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate", "raw"])
+def test_labels_in_tiffs_without_loss_are_read(compression: str, tmp_path: Path) -> None:
+    Image.fromarray(SMALL).save(tmp_path / "a.tiff", compression=compression)
+    assert np.array_equal(read_labels(tmp_path / "a.tiff"), SMALL)
+
+
+def test_labels_of_one_bit_are_0_and_1(tmp_path: Path) -> None:
+    Image.fromarray(SMALL > 3).save(tmp_path / "a.png")
+    found = read_labels(tmp_path / "a.png")
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, SMALL > 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0" + b"0" * 100, None])
