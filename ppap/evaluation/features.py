@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ppap.files.images import from_uint8
+from ppap.compute.options import check_whole
+from ppap.files.images import check_images, from_uint8
 
 __all__ = ["FeatureExtractor", "Features", "extract", "register_extractor"]
 
@@ -93,13 +94,8 @@ def extract(extractor: FeatureExtractor, images: Tensor, batch: int = 250) -> Fe
     Raises:
         ValueError: for no images, another shape, another type or another range.
     """
-    if images.ndim != 4 or not len(images) or not images.is_floating_point() or batch < 1:
-        raise ValueError(
-            f"expected float (N, C, H, W) images and batch >= 1, got {images.dtype} "
-            f"{tuple(images.shape)} and {batch}; from_uint8 converts stored pixels"
-        )
-    if not images.abs().amax() <= 1.001:
-        raise ValueError("images leave [-1, 1]; rescale or clamp them before measuring")
+    check_images(images)
+    check_whole("batch", batch)
     parts: list[Features] = []
     with torch.no_grad():
         for start in range(0, len(images), batch):

@@ -12,6 +12,7 @@ __all__ = [
     "Images",
     "NonFiniteError",
     "check_finite",
+    "check_images",
     "finite_rows",
     "from_uint8",
     "places_of",
@@ -44,6 +45,24 @@ def check_finite(values: Any, what: str) -> None:
             continue
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise NonFiniteError(f"{what} of row {wrong[0]}{more} is not finite")
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what is no images as networks take them, such as stored bytes.
+
+    Args:
+        images: (N, C, H, W) floating-point in [-1, 1], N at least 1; a hair beyond is rounding.
+
+    Raises:
+        ValueError: for no images, another shape, another type or another range.
+    """
+    if images.ndim != 4 or not len(images) or not images.is_floating_point():
+        raise ValueError(
+            f"expected float (N, C, H, W) images, at least one, got {images.dtype} "
+            f"{tuple(images.shape)}; from_uint8 converts stored pixels"
+        )
+    if not images.abs().amax() <= 1.001:
+        raise ValueError("images leave [-1, 1]; rescale or clamp them first")
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Predictor(nn.Module):
         TypeError: for a network that cannot be called, or a mean or std that is a single number.
         ValueError: for a mean and std of different lengths or that are not finite, a mean that no
             images in [0, 1] have, a std that is not positive, a size that is none, and at the call
-            for a wrong number of channels.
+            for a wrong number of channels, or images that are no floating-point numbers.
     """
 
     network: nn.Module
@@ -92,6 +92,11 @@ class Predictor(nn.Module):
             raise ValueError(
                 f"{self.name} takes (B, {self.mean.shape[1]}, H, W) images, "
                 f"got {tuple(images.shape)}"
+            )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"{self.name} takes floating-point images in [-1, 1], got {images.dtype}; "
+                "from_uint8 converts stored pixels"
             )
         given = images
         if self.size is not None and images.shape[2:] != self.size:

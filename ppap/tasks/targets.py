@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ppap.compute.modules import evaluating
 from ppap.compute.options import check_whole
+from ppap.files.images import check_images
 from ppap.files.pictures import read_grey, read_labels
 from ppap.tasks.protocol import Task
 from ppap.tasks.segmentation import IGNORED
@@ -45,7 +46,11 @@ def targets_of_images(
 
     Returns:
         (N,) classes, (N, H, W) depth or labels, or (N, D) embeddings.
+
+    Raises:
+        ValueError: for no images, another shape, another type, such as bytes, or another range.
     """
+    check_images(images)
     check_whole("batch", batch)
     with evaluating(predictor):
         return torch.cat([task.target(predictor(part)) for part in torch.split(images, batch)])

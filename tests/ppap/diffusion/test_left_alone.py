@@ -125,7 +125,7 @@ def test_the_fast_path_agrees_on_networks_in_training_mode() -> None:
 
 
 def test_targets_are_taken_from_images_in_evaluation_mode() -> None:
-    network, task, x = trained(Noisy(5)), ClassTask(), images(16)
+    network, task, x = trained(Noisy(5)), ClassTask(), images(16).tanh()
     assert torch.equal(*(targets_of_images(network, task, x, size) for size in (16, 3)))
     assert network.training
 

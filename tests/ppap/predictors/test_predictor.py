@@ -14,6 +14,7 @@ from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.layers import DEEPLAB_LORA_LAYERS
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.bank import ExpertBank
+from ppap.files.images import from_uint8
 from ppap.predictors.predictor import Predictor
 from ppap.predictors.wrappers import SelectOutput
 from ppap.tasks.segmentation import SegmentationTask
@@ -49,6 +50,17 @@ def test_mistakes_are_named() -> None:
         Predictor(nn.Identity(), (0.5,), (0.5,))(torch.zeros(1, 3, 4, 4))
     with pytest.raises(ValueError, match="a size is"):
         Predictor(nn.Identity(), size=224)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [None, (2, 2)])
+def test_bytes_are_no_images(size: tuple[int, int] | None) -> None:
+    """Resized and normalised as they are, they would be taken for images from 0 to 255."""
+    pixels = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
+    predictor = Predictor(nn.Identity(), size=size)
+    for whole in (pixels, pixels.long()):
+        with pytest.raises(ValueError, match=r"floating-point images in \[-1, 1\].*from_uint8"):
+            predictor(whole)
+    torch.testing.assert_close(predictor(from_uint8(pixels)).unique(), torch.ones(1))
 
 
 def test_one_of_several_outputs_is_taken() -> None:

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ppap.files.images import from_uint8
+from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from ppap.tasks.segmentation import SegmentationTask
@@ -19,7 +21,7 @@ DEPTH = np.arange(12, dtype=np.uint16).reshape(3, 4) * 1000
 
 
 def test_images_make_targets_through_a_predictor() -> None:
-    images = torch.randn(5, 3, 4, 4)
+    images = torch.rand(5, 3, 4, 4) * 2 - 1
     assert torch.equal(
         targets_of_images(lambda x: x.mean(1), DepthTask(), images, 2), images.mean(1)
     )
@@ -30,10 +32,25 @@ def test_images_make_targets_through_a_predictor() -> None:
 
 
 def test_a_predictor_that_is_left_in_training_makes_its_usual_targets() -> None:
-    network, images = nn.Sequential(nn.Dropout(0.5), nn.Flatten()), torch.randn(5, 3, 4, 4)
+    network, images = nn.Sequential(nn.Dropout(0.5), nn.Flatten()), torch.rand(5, 3, 4, 4)
     found = targets_of_images(network.train(), ClassTask(), images)
     assert torch.equal(found, images.flatten(1).argmax(1))
     assert network.training
+
+
+def test_bytes_and_images_of_another_range_make_no_targets() -> None:
+    """Bytes, as a synthesis gives them, would wrap where they are normalised: 255 + 1 is 0."""
+    pixels = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
+    predictors = (Predictor(nn.Flatten()), lambda x: x.flatten(1).float())
+    for predictor in predictors:
+        with pytest.raises(ValueError, match="from_uint8"):
+            targets_of_images(predictor, ClassTask(), pixels)
+        with pytest.raises(ValueError, match=r"leave \[-1, 1\]"):
+            targets_of_images(predictor, ClassTask(), pixels.float())
+        with pytest.raises(ValueError, match="at least one"):
+            targets_of_images(predictor, ClassTask(), from_uint8(pixels[:0]))
+        found = targets_of_images(predictor, ClassTask(), from_uint8(pixels))
+        assert torch.equal(found, pixels.flatten(1).argmax(1))
 
 
 def test_depth_is_read_from_both_kinds_of_file(tmp_path: Path) -> None:
