@@ -15,7 +15,9 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-__all__ = ["check_alike", "checked_labels", "checked_scores", "checked_values"]
+from ppap.files.images import NonFiniteError
+
+__all__ = ["check_alike", "checked_labels", "checked_scores", "checked_values", "without_nan"]
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +114,28 @@ def check_alike(student: Tensor, teacher: Tensor) -> None:
         raise ValueError(
             f"the student predicts {tuple(student.shape)}, the teacher {tuple(teacher.shape)}"
         )
+
+
+def without_nan(prediction: Tensor, task: str) -> Tensor:
+    """A prediction that is measured, or becomes a target, as it is.
+
+    Of scores that are NaN the first would be the largest, and depth that is NaN would be taken for
+    depth that is not known. Infinity may be there: -inf leaves a class out.
+
+    Args:
+        prediction: (B, ...).
+        task: whose prediction it is, for the message.
+
+    Raises:
+        NonFiniteError: for NaN, naming the first row that has any.
+    """
+    if _values_known(prediction) and prediction.isnan().any():
+        row = int(prediction.isnan().flatten(1).any(1).nonzero()[0])
+        raise NonFiniteError(
+            f"the {task} prediction of row {row} holds NaN; look at what the network was shown, or "
+            "take it in a wider type"
+        )
+    return prediction
 
 
 def _check_shape(targets: Tensor, shape: torch.Size, kind: str) -> None:

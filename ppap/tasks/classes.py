@@ -11,7 +11,7 @@ from ppap_kernels import transfer_loss
 from torch import Tensor
 from torch.nn import functional as F
 
-from ppap.tasks.checks import check_alike, checked_labels, checked_scores
+from ppap.tasks.checks import check_alike, checked_labels, checked_scores, without_nan
 
 __all__ = ["ClassTask"]
 
@@ -27,7 +27,8 @@ class ClassTask:
     Raises:
         TypeError: in use, for a prediction that is no tensor.
         ValueError: for a temperature that is not positive and finite; in use, for a prediction or
-            targets of another shape or dtype, or a class that does not exist.
+            targets of another shape or dtype, a class that does not exist, or NaN where the most
+            likely class is asked for.
     """
 
     temperature: float = 0.25
@@ -60,7 +61,7 @@ class ClassTask:
     def score(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) 1.0 where the most likely class is the target."""
         logits, labels = self._compared(prediction, targets)
-        return (logits.argmax(dim=1) == labels).to(torch.float32)
+        return (without_nan(logits, "class").argmax(dim=1) == labels).to(torch.float32)
 
     def errors(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) 1.0 where the most likely class is not the target."""
@@ -68,7 +69,7 @@ class ClassTask:
 
     def target(self, prediction: Any) -> Tensor:
         """(B,) most likely classes under (B, K) logits."""
-        return self._logits(prediction).argmax(dim=1)
+        return without_nan(self._logits(prediction), "class").argmax(dim=1)
 
     @staticmethod
     def _logits(prediction: Any) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ppap.tasks.checks import check_alike, checked_values
+from ppap.tasks.checks import check_alike, checked_values, without_nan
 from ppap.tasks.maps import known_mean, standardised
 
 __all__ = ["DepthTask", "align_depth"]
@@ -34,7 +34,8 @@ class DepthTask:
 
     Raises:
         ValueError: for a ratio that is not above 1 and finite; in use, for a prediction or targets
-            of another shape, targets that are infinite or no floating-point numbers.
+            of another shape, targets that are infinite or no floating-point numbers, or a
+            prediction with NaN that is measured or to be a target.
     """
 
     aligned: bool = True
@@ -77,10 +78,11 @@ class DepthTask:
 
     def target(self, prediction: Any) -> Tensor:
         """(B, H, W) the map itself."""
-        return _map(prediction)
+        return without_nan(_map(prediction), "depth")
 
     def _fitted(self, prediction: Any, targets: Tensor) -> Tensor:
-        return align_depth(prediction, targets) if self.aligned else _map(prediction)
+        found = without_nan(_map(prediction), "depth")
+        return align_depth(found, targets) if self.aligned else found
 
 
 def align_depth(prediction: Any, targets: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ppap.tasks.checks import check_alike, checked_labels, checked_scores
+from ppap.tasks.checks import check_alike, checked_labels, checked_scores, without_nan
 from ppap.tasks.maps import known_mean
 
 __all__ = ["IGNORED", "SegmentationTask"]
@@ -29,7 +29,8 @@ class SegmentationTask:
     Raises:
         TypeError: in use, for a prediction that is no tensor.
         ValueError: for a temperature that is not positive and finite; in use, for a prediction or
-            targets of another shape or dtype, or a label that does not exist.
+            targets of another shape or dtype, a label that does not exist, or NaN where the most
+            likely labels are asked for.
     """
 
     temperature: float = 0.25
@@ -59,7 +60,7 @@ class SegmentationTask:
     def score(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) mean intersection over union, of the labels that either map holds."""
         logits, labels, known = _compared(prediction, targets)
-        one_hot = F.one_hot(torch.stack([logits.argmax(1), labels]), logits.shape[1])
+        one_hot = F.one_hot(torch.stack([_top(logits), labels]), logits.shape[1])
         ours, theirs = (one_hot * known[None, :, :, :, None]).bool()
         both = (ours & theirs).sum(dim=(1, 2))
         either = (ours | theirs).sum(dim=(1, 2))
@@ -70,15 +71,20 @@ class SegmentationTask:
     def errors(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) share of labelled pixels whose most likely label is another."""
         logits, labels, known = _compared(prediction, targets)
-        return known_mean((logits.argmax(1) != labels).to(torch.float32), known)
+        return known_mean((_top(logits) != labels).to(torch.float32), known)
 
     def target(self, prediction: Any) -> Tensor:
         """(B, H, W) most likely labels."""
-        return _logits(prediction).argmax(dim=1)
+        return _top(_logits(prediction))
 
 
 def _logits(prediction: Any) -> Tensor:
     return checked_scores(prediction, 4, "segmentation")
+
+
+def _top(logits: Tensor) -> Tensor:
+    """(B, H, W) most likely labels."""
+    return without_nan(logits, "segmentation").argmax(dim=1)
 
 
 def _compared(prediction: Any, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ppap.tasks.checks import checked_values
+from ppap.tasks.checks import checked_values, without_nan
 
 __all__ = ["SimilarityTask"]
 
@@ -30,7 +30,8 @@ class SimilarityTask:
 
     Raises:
         ValueError: for a scale that is not positive and finite; in use, for a prediction or targets
-            of another shape, targets that are not finite or no floating-point numbers.
+            of another shape, targets that are not finite or no floating-point numbers, or a
+            prediction with NaN that is measured or to be a target.
     """
 
     scale: float = 100.0
@@ -57,23 +58,34 @@ class SimilarityTask:
 
     def score(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) cosines."""
-        away: Tensor = _chords(prediction, targets).square().sum(dim=1)
+        away: Tensor = _measured(prediction, targets).square().sum(dim=1)
         return 1 - away / 2
 
     def errors(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) angles in radians, from 0 to pi."""
-        chords: Tensor = torch.linalg.vector_norm(_chords(prediction, targets), dim=1)
+        chords: Tensor = torch.linalg.vector_norm(_measured(prediction, targets), dim=1)
         return 2 * (chords / 2).clamp(max=1).asin()
 
     def target(self, prediction: Any) -> Tensor:
         """(B, D) embeddings of unit length."""
-        return F.normalize(prediction, dim=1)
+        return F.normalize(without_nan(_embeddings(prediction), "similarity"), dim=1)
+
+
+def _embeddings(prediction: Any) -> Tensor:
+    """(B, D), or a ValueError."""
+    if not isinstance(prediction, Tensor) or prediction.ndim != 2:
+        found = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction)
+        raise ValueError(f"similarity predictions are embeddings (B, D), got {found}")
+    return prediction
 
 
 def _chords(prediction: Any, targets: Tensor) -> Tensor:
     """(B, D) from each target to its prediction, both on the unit sphere."""
-    if not isinstance(prediction, Tensor) or prediction.ndim != 2:
-        found = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction)
-        raise ValueError(f"similarity predictions are embeddings (B, D), got {found}")
-    targets = checked_values(targets, prediction.shape, "embeddings")
-    return F.normalize(prediction, dim=1) - F.normalize(targets, dim=1)
+    found = _embeddings(prediction)
+    targets = checked_values(targets, found.shape, "embeddings")
+    return F.normalize(found, dim=1) - F.normalize(targets, dim=1)
+
+
+def _measured(prediction: Any, targets: Tensor) -> Tensor:
+    """The same of predictions without NaN."""
+    return _chords(without_nan(_embeddings(prediction), "similarity"), targets)

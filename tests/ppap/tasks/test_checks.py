@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ppap.diffusion.sampling import sample
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
+from ppap.files.images import NonFiniteError
 from ppap.guidance.guides import LikelihoodGuide, naive_guide
 from ppap.guidance.likelihoods import ImageLikelihood
 from ppap.guidance.methods.x0_gradient import X0Gradient
@@ -114,6 +116,36 @@ def test_an_output_that_is_no_tensor_is_named() -> None:
     for task, targets in ((ClassTask(), CLASSES), (SegmentationTask(), LABELS)):
         with pytest.raises(TypeError, match="got Output; choose one output"):
             task.log_likelihood(Output(logits=LOGITS), targets)
+
+
+MEASURED: list[tuple[Task, Tensor, Tensor]] = [
+    (ClassTask(), LOGITS, CLASSES),
+    (SegmentationTask(), DENSE, LABELS),
+    (DepthTask(), MAPS, MAPS),
+    (DepthTask(aligned=False), MAPS, MAPS),
+    (SimilarityTask(), LOGITS, LOGITS),
+]
+
+
+@pytest.mark.parametrize(("task", "prediction", "targets"), MEASURED)
+def test_a_prediction_with_nan_has_no_score_and_is_no_target(
+    task: Task, prediction: Tensor, targets: Tensor
+) -> None:
+    """Of such scores the first would be the top one, and such depth would count as unknown."""
+    broken = prediction.clone()
+    broken[2].flatten()[3] = math.nan
+    uses = (task.target, *(partial(use, targets=targets) for use in (task.score, task.errors)))
+    for use in uses:
+        use(prediction)
+        with pytest.raises(NonFiniteError, match="prediction of row 2 holds NaN"):
+            use(broken)
+    assert task.log_likelihood(broken, targets).isnan().tolist() == [False, False, True, False]
+
+
+def test_scores_that_leave_classes_out_are_measured() -> None:
+    some = LOGITS.clone()
+    some[:, 2:] = -math.inf
+    assert torch.equal(ClassTask().target(some), LOGITS[:, :2].argmax(1))
 
 
 def test_unknown_depth_and_unlabelled_pixels_stay_allowed() -> None:
