@@ -86,7 +86,7 @@ def transfer_loss_op(
         log_p = (teacher.to(dtype) / tau).log_softmax(1)
         log_q = student.to(dtype).log_softmax(1)
         p = log_p.exp()
-        losses = torch.where(p > 0, p * (log_p - log_q), 0).sum(1)
+        losses = torch.where(p == 0, 0, p * (log_p - log_q)).sum(1)
         return losses, ((log_q.exp() - p) / len(student)).to(student.dtype)
     from ppap_kernels import triton_elementwise
 

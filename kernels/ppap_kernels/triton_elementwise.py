@@ -19,6 +19,13 @@ MASKED = tl.constexpr(-1e30)
 
 
 @triton.jit
+def clipped(x0):
+    """Clipped to [-1, 1]; NaN stays NaN, as in torch, where a GPU's own maximum would drop it."""
+    x0 = tl.maximum(x0, -1.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(x0, 1.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def guided_ddim_kernel(
     x_t, eps, gradient, noise, out, signal, signal_prev, sigma,
     pixels, x_b, eps_b, gradient_b, noise_b,
@@ -36,7 +43,7 @@ def guided_ddim_kernel(
     x = tl.load(x_t + image * x_b + at, mask=inside, other=0.0).to(tl.float32)
     e = tl.load(eps + image * eps_b + at, mask=inside, other=0.0).to(tl.float32)
     if CLIP:
-        x0 = tl.minimum(tl.maximum((x - rest * e) / root, -1.0), 1.0)
+        x0 = clipped((x - rest * e) / root)
         e = (x - root * x0) / rest
     if GRADIENT:
         g = tl.load(gradient + image * gradient_b + at, mask=inside, other=0.0).to(tl.float32)
@@ -67,7 +74,7 @@ def guided_ddpm_kernel(
     e = tl.load(eps + image * eps_b + at, mask=inside, other=0.0).to(tl.float32)
     x0 = (x - rest * e) / root
     if CLIP:
-        x0 = tl.minimum(tl.maximum(x0, -1.0), 1.0)
+        x0 = clipped(x0)
     y = tl.load(x0_weight + image).to(tl.float32) * x0
     y += tl.load(x_t_weight + image).to(tl.float32) * x
     if PIXELWISE:
@@ -108,7 +115,7 @@ def transfer_loss_kernel(
     sum_s, sum_t = tl.sum(exp_s, 1)[:, None], tl.sum(exp_t, 1)[:, None]
     p = exp_t / sum_t
     terms = p * ((t - tl.log(sum_t)) - (s - tl.log(sum_s)))
-    tl.store(losses + row, tl.sum(tl.where(p > 0, terms, 0.0), 1), mask=row < rows)
+    tl.store(losses + row, tl.sum(tl.where(p == 0, 0.0, terms), 1), mask=row < rows)
     g = (exp_s / sum_s - p) / rows
     g_at = gradient + safe[:, None] * classes + at[None, :]
     tl.store(g_at, g.to(gradient.dtype.element_ty), mask=inside & (row < rows)[:, None])

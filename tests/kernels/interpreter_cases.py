@@ -236,6 +236,30 @@ def test_guided_ddpm_step(dtype: torch.dtype, pixelwise: bool, own_variance: boo
     assert_close([got], [guided_ddpm_step(*doubles, backend="torch")])
 
 
+@pytest.mark.parametrize("guided", [True, False])
+def test_noise_that_is_not_finite_is_not_clipped_away(guided: bool) -> None:
+    """Of two numbers a GPU takes the one that is not NaN: such pixels would end at -1."""
+    x, e, g = (t.detach() for t in randoms(torch.float32, *[(2, 1, 2, 2)] * 3))
+    e[1, 0, 1, 0] = torch.nan
+    gradient, levels = g if guided else None, [torch.tensor(v) for v in ([0.1, 0.5], [0.2, 0.7])]
+    nothing, log_variance = torch.zeros(2), torch.tensor([-2.0, -1.0])
+    for step, rest in (
+        (guided_ddim_step, (nothing, gradient)),
+        (guided_ddpm_step, (nothing, log_variance, None, gradient)),
+    ):
+        got, expected = (step(x, e, *levels, *rest, backend=b) for b in ("triton", "torch"))
+        torch.testing.assert_close(got, expected, equal_nan=True)
+        assert got.isnan().nonzero().tolist() == [[1, 0, 1, 0]]
+
+
+@dtypes
+@pytest.mark.parametrize("whose", [0, 1])
+def test_transfer_loss_of_nan_is_nan(dtype: torch.dtype, whose: int) -> None:
+    both = [t.detach() for t in randoms(dtype, (5, 10), (5, 10))]
+    both[whose][3, 2] = torch.nan
+    assert transfer_loss(*both, 0.5, backend="triton").isnan()
+
+
 @dtypes
 @pytest.mark.parametrize("shape", [(5, 10), (3, 1000), (37, 21)])
 def test_transfer_loss(dtype: torch.dtype, shape: tuple[int, int]) -> None:

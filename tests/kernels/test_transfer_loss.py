@@ -79,6 +79,16 @@ def test_a_certain_teacher_is_cross_entropy(function: Function) -> None:
     torch.testing.assert_close(function(student, teacher), expected)
 
 
+@both
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+@pytest.mark.parametrize("whose", [0, 1])
+def test_what_is_no_distribution_has_no_loss(function: Function, whose: int, wrong: float) -> None:
+    """A row of NaN must not count as a divergence of zero, while its gradient is NaN."""
+    both_logits = logits()
+    both_logits[whose][1, 2] = wrong
+    assert function(*both_logits).isnan()
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch hides it itself
 def test_opcheck() -> None:
     student, teacher = logits(dtype=torch.float32)
