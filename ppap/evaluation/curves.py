@@ -49,20 +49,30 @@ class Curve:
         """A curve of points in any order.
 
         Raises:
-            ValueError: for no points, unequal numbers, a scale twice, or a distance that is not
-                above 0.
+            ValueError: for no points, unequal numbers, a scale twice, what is not finite, or a
+                distance that is not above 0.
         """
         columns = [np.asarray(values, dtype=np.float64) for values in (scales, distances, scores)]
         if len({column.shape for column in columns}) > 1 or columns[0].ndim != 1:
             raise ValueError("a curve has as many distances and scores as scales")
         if not len(scales) or len(set(scales)) < len(scales) or not (columns[1] > 0).all():
             raise ValueError("a curve has a point or more, each of another scale, distances > 0")
+        if not all(np.isfinite(column).all() for column in columns):
+            raise ValueError(
+                "a curve's scales, distances and scores are finite; leave such points out"
+            )
         order = np.argsort(columns[0])
         scales_up, along, reached = (column[order] for column in columns)
         return cls(scales_up, along, reached, higher_is_better)
 
     def score_at(self, distance: float) -> float:
-        """The best score that the curve has at a distance; NaN where it does not reach it."""
+        """The best score that the curve has at a distance; NaN where it does not reach it.
+
+        Raises:
+            ValueError: for a distance that is not above 0.
+        """
+        if not distance > 0:
+            raise ValueError(f"distances are above 0, got {distance}")
         found = _crossings(self._points, math.log(distance))
         return self._best(found) if found else math.nan
 

@@ -55,6 +55,9 @@ def test_nothing_is_said_beyond_the_ends() -> None:
     assert math.isnan(curve.area(E, E**5))
     with pytest.raises(ValueError, match="range"):
         curve.area(E, E)
+    for distance in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="distances are above 0"):
+            curve.score_at(distance)
 
 
 def test_a_curve_that_collapses_has_a_score_twice_and_the_least_distance_counts() -> None:
@@ -125,7 +128,15 @@ def test_scaling_distances_and_shifting_scores_moves_a_curve_as_a_whole() -> Non
 
 @pytest.mark.parametrize(
     ("scales", "distances", "scores"),
-    [([], [], []), ([1, 1], [1, 2], [0, 1]), ([1, 2], [0, 2], [0, 1]), ([1, 2], [1], [0, 1])],
+    [
+        ([], [], []),
+        ([1, 1], [1, 2], [0, 1]),
+        ([1, 2], [0, 2], [0, 1]),
+        ([1, 2], [1], [0, 1]),
+        ([1, 2, 3], [1, 2, 3], [0, math.nan, 1]),
+        ([1, 2, 3], [1, math.inf, 3], [0, 0.5, 1]),
+        ([1, math.nan, 3], [1, 2, 3], [0, 0.5, 1]),
+    ],
 )
 def test_what_is_no_curve_is_refused(
     scales: list[float], distances: list[float], scores: list[float]
