@@ -15,8 +15,9 @@ from scipy.linalg import eigh
 from torch import Tensor
 from torch.nn import functional as F
 
+from ppap.compute.options import check_whole
 from ppap.evaluation.features import Features
-from ppap.files.images import from_uint8
+from ppap.files.images import check_images, from_uint8
 
 __all__ = ["PixelComponents", "Saturation", "saturation"]
 
@@ -40,8 +41,8 @@ class PixelComponents:
             down to it.
 
     Raises:
-        ValueError: unless these fit together; in use, for images of other channels, or smaller
-            ones.
+        ValueError: unless these fit together; in use, for images of other channels, smaller ones,
+            or integers that are no bytes.
     """
 
     name: str
@@ -70,11 +71,12 @@ class PixelComponents:
             most: pixels of a side, to which larger images are averaged down.
 
         Raises:
-            ValueError: for images of another shape, or fewer than D + 1 of them, or of their
-                values than D.
+            ValueError: for images of another shape, type or range, or fewer than D + 1 of them,
+                or of their values than D.
         """
-        if images.ndim != 4:
-            raise ValueError(f"expected (N, C, H, W) images, got {tuple(images.shape)}")
+        check_whole("components", components)
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            check_images(images)
         height, width = (min(side, most) for side in images.shape[2:])
         shape = (images.shape[1], height, width)
         rows = torch.cat([_rows(part, shape) for part in torch.split(images, READ_AT_ONCE)])
@@ -104,7 +106,7 @@ class PixelComponents:
 
 def _rows(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """(N, P) float64 pixels in [-1, 1]."""
-    values = from_uint8(images).double() if images.dtype == torch.uint8 else images.double()
+    values = (images if images.is_floating_point() else from_uint8(images)).double()
     if values.shape[1] != shape[0]:
         raise ValueError(f"expected images of {shape[0]} channels, got {values.shape[1]}")
     return F.adaptive_avg_pool2d(values, shape[1:]).flatten(1)
@@ -150,9 +152,9 @@ def saturation(images: Tensor) -> Saturation:
         images: (N, C, H, W) in [-1, 1], or uint8.
 
     Raises:
-        ValueError: for no images, or such that leave [-1, 1].
+        ValueError: for no images, such that leave [-1, 1], or integers that are no bytes.
     """
-    values = from_uint8(images) if images.dtype == torch.uint8 else images
+    values = images if images.is_floating_point() else from_uint8(images)
     if not values.numel() or not values.abs().amax() <= 1.001:
         raise ValueError("expected images in [-1, 1], at least one; rescale or clamp them first")
     distance = 1 - values.double().abs()

@@ -97,7 +97,17 @@ def test_what_cannot_be_fitted_or_projected_is_refused() -> None:
         PixelComponents.fit(textured(10), 10)
     with pytest.raises(ValueError, match="N, C, H, W"):
         PixelComponents.fit(torch.zeros(10, 4), 2)
+    for wrong, why in (
+        (textured(30) * 200, "leave"),
+        (textured(30) * torch.nan, "leave"),
+        ((textured(30) * 100).long(), "from_uint8"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            PixelComponents.fit(wrong, 4)
     fitted = PixelComponents.fit(textured(30), 4)
+    for measure in (fitted, saturation):
+        with pytest.raises(ValueError, match="uint8"):
+            measure(textured(2).long())
     with pytest.raises(ValueError, match="at least"):
         fitted(torch.zeros(2, 2, 3, 3))
     with pytest.raises(ValueError, match="channels"):
