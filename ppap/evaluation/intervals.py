@@ -10,7 +10,13 @@ import numpy as np
 
 from ppap.evaluation.features import Features
 from ppap.evaluation.metrics import matrix_fid
-from ppap.evaluation.reference import Floats, ReferenceStatistics, Samples, check_extractor
+from ppap.evaluation.reference import (
+    Floats,
+    ReferenceStatistics,
+    Samples,
+    as_floats,
+    check_extractor,
+)
 
 __all__ = [
     "Difference",
@@ -183,7 +189,7 @@ def fid_corrected(features: Features, reference: ReferenceStatistics) -> float:
 
 def _replicate_means(groups: Sequence[Samples], resamples: int, seed: int) -> tuple[float, Floats]:
     """The mean of the groups' means, and its hierarchical bootstrap replicates."""
-    arrays = [np.asarray(group, dtype=np.float64) for group in groups]
+    arrays = [as_floats(group) for group in groups]
     if not arrays or resamples < 1 or any(a.ndim != 1 or not a.size for a in arrays):
         shapes = [array.shape for array in arrays]
         raise ValueError(
@@ -285,8 +291,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _pairs(ours: Sequence[Samples], reference: Sequence[Samples]) -> list[tuple[Floats, Floats]]:
-    left = [np.asarray(group, dtype=np.float64) for group in ours]
-    right = [np.asarray(group, dtype=np.float64) for group in reference]
+    left = [as_floats(group) for group in ours]
+    right = [as_floats(group) for group in reference]
     shapes = [a.shape for a in left], [b.shape for b in right]
     if not left or shapes[0] != shapes[1]:
         raise ValueError(f"paired samples need the same seeds and images, got {shapes}")

@@ -25,7 +25,8 @@ from ppap.evaluation.reference import (
     moments,
     neighbour_radii,
 )
-from ppap.files.images import NonFiniteError
+from ppap.files.images import NonFiniteError, check_finite
+from ppap.tasks.checks import checked_labels
 
 __all__ = [
     "Quality",
@@ -124,9 +125,16 @@ def inception_score(logits: Tensor) -> float:
 
     Args:
         logits: (N, K), unnormalised class scores.
+
+    Raises:
+        NonFiniteError: for logits that are NaN or infinite.
+        ValueError: for no logits, or another shape.
     """
     from torch_fidelity import metric_isc
 
+    if logits.ndim != 2 or not len(logits):
+        raise ValueError(f"expected (N, K) logits, at least one row, got {tuple(logits.shape)}")
+    check_finite(logits, "the logits")
     scores = [
         metric_isc.isc_features_to_metric(part, splits=1, shuffle=False)
         for part in torch.split(logits.cpu(), INCEPTION_SPLIT)
@@ -215,7 +223,8 @@ def correct(logits: Tensor, labels: Tensor) -> Floats:
 
     Raises:
         NonFiniteError: for logits that are NaN.
-        ValueError: if the shapes do not match.
+        ValueError: if the shapes do not match, or for a label that is none of the K classes, as
+            those of a classifier that counts its classes otherwise.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
@@ -223,7 +232,8 @@ def correct(logits: Tensor, labels: Tensor) -> Floats:
     if logits.isnan().any():  # which argmax takes for the largest
         row = int(logits.isnan().any(1).nonzero()[0])
         raise NonFiniteError(f"the logits of row {row} hold NaN, of which no class is the top one")
-    same: Floats = (logits.argmax(1).cpu() == labels.cpu()).double().numpy()
+    known = checked_labels(labels.cpu(), labels.shape, logits.shape[1])
+    same: Floats = (logits.argmax(1).cpu() == known).double().numpy()
     return same
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "ReferenceStatistics",
     "Samples",
     "SpatialMoments",
+    "as_floats",
     "check_extractor",
     "check_moments",
     "moments",
@@ -209,9 +210,7 @@ class ReferenceStatistics:
 
     def check(self, generated: Samples, least: int = 2) -> Floats:
         """Return (N, D) features as float64; ValueError for NaN, another D or N < least."""
-        if isinstance(generated, Tensor):
-            generated = generated.detach().cpu().numpy()
-        matrix = np.asarray(generated, dtype=np.float64)
+        matrix = as_floats(generated)
         if matrix.ndim != 2 or matrix.shape[1] != self.mean.size or len(matrix) < least:
             raise ValueError(
                 f"expected ({least} or more, {self.mean.size}) features, as {self.extractor!r} "
@@ -229,6 +228,13 @@ class ReferenceStatistics:
                 "none; rebuild it with ReferenceStatistics.of, or ask for fid alone"
             )
         return self.features.double()
+
+
+def as_floats(samples: Samples) -> Floats:
+    """A tensor of any type, on any device, or an array as float64."""
+    if isinstance(samples, Tensor):
+        return samples.detach().cpu().double().numpy()
+    return np.asarray(samples, dtype=np.float64)
 
 
 def check_moments(mean: Floats, covariance: Floats) -> None:

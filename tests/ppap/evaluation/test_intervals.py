@@ -157,6 +157,14 @@ def test_samples_that_are_not_finite_are_refused(value: float) -> None:
         paired_mean(broken, whole)
 
 
+def test_samples_may_be_tensors_of_any_type() -> None:
+    tensors = [torch.rand(n, generator=torch.Generator().manual_seed(n)) for n in (20, 30)]
+    given = [tensor.bfloat16().requires_grad_() for tensor in tensors]
+    arrays = [tensor.detach().double().numpy() for tensor in given]
+    assert bootstrap_mean(given, 20) == bootstrap_mean(arrays, 20)
+    assert paired_mean(given, arrays, 20).value == 0
+
+
 def test_intervals_need_a_resample() -> None:
     groups = [normal(20).features]
     for interval in (

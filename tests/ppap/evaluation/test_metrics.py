@@ -202,6 +202,36 @@ def test_correct_counts_the_top_class() -> None:
         correct(logits, torch.tensor([1, 0, 0]))
 
 
+@pytest.mark.parametrize("label", [2, -1])
+def test_labels_of_another_classifier_are_not_simply_wrong(label: int) -> None:
+    with pytest.raises(ValueError, match=f"label {label} is none of the 2 classes"):
+        correct(torch.eye(2), torch.tensor([0, label]))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_without_a_distribution_have_no_inception_score(value: float) -> None:
+    logits = torch.zeros(6, 4)
+    logits[5, 1] = value
+    with pytest.raises(ValueError, match="logits of row 5 is not finite"):
+        inception_score(logits)
+    for shape in ((0, 4), (4,)):
+        with pytest.raises(ValueError, match="at least one row"):
+            inception_score(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_features_of_any_type_are_measured_in_float64(dtype: torch.dtype) -> None:
+    found = normal(100, shift=0.5)
+    narrow, wide = (
+        Features(*(part.to(dtype).to(other) for part in (found.features, found.logits)), NAME)
+        for other in (dtype, torch.float64)
+    )
+    assert image_quality(narrow, reference()) == image_quality(wide, reference())
+    matrices = [part.features.requires_grad_() for part in (narrow, wide)]
+    first, second = (density_coverage(matrix, reference()) for matrix in matrices)
+    assert first == second
+
+
 def test_subsets_are_no_larger_than_either_set() -> None:
     kids = [
         image_quality(normal(100, shift=0.5), reference(50), 1, size).kid for size in (50, 80, 1000)
