@@ -60,13 +60,13 @@ class SegmentationTask:
     def score(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) mean intersection over union, of the labels that either map holds."""
         logits, labels, known = _compared(prediction, targets)
-        one_hot = F.one_hot(torch.stack([_top(logits), labels]), logits.shape[1])
-        ours, theirs = (one_hot * known[None, :, :, :, None]).bool()
-        both = (ours & theirs).sum(dim=(1, 2))
-        either = (ours | theirs).sum(dim=(1, 2))
+        found, classes = _top(logits), logits.shape[1]
+        ours, theirs = (_pixels_of(part, known, classes) for part in (found, labels))
+        both = _pixels_of(labels, known & (found == labels), classes)
+        either = ours + theirs - both
         held = either > 0
-        found: Tensor = (both / either.clamp(min=1)).sum(1) / held.sum(1).clamp(min=1)
-        return found
+        mean: Tensor = (both / either.clamp(min=1)).sum(1) / held.sum(1).clamp(min=1)
+        return mean
 
     def errors(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) share of labelled pixels whose most likely label is another."""
@@ -85,6 +85,13 @@ def _logits(prediction: Any) -> Tensor:
 def _top(logits: Tensor) -> Tensor:
     """(B, H, W) most likely labels."""
     return without_nan(logits, "segmentation").argmax(dim=1)
+
+
+def _pixels_of(labels: Tensor, counted: Tensor, classes: int) -> Tensor:
+    """(B, K) how many pixels of (B, H, W) labels each class has, of those that count."""
+    images = torch.arange(len(labels), device=labels.device)[:, None, None]
+    places = (images * classes + labels)[counted]
+    return torch.bincount(places, minlength=len(labels) * classes).view(len(labels), classes)
 
 
 def _compared(prediction: Any, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.segmentation import SegmentationTask
@@ -26,6 +29,39 @@ def test_known_intersection_over_union() -> None:
     assert task.errors(logits, wanted).item() == pytest.approx(2 / 6)
     assert torch.equal(task.target(logits), found)
     assert task.score(logits, found).item() == 1
+
+
+def test_intersection_over_union_is_that_of_each_label_by_itself() -> None:
+    logits = maps(4, 6, 5, 7)
+    labels = torch.randint(-1, 6, (4, 5, 7), generator=torch.Generator().manual_seed(1))
+    labels[3] = -1
+    expected = []
+    for found, wanted in zip(logits.argmax(1), labels, strict=True):
+        known = wanted >= 0
+        pairs = [((found == k) & known, wanted == k) for k in range(6)]
+        held = [(int((a & b).sum()), int((a | b).sum())) for a, b in pairs if (a | b).any()]
+        expected.append(sum(both / either for both, either in held) / max(len(held), 1))
+    assert SegmentationTask().score(logits, labels).tolist() == pytest.approx(expected)
+
+
+def test_a_score_takes_no_more_memory_than_the_prediction() -> None:
+    """Maps of whole numbers per class would take 16 times that of the logits, in float32."""
+    logits, labels = torch.rand(2, 150, 32, 32), torch.zeros(2, 32, 32, dtype=torch.int64)
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal largest
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, Tensor):
+                largest = max(largest, made.numel() * made.element_size())
+            return made
+
+    with Sizes():
+        SegmentationTask().score(logits, labels)
+    assert largest <= logits.numel() * logits.element_size()
 
 
 def test_segmentation_is_classification_of_every_pixel() -> None:
