@@ -85,6 +85,7 @@ def grouped_lora_linear(
     """
     x, weight, a, b, bias = autocast(x, weight, a, b, bias)
     _check(x, weight, a, b, index, bias)
+    index = index.long()  # the unsigned have no -1
     valid = (index >= -1) & (index < len(a))
     torch._assert_async(valid.all(), f"index must lie in -1 ... {len(a) - 1}")
     if not uses_op(backend, x, "grouped_low_rank_matmul"):

@@ -186,6 +186,7 @@ def grouped_lora_conv(
     geometry = (as_pair(stride), as_pair(padding), as_pair(dilation))
     check_shapes(x, weight, a, b, bias)
     check_index(x, index)
+    index = index.long()  # the unsigned have no -1
     valid = (index >= -1) & (index < len(a))
     torch._assert_async(valid.all(), f"index must lie in -1 ... {len(a) - 1}")
     flat = pointwise(weight, geometry)

@@ -74,6 +74,15 @@ def test_it_equals_each_sample_through_its_expert(function: Function, index: lis
     torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.uint16])
+def test_experts_are_integers_of_any_width(dtype: torch.dtype) -> None:
+    """In unsigned ones the mark of no expert, -1, is the largest number there is."""
+    x, weight, a, b, bias = problem()
+    index = torch.tensor(INDICES["unsorted"])
+    expected = grouped_lora_linear(x, weight, a, b, index, bias, 0.5)
+    assert torch.equal(grouped_lora_linear(x, weight, a, b, index.to(dtype), bias, 0.5), expected)
+
+
 @pytest.mark.parametrize("tokens", [(), (1,), (2, 3)])
 def test_any_number_of_dimensions(tokens: tuple[int, ...]) -> None:
     x, weight, a, b, bias = problem(tokens=tokens)

@@ -310,6 +310,16 @@ def test_an_update_finer_than_the_weights_precision_is_not_lost() -> None:
     assert y.item() == 0.5
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.uint16])
+def test_experts_are_integers_of_any_width(dtype: torch.dtype) -> None:
+    x, weight, a, b, bias = problem()
+    stacks = (torch.stack([a, -a]), torch.stack([b, b]))
+    index = torch.tensor([1, 0])
+    expected = grouped_lora_conv(x, weight, *stacks, index, bias, **UNIT)
+    found = grouped_lora_conv(x, weight, *stacks, index.to(dtype), bias, **UNIT)
+    assert torch.equal(found, expected)
+
+
 def test_errors_say_what_was_expected() -> None:
     x, weight, a, b, bias = problem()
     with pytest.raises(ValueError, match=r"a \(r, 3, 3, 3\)"):
