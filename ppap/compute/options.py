@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
-__all__ = ["check_choice", "check_number", "check_whole"]
+__all__ = ["check_captions", "check_choice", "check_number", "check_whole"]
 
 
 def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
@@ -71,3 +71,18 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(map(str, choices))}")
+
+
+def check_captions(captions: Sequence[Any]) -> None:
+    """Refuse what is no list of captions; one alone would be taken for its letters.
+
+    Raises:
+        TypeError: for a single caption, or one that is no text.
+        ValueError: for none.
+    """
+    if isinstance(captions, str):
+        raise TypeError(f"captions are several texts, got {captions!r} alone; give [{captions!r}]")
+    if wrong := [caption for caption in captions if not isinstance(caption, str)]:
+        raise TypeError(f"captions are texts, got {wrong[0]!r}")
+    if not len(captions):
+        raise ValueError("expected a caption or more, got none")

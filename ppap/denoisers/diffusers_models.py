@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppap.compute.modules import weights_dtype
+from ppap.compute.options import check_captions
 from ppap.diffusion.denoiser import Denoiser, freeze
 from ppap.diffusion.diffusers_scheduler import TARGETS, check_family
 from ppap.diffusion.schedule import Schedule
@@ -187,7 +188,10 @@ def encode_if_captions(
 
     Raises:
         CheckpointError: if the text encoder is missing or damaged.
+        TypeError: for a single caption that is in no list.
+        ValueError: for no captions.
     """
+    check_captions(captions)
     transformers = extra("transformers")
     try:
         tokenizer = transformers.T5Tokenizer.from_pretrained(source, subfolder="tokenizer")

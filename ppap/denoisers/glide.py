@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ppap.compute.options import check_captions
 from ppap.denoisers.blocks import at_least_float32
 from ppap.denoisers.unet import UNetModel
 
@@ -238,7 +239,12 @@ class TextEncoder:
         """Tokens and mask of captions, both (B, text_ctx): int64, padded by the end token; bool.
 
         Captions are lower-cased, as published, and cut to ``text_ctx`` tokens.
+
+        Raises:
+            TypeError: for a single caption that is in no list.
+            ValueError: for no captions.
         """
+        check_captions(captions)
         ids = [self._tokenizer.encode(caption.lower()).ids for caption in captions]
         tokens = torch.full((len(captions), self.text_ctx), self.end_token)
         mask = torch.zeros(tokens.shape, dtype=torch.bool)

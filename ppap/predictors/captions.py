@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ppap.compute.options import check_captions
 from ppap.files.checkpoints import CheckpointError, one_line
 from ppap.files.hub import extra, hub_folder
 from ppap.predictors.transformers_files import EMBEDDERS, SETTINGS_FILES, load_network, settle
@@ -18,6 +19,8 @@ __all__ = ["text_targets"]
 
 TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 """Without any of these transformers would make up a vocabulary."""
+SMALL_LETTERS = ("SiglipModel",)
+"""Architectures trained on captions in small letters, which not all of their tokenizers see to."""
 
 
 @torch.no_grad()
@@ -26,15 +29,19 @@ def text_targets(source: str | Path, captions: Sequence[str]) -> Tensor:
 
     Args:
         source: hub id or folder of a CLIP or SigLIP, ``transformers/`` before it or not.
-        captions: cut after as many tokens as the model was trained with (CLIP: 77).
+        captions: cut after as many tokens as the model was trained with (CLIP: 77); in small
+            letters for SigLIP, as it was trained.
 
     Returns:
         (B, D) of unit length, for :class:`ppap.tasks.similarity.SimilarityTask`.
 
     Raises:
+        TypeError: for a single caption that is in no list.
+        ValueError: for no captions.
         CheckpointError: as :func:`load_transformers`, and if the model knows no text.
         ImportError: without the extra ``public``.
     """
+    check_captions(captions)
     source = str(source).removeprefix("transformers/")
     folder = hub_folder(source, SETTINGS_FILES, nested=False)
     network, missing = load_network(source, folder)
@@ -43,6 +50,8 @@ def text_targets(source: str | Path, captions: Sequence[str]) -> Tensor:
             f"{source} is a {type(network).__name__}, which knows no text; "
             f"name a {' or '.join(EMBEDDERS)}"
         )
+    if type(network).__name__ in SMALL_LETTERS:
+        captions = [caption.lower() for caption in captions]
     ids = _tokens(source, folder, captions, network.config.text_config)
     project = getattr(network, "text_projection", nn.Identity())
 

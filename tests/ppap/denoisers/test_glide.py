@@ -128,6 +128,11 @@ def test_bytes_pair_in_the_order_of_the_merges(encoder: TextEncoder) -> None:
     assert (tokens[~mask] == end).all()
 
 
+def test_a_caption_alone_is_not_taken_for_its_letters(encoder: TextEncoder) -> None:
+    with pytest.raises(TypeError, match=r"give \['low'\]"):
+        encoder("low")
+
+
 def test_missing_and_wrong_vocabularies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no encoder\.json\.gz.*github\.com/openai/glide"):
         TextEncoder(tmp_path)

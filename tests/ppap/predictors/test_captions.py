@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from torch import nn
 
+from ppap.denoisers.diffusers_models import encode_if_captions
 from ppap.files.checkpoints import CheckpointError, save_weights
 from ppap.predictors.public import load_predictor, text_targets
 from ppap.tasks.similarity import SimilarityTask
@@ -70,6 +72,25 @@ def test_captions_of_siglip(tmp_path: Path) -> None:
     expected = pooled(network.get_text_features(ids))
     found = text_targets(tmp_path, ["a dog"])
     torch.testing.assert_close(found, nn.functional.normalize(expected, dim=1))
+    # As SigLIP 2's tokenizer, this one keeps capitals, with which no SigLIP was trained.
+    assert torch.equal(text_targets(tmp_path, ["A Dog"]), found)
+
+
+@pytest.mark.parametrize(
+    ("captions", "kind", "why"),
+    [
+        ("a dog", TypeError, r"give \['a dog'\]"),
+        (["a dog", None], TypeError, "got None"),
+        ([], ValueError, "got none"),
+    ],
+)
+def test_captions_are_a_list_of_texts(
+    captions: Any, kind: type[Exception], why: str, tmp_path: Path
+) -> None:
+    """A caption alone would become as many targets as it has letters."""
+    for encode in (text_targets, encode_if_captions):
+        with pytest.raises(kind, match=why):
+            encode(tmp_path, captions)
 
 
 def test_captions_for_what_knows_no_text_are_refused(tmp_path: Path) -> None:
