@@ -11,6 +11,7 @@ up; E r is small beside the layer's width, and no row moves.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def grouped_lora_linear(
     torch._assert_async(valid.all(), f"index must lie in -1 ... {len(a) - 1}")
     if not uses_op(backend, x, "grouped_low_rank_matmul"):
         return grouped_lora_linear_reference(x, weight, a, b, index, bias, scale)
-    rows = x.reshape(len(x), -1, x.shape[-1])
+    rows = x.reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])
     p, q, r = weight.t(), a.transpose(1, 2), b.transpose(1, 2)
     y, _ = _apply(rows, p, q, r, bias, index, float(scale), backend == "triton")
     return y.reshape(*x.shape[:-1], len(weight))  # type: ignore[no-any-return]

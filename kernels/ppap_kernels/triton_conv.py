@@ -210,7 +210,7 @@ def _launch(
             p = plan_rows(index, len(a), pixels, config["BLOCK_M"])
             plan, tiles = (p.order, p.tile_group, p.tile_first, p.tile_end), len(p.tile_group)
         low_rank_conv_kernel[(tiles, triton.cdiv(n, config["BLOCK_N"]))](
-            x, g, weight, a, b, weight if bias is None else bias, y, h, *plan,
+            x, g, weight, a, b, weight if bias is None else bias.contiguous(), y, h, *plan,
             rows, n, k, rank, pixels, y.shape[3], height, width,
             weight.shape[2] * weight.shape[3], weight.shape[3], scale, *gather,
             *_pixel_strides(x), *_pixel_strides(y),

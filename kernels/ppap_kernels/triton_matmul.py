@@ -180,7 +180,7 @@ def low_rank_matmul(
     with torch.cuda.device_of(x):
         grid = (triton.cdiv(m, config["BLOCK_M"]), triton.cdiv(n, config["BLOCK_N"]))
         low_rank_matmul_kernel[grid](
-            x, p, q, r, p if bias is None else bias, y, h, x, x, x, x,
+            x, p, q, r, p if bias is None else bias.contiguous(), y, h, x, x, x, x,
             m, n, x.shape[1], rank, 1, scale, *x.stride(), *p.stride(),
             0, *q.stride(), 0, *r.stride(),
             HAS_BIAS=bias is not None, GROUPED=False, PRECISION=precision(x),
@@ -202,7 +202,7 @@ def grouped_low_rank_matmul(
         plan = plan_rows(index, experts, tokens, config["BLOCK_M"])
         grid = (len(plan.tile_group), triton.cdiv(n, config["BLOCK_N"]))
         low_rank_matmul_kernel[grid](
-            rows, p, q, r, p if bias is None else bias, y, h,
+            rows, p, q, r, p if bias is None else bias.contiguous(), y, h,
             plan.order, plan.tile_group, plan.tile_first, plan.tile_end,
             len(rows), n, k, rank, tokens, scale, *rows.stride(), *p.stride(),
             *q.stride(), *r.stride(),

@@ -106,6 +106,38 @@ def test_grouped_lora_linear(dtype: torch.dtype, index: list[int]) -> None:
         assert not got[3][expert].any()
 
 
+@pytest.mark.parametrize("layout", ["every second", "one for all"])
+def test_a_bias_of_any_stride(layout: str) -> None:
+    """As the key's and value's part of a packed bias may be, taken apart without a copy."""
+    x, weight, a, b = (t.detach() for t in randoms(torch.float32, (3, 7), (6, 7), (2, 7), (6, 2)))
+    bias = torch.arange(12.0)[::2] if layout == "every second" else torch.ones(1).expand(6)
+    index, about = torch.tensor([0, -1, 1]), {"stride": 1, "padding": 1, "backend": "triton"}
+    stacks = (torch.stack([a, -a]), torch.stack([b, b]))
+    taps = [t[..., None, None].expand(*t.shape, 3, 3) for t in (weight, a, stacks[0])]
+    pixels = x[..., None, None].expand(3, 7, 4, 4)
+
+    def with_bias(bias: Tensor) -> list[Tensor]:
+        return [
+            lora_linear(x, weight, a, b, bias, backend="triton"),
+            grouped_lora_linear(x, weight, *stacks, index, bias, backend="triton"),
+            lora_conv(pixels, taps[0], taps[1], b, bias, **about),
+            grouped_lora_conv(pixels, taps[0], taps[2], stacks[1], index, bias, **about),
+        ]
+
+    for found, expected in zip(with_bias(bias), with_bias(bias.clone()), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("tokens", [(), (4,), (2, 3)])
+def test_no_samples_at_all(tokens: tuple[int, ...]) -> None:
+    shapes = ((0, *tokens, 7), (6, 7), (3, 2, 7), (3, 6, 2))
+    x, weight, a, b = randoms(torch.float32, *shapes)
+    y = grouped_lora_linear(x, weight, a, b, torch.zeros(0).long(), backend="triton")
+    assert y.shape == (0, *tokens, 6)
+    for gradient in torch.autograd.grad(y.sum(), (weight, a, b)):
+        assert not gradient.any()
+
+
 CONVOLUTIONS = {
     # images, weight, rank, stride, padding, dilation
     "3 x 3": ((2, 5, 7, 6), (6, 5, 3, 3), 3, 1, 1, 1),
