@@ -58,7 +58,7 @@ def merge_lora(
         `out`.
 
     Raises:
-        ValueError: if shapes do not fit, out is the weight, or the backend cannot run here.
+        ValueError: if shapes do not fit, out overlaps the weight, or the backend cannot run here.
     """
     a, b = _matrices(weight, a, b)
     _check(out, weight, a, b)
@@ -113,8 +113,8 @@ def _merge(out: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> N
 
 
 def _check(out: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> None:
-    if out is weight:
-        raise ValueError("out is the weight itself: the base weight would be lost")
+    if _overlap(out, weight):
+        raise ValueError("out is the weight itself, or overlaps it: the base weight would be lost")
     experts = tuple(a.shape[:-2])
     if out.shape != (*experts, *weight.shape) or out.dtype != weight.dtype:
         raise ValueError(
@@ -131,6 +131,23 @@ def _check(out: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> None:
             "dtype, each with a leading E for E experts, and square kernels; "
             f"got a {tuple(a.shape)} {a.dtype}, b {tuple(b.shape)} {b.dtype}"
         )
+
+
+def _overlap(out: Tensor, weight: Tensor) -> bool:
+    """Whether one lies where the other does, as a tensor and its ``.data`` or a part of it do.
+
+    The compiler, which cannot ask for that, is told of the tensor itself alone.
+    """
+    if torch.compiler.is_compiling() or out is weight:
+        return out is weight
+    if out.untyped_storage()._cdata != weight.untyped_storage()._cdata:
+        return False
+    places = [
+        (t.storage_offset(), sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)))
+        for t in (out, weight)
+    ]
+    (first, extent), (second, other) = places
+    return bool(first <= second + other and second <= first + extent)
 
 
 def _fits(weight: Tensor, a: Tensor, b: Tensor) -> bool:

@@ -93,6 +93,12 @@ def test_errors_say_what_was_expected() -> None:
     weight, a, b = randoms((6, 7), (2, 7), (6, 2))
     with pytest.raises(ValueError, match="weight itself"):
         merge_lora(weight, weight, a, b)
+    every = weight.expand(2, -1, -1).clone()
+    for lost, base in ((weight.data, weight), (weight.view(6, 7), weight), (every, every[1])):
+        stacks = (a, b) if lost.ndim == 2 else (a.expand(2, -1, -1), b.expand(2, -1, -1))
+        with pytest.raises(ValueError, match="overlaps"):
+            merge_lora(lost, base, *stacks)
+    assert torch.equal(merge_lora(every[0], every[1], a, b), weight + b @ a)
     with pytest.raises(ValueError, match=r"a \(r, 7\) and b \(6, r\)"):
         merge_lora(torch.empty_like(weight), weight, a[:, 1:], b)
     convolution, down, up = randoms((4, 3, 3, 3), (2, 3, 3, 3), (4, 2))
