@@ -40,7 +40,7 @@ def pixels_of(images: Tensor) -> Tensor:
 
 def images_of(pixels: Tensor, size: Sequence[int]) -> Tensor:
     """(B, H W, C) as (B, C, H, W), channels-last."""
-    return pixels.view(len(pixels), *size, -1).permute(0, 3, 1, 2)
+    return pixels.view(len(pixels), *size, pixels.shape[-1]).permute(0, 3, 1, 2)
 
 
 def dense(images: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ def grouped_lora_conv(
             x, weight, a, b, bias, index, *geometry, float(scale), backend == "triton"
         )
         return y  # type: ignore[no-any-return]
-    if not exact_when_merged(x):
+    if not len(x) or not exact_when_merged(x):
         return grouped_lora_conv_reference(
             x, weight, a, b, index, bias, scale,
             stride=stride, padding=padding, dilation=dilation,

@@ -138,6 +138,23 @@ def test_no_samples_at_all(tokens: tuple[int, ...]) -> None:
         assert not gradient.any()
 
 
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_no_images_at_all(kernel: int, backend: Any) -> None:
+    taps = (7, kernel, kernel)
+    x, *inputs = randoms(torch.float32, (0, 7, 5, 4), (6, *taps), (2, *taps), (6, 2))
+    weight, a, b = inputs
+    stacks = (torch.stack([a, a]), torch.stack([b, b]))
+    about = {"stride": 1, "padding": kernel // 2, "backend": backend}
+    for y in (
+        lora_conv(x, *inputs, **about),
+        grouped_lora_conv(x, weight, *stacks, torch.zeros(0).long(), **about),
+    ):
+        assert y.shape == (0, 6, 5, 4)
+        for gradient in torch.autograd.grad(y.sum(), inputs):
+            assert not gradient.any()
+
+
 CONVOLUTIONS = {
     # images, weight, rank, stride, padding, dilation
     "3 x 3": ((2, 5, 7, 6), (6, 5, 3, 3), 3, 1, 1, 1),
