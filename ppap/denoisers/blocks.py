@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ppap.tasks.checks import checked_labels
+
 __all__ = [
     "BlockOptions",
     "Downsample",
@@ -18,6 +20,7 @@ __all__ = [
     "ResBlock",
     "Upsample",
     "at_least_float32",
+    "class_labels",
     "group_norm",
     "timestep_embedding",
     "zeroed",
@@ -47,6 +50,29 @@ def at_least_float32(input: Tensor, *weights: Tensor) -> list[Tensor]:
     """An input and weights, all in the input's dtype, or in float32 if that has less."""
     wide = torch.promote_types(input.dtype, torch.float32)
     return [value.to(wide) for value in (input, *weights)]
+
+
+def class_labels(y: Tensor, classes: int) -> Tensor:
+    """Labels as an embedding takes them.
+
+    Args:
+        y: (B,) or (1,) integers of any width; on a GPU, which would have to be waited for, their
+            values are not looked at.
+        classes: how many there are.
+
+    Returns:
+        (B,) or (1,) int64.
+
+    Raises:
+        ValueError: for another shape or dtype, or a label that does not exist.
+    """
+    if y.ndim != 1 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise ValueError(
+            f"labels y are (B,) integers from 0 to {classes - 1}, got {y.dtype} {tuple(y.shape)}"
+        )
+    if y.is_cuda:
+        return y.long()
+    return checked_labels(y, y.shape, classes)
 
 
 class GroupNorm32(nn.GroupNorm):

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ppap.compute.modules import weights_dtype
 from ppap.compute.options import check_captions
+from ppap.denoisers.blocks import class_labels
 from ppap.diffusion.denoiser import Denoiser, freeze
 from ppap.diffusion.diffusers_scheduler import TARGETS, check_family
 from ppap.diffusion.schedule import Schedule
@@ -41,7 +42,16 @@ class ImageUNet(nn.Module):
         self.unet = unet
 
     def forward(self, x_t: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, C', H, W); ``y``: (B or 1,) labels of a conditional network."""
+        """(B, C, H, W) -> (B, C', H, W); ``y``: (B or 1,) labels of a conditional network.
+
+        Raises:
+            ValueError: if labels are missing, superfluous, no integers or of no class.
+        """
+        embedding = self.unet.class_embedding
+        if y is not None and isinstance(embedding, nn.Embedding):
+            y = class_labels(y, embedding.num_embeddings)
+        if (y is None) != (embedding is None):
+            raise ValueError("labels y go with a class-conditional network, and only with one")
         labels = None if y is None else y.expand(len(x_t))
         output = self.unet(
             x_t.to(weights_dtype(self.unet, x_t.dtype)), timesteps, class_labels=labels

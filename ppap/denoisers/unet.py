@@ -20,6 +20,7 @@ from ppap.denoisers.blocks import (
     BlockOptions,
     ResBlock,
     Upsample,
+    class_labels,
     group_norm,
     zeroed,
 )
@@ -126,19 +127,19 @@ class UNetModel(Encoder):
         Args:
             x: (B, C, H, W) noisy images.
             timesteps: (B,) original timesteps.
-            y: (B,) class labels, if and only if the network is class-conditional.
+            y: (B,) or (1,) class labels, if and only if the network is class-conditional.
 
         Returns:
             (B, out_channels, H, W) in the dtype of ``x``.
 
         Raises:
-            ValueError: if labels are missing or superfluous.
+            ValueError: if labels are missing, superfluous, no integers or of no class.
         """
         if (y is not None) != (self.num_classes is not None):
             raise ValueError("labels y go with a class-conditional network, and only with one")
         emb = self._embed(timesteps)
         if y is not None:
-            emb = emb + self.label_emb(y)
+            emb = emb + self.label_emb(class_labels(y, self.label_emb.num_embeddings))
         return self._denoise(x, emb)
 
     def _denoise(self, x: Tensor, emb: Tensor, tokens: Tensor | None = None) -> Tensor:
