@@ -33,7 +33,9 @@ def load_timm(
         The predictor in evaluation mode: logits (B, K).
 
     Raises:
-        ValueError: for a name that timm does not know.
+        ValueError: for a name that timm does not know, options that the model does not take, a
+            model that gives features and no classes, or another number of channels than that of
+            the published normalisation.
         CheckpointError: for weights that cannot be fetched, are damaged or of another network.
     """
     import timm
@@ -53,9 +55,24 @@ def load_timm(
             f"timm cannot make {name} with its weights ({one_line(error)}); give a local file, "
             f"or a name of timm.list_pretrained()"
         ) from error
+    except TypeError as error:  # of the network's own constructor
+        raise ValueError(
+            f"timm's {architecture} does not take these options ({one_line(error)}); it was given "
+            f"{', '.join(options)}"
+        ) from error
+    if getattr(network, "num_classes", None) == 0:
+        raise ValueError(
+            f"timm's {name} gives features and no classes; name weights that classify, or wrap the "
+            "network in a ppap.Predictor with task=SimilarityTask()"
+        )
     if weights is not None:
         check_and_load(network, load_state(weights), Path(weights).name)
     settings = resolve_model_data_config(network, use_test_size=True)  # type: ignore[no-untyped-call]
+    if (channels := options.get("in_chans", len(settings["mean"]))) != len(settings["mean"]):
+        raise ValueError(
+            f"nothing is published on how to normalise images of {channels} channels for {name}; "
+            "wrap the network in a ppap.Predictor with the mean and std that it was trained with"
+        )
     return Predictor(
         network.eval(),
         settings["mean"],

@@ -51,7 +51,8 @@ def load_torchvision(
         The predictor in evaluation mode: logits (B, K) or (B, K, H, W).
 
     Raises:
-        ValueError: for a name that torchvision does not know.
+        ValueError: for a name that torchvision does not know, or options that the model does not
+            take.
         CheckpointError: for weights that cannot be fetched, are damaged or of another network.
     """
     from torchvision import models
@@ -72,7 +73,15 @@ def load_torchvision(
             f"{architecture} has no weights {chosen!r}; choose from {', '.join(names)}, DEFAULT"
         )
     version = versions[chosen or "DEFAULT"]
-    network = models.get_model(architecture, **_published_options(architecture, version) | options)
+    try:
+        network = models.get_model(
+            architecture, **_published_options(architecture, version) | options
+        )
+    except TypeError as error:  # of the network's own constructor
+        raise ValueError(
+            f"torchvision's {architecture} does not take these options ({one_line(error)}); it was "
+            f"given {', '.join(options)}"
+        ) from error
     path = _fetched(version.url) if weights is None else Path(weights)
     check_and_load(network, _of_today(load_state(path)), path.name)
     for head in AUXILIARY_HEADS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -40,3 +41,22 @@ def test_a_predictor_sees_images_of_the_size_that_its_weights_are_tested_at(
     assert load_predictor(f"timm/{name}", tmp_path / "a.safetensors").size == (side, side)
     chosen = load_predictor(f"timm/{name}", tmp_path / "a.safetensors", (160, 160))
     assert chosen.size == (160, 160)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "why"),
+    [
+        ("vit_tiny_patch16_224", {"num_classes": 0}, "gives features and no classes"),
+        ("vit_small_patch14_dinov2", {}, "gives features and no classes"),
+        ("resnet10t", {"in_chans": 1}, "how to normalise images of 1 channels"),
+        ("resnet10t", {"classes": 7}, "does not take these options.*classes"),
+    ],
+)
+def test_what_is_no_classifier_with_a_published_normalisation_is_refused(
+    name: str, options: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    """Features would be taken for the logits of as many classes."""
+    known = {key: value for key, value in options.items() if key != "classes"}
+    save_weights(timm.create_model(name, **known).state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=why):
+        load_predictor(f"timm/{name}", tmp_path / "a.safetensors", **options)

@@ -82,3 +82,10 @@ def test_torchvision_files_of_old_load_as_torchvision_loads_them(name: str, tmp_
     network.transform_input = True  # torchvision sets it where it loads GoogLeNet's weights
     x = in_range(pixels(64))
     torch.testing.assert_close(predictor(x), network(predictor.prepare(x)), rtol=1e-4, atol=1e-4)
+
+
+def test_options_that_a_torchvision_network_does_not_take_are_named(tmp_path: Path) -> None:
+    torchvision_file("resnet18", tmp_path / "resnet18.pth")
+    with pytest.raises(ValueError, match=r"does not take these options.*given classes") as caught:
+        load_predictor("torchvision/resnet18", tmp_path / "resnet18.pth", classes=7)
+    assert "\n" not in str(caught.value)
