@@ -22,6 +22,7 @@ __all__ = [
     "at_least_float32",
     "class_labels",
     "group_norm",
+    "small_images",
     "timestep_embedding",
     "zeroed",
 ]
@@ -73,6 +74,25 @@ def class_labels(y: Tensor, classes: int) -> Tensor:
     if y.is_cuda:
         return y.long()
     return checked_labels(y, y.shape, classes)
+
+
+def small_images(low_res: Tensor | None) -> Tensor:
+    """What an up-sampling stage sees of the stage before it.
+
+    Raises:
+        ValueError: if it is missing, or no floating-point images, such as bytes.
+    """
+    if low_res is None:
+        raise ValueError(
+            "an up-sampler sees small images: denoiser.with_conditions(low_res=...), or "
+            "ppap.diffusion.cascade.sample_cascade"
+        )
+    if low_res.ndim != 4 or not low_res.is_floating_point():
+        raise ValueError(
+            f"low_res are floating-point (B, C, h, w) images in [-1, 1], got {low_res.dtype} "
+            f"{tuple(low_res.shape)}; from_uint8 converts stored pixels"
+        )
+    return low_res
 
 
 class GroupNorm32(nn.GroupNorm):

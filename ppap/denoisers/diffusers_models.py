@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ppap.compute.modules import weights_dtype
 from ppap.compute.options import check_captions
-from ppap.denoisers.blocks import class_labels
+from ppap.denoisers.blocks import class_labels, small_images
 from ppap.diffusion.denoiser import Denoiser, freeze
 from ppap.diffusion.diffusers_scheduler import TARGETS, check_family
 from ppap.diffusion.schedule import Schedule
@@ -88,13 +88,20 @@ class IFNetwork(nn.Module):
             (B, C', H, W) in the dtype of ``x_t``.
 
         Raises:
-            ValueError: without captions.
+            ValueError: without captions, without what an up-sampling stage needs besides, or with
+                small images that no stage but such a one sees, or that are bytes.
         """
         if prompt_embeds is None:
             raise ValueError("IF needs captions: denoiser.with_conditions(prompt_embeds=...)")
+        upsamples = self.unet.class_embedding is not None
+        if (low_res is not None, noise_level is not None) != (upsamples, upsamples):
+            raise ValueError(
+                "an up-sampling stage of IF needs low_res=... and noise_level=..., and no other "
+                "takes them: denoiser.with_conditions, or ppap.diffusion.cascade.sample_cascade"
+            )
         seen = x_t
         if low_res is not None:
-            resized = low_res
+            resized = small_images(low_res)
             if low_res.shape[2:] != x_t.shape[2:]:
                 resized = F.interpolate(low_res, x_t.shape[2:], mode="bilinear", align_corners=True)
             seen = torch.cat([x_t, resized.to(x_t.dtype).expand(len(x_t), -1, -1, -1)], dim=1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppap.compute.options import check_captions
-from ppap.denoisers.blocks import at_least_float32
+from ppap.denoisers.blocks import at_least_float32, small_images
 from ppap.denoisers.unet import UNetModel
 
 __all__ = ["SuperResText2ImUNet", "Text2ImUNet", "TextEncoder"]
@@ -194,12 +194,17 @@ class SuperResText2ImUNet(Text2ImUNet):
         self,
         x: Tensor,
         timesteps: Tensor,
-        low_res: Tensor,
+        low_res: Tensor | None = None,
         tokens: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """As :meth:`Text2ImUNet.forward`, with ``low_res``: (B or 1, C, h, w) in [-1, 1]."""
-        resized = F.interpolate(low_res, x.shape[2:], mode="bilinear", align_corners=False)
+        """As :meth:`Text2ImUNet.forward`, with ``low_res``: (B or 1, C, h, w) in [-1, 1].
+
+        Raises:
+            ValueError: also for small images that are missing or no floating-point numbers.
+        """
+        small = small_images(low_res)
+        resized = F.interpolate(small, x.shape[2:], mode="bilinear", align_corners=False)
         seen = torch.cat([x, resized.to(x.dtype).expand(len(x), -1, -1, -1)], dim=1)
         return super().forward(seen, timesteps, tokens, mask)
 

@@ -23,13 +23,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from ppap.denoisers.diffusers_models import encode_if_captions, load_schedule
+from ppap.denoisers.diffusers_models import IFNetwork, encode_if_captions, load_schedule
 from ppap.denoisers.public import load_denoiser
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.sampling import sample
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
 from ppap.files.checkpoints import CheckpointError
+from ppap.files.images import to_uint8
 
 WIDTH = 12
 WEIGHTS = "diffusion_pytorch_model"
@@ -191,6 +192,14 @@ def test_an_if_upsampler_sees_the_noised_image_and_its_level(tmp_path: Path) -> 
         prompt_embeds=captions, low_res=low_res, noise_level=torch.tensor([250])
     )
     torch.testing.assert_close(told(x, t).epsilon, reference[:, :3])
+    with pytest.raises(ValueError, match="from_uint8"):
+        told.with_conditions(low_res=to_uint8(low_res))(x, t)
+    captioned = denoiser.with_conditions(prompt_embeds=captions)
+    for some in ({}, {"low_res": low_res}, {"noise_level": torch.tensor([250])}):
+        with pytest.raises(ValueError, match="needs low_res=... and noise_level="):
+            captioned.with_conditions(**some)(x, t)
+    with pytest.raises(ValueError, match="no other takes them"):
+        IFNetwork(if_unet())(x, t, captions, low_res)
     noising = load_schedule(tmp_path, "image_noising_scheduler")
     assert noising.alphas_cumprod == pytest.approx(cosine_schedule().alphas_cumprod, rel=2e-3)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ppap.denoisers.glide import SuperResText2ImUNet, Text2ImUNet, TextEncoder
+from ppap.files.images import to_uint8
 
 VOCABULARY = ["l", "o", "w", "e", "r", "Ġ", "!", "lo", "low", "er", "Ġlow", "Ġlo", "<|endoftext|>"]
 MERGES = ["l o", "Ġ lo", "Ġlo w", "lo w", "e r"]
@@ -115,6 +116,11 @@ def test_the_upsampler_heeds_the_small_image() -> None:
     difference = (network(x, t, changed) - output).abs().flatten(1).amax(1)
     assert difference[0] > 1e-3
     assert difference[1] == 0
+    with pytest.raises(ValueError, match="sees small images"):
+        network(x, t)
+    # Bytes would be resized as they are, and taken for images from 0 to 255.
+    with pytest.raises(ValueError, match=r"got torch.uint8 \(2, 3, 4, 4\); from_uint8"):
+        network(x, t, to_uint8(low_res))
 
 
 def test_bytes_pair_in_the_order_of_the_merges(encoder: TextEncoder) -> None:
