@@ -263,7 +263,9 @@ def _parser(defaults: Mapping[str, Any] | None = None) -> argparse.ArgumentParse
     )  # fmt: skip
     scoring.add_argument("--name", help="of the row (default: the folder's)")
     scoring.add_argument(
-        "--in-order", action="store_true", help="image i is of the setting's i-th target"
+        "--in-order",
+        action="store_true",
+        help="image i, by the numbers in names, is of the i-th target",
     )
     _add_options(
         scoring, {name: SHARED[name] for name in ("setting", "plugin", "store")}

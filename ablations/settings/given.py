@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,9 +27,10 @@ PICTURES = (".png", ".bmp", ".tif", ".tiff", ".webp", ".jpg", ".jpeg")
 def read_given(path: Path, setting: Setting) -> tuple[Bytes, Labels | None]:
     """The images of an ``.npz`` file, of a folder of such, of pictures, or of folders of classes.
 
-    Files are taken in the order of their names. A folder of classes bears a class's name or
-    number; an ``.npz`` holds ``images`` or ``arr_0``, bytes (N, H, W, C), (N, C, H, W) or
-    (N, H, W), and may hold ``labels`` or ``arr_1``, (N,) class numbers.
+    Files are taken in the order of their names, in which 2 comes before 10; what is hidden is
+    passed over. A folder of a class bears its name or number, and holds its pictures, itself or in
+    folders of its own; an ``.npz`` holds ``images`` or ``arr_0``, bytes (N, H, W, C),
+    (N, C, H, W) or (N, H, W), and may hold ``labels`` or ``arr_1``, (N,) class numbers.
 
     Returns:
         (N, C, H, W) bytes, and (N,) classes where they are known.
@@ -45,10 +47,11 @@ def read_given(path: Path, setting: Setting) -> tuple[Bytes, Labels | None]:
         raise UserError(f"some files of {path} have labels, others none", "label all or none")
     images = np.concatenate([found for found, _ in parts])
     classes = np.concatenate(labels) if labels else None
-    if classes is not None and not 0 <= classes.min() <= classes.max() < len(setting.classes):
+    known = range(len(setting.classes))
+    if classes is not None and not {*classes.tolist()} <= {*known}:
         raise UserError(
             f"{path} has labels from {classes.min()} to {classes.max()}",
-            f"number the classes of {setting.name} from 0 to {len(setting.classes) - 1}",
+            f"number the classes of {setting.name} from 0 to {known[-1]}",
         )
     return images, classes
 
@@ -59,7 +62,7 @@ def _parts(path: Path, setting: Setting) -> Iterator[tuple[Bytes, Labels | None]
         return
     if not path.is_dir():
         raise UserError(f"there is no {path}", "name a folder of images, or an .npz file")
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    entries = _visible(path)
     folders = [entry for entry in entries if entry.is_dir()]
     pictures = [entry for entry in entries if entry.suffix.lower() in PICTURES]
     archives = [entry for entry in entries if entry.suffix == ".npz"]
@@ -68,14 +71,33 @@ def _parts(path: Path, setting: Setting) -> Iterator[tuple[Bytes, Labels | None]
             f"{path} holds folders, pictures and archives side by side", "keep one kind there"
         )
     for folder in folders:
-        files = sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in PICTURES)
-        if files:
+        if files := list(_pictures_below(folder)):
             label = _class_of(folder, setting.classes)
             yield _pictures(files, setting), np.full(len(files), label)
     if pictures:
         yield _pictures(pictures, setting), None
     for archive in archives:
         yield _archive(archive, setting)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder but for what is hidden, by name, numbers by their size."""
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    return sorted(entries, key=lambda entry: (_by_number(entry.name), entry.name))
+
+
+def _by_number(name: str) -> list[str | int]:
+    """Words and whole numbers in turn: an image called 10 is not the second of a dozen."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    for entry in _visible(folder):
+        if entry.is_dir():
+            yield from _pictures_below(entry)
+        elif entry.suffix.lower() in PICTURES:
+            yield entry
 
 
 def _class_of(folder: Path, classes: Sequence[str]) -> int:

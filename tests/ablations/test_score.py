@@ -110,6 +110,36 @@ def test_all_ways_to_give_images_are_the_same(samples: Samples, tmp_path: Path) 
         assert (None if labels is None else labels.tolist()) == wanted
 
 
+def test_files_are_taken_by_the_numbers_in_their_names(samples: Samples, tmp_path: Path) -> None:
+    """Otherwise image 10 would be held against the third target."""
+    setting, images = samples.setup.load(), images_of(samples)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "packed").mkdir()
+    for place, image in enumerate(images):
+        Image.fromarray(image[0]).save(tmp_path / "plain" / f"sample{place}.png")
+        np.savez(tmp_path / "packed" / f"{place}", images=image[None])
+    for name in ("plain", "packed"):
+        np.testing.assert_array_equal(read_given(tmp_path / name, setting)[0], images)
+    for name in ("b", "a", "1", "\N{ARABIC-INDIC DIGIT ONE}"):
+        Image.fromarray(images[0, 0]).save(tmp_path / "plain" / f"{name}.png")
+    assert len(read_given(tmp_path / "plain", setting)[0]) == 16
+
+
+def test_a_class_may_have_folders_of_its_own_and_hidden_files(
+    samples: Samples, tmp_path: Path
+) -> None:
+    images = images_of(samples)
+    write_pictures(tmp_path / "upright" / "seed 1", images[:2])
+    write_pictures(tmp_path / "upright" / "seed 2", images[2:5])
+    write_pictures(tmp_path / "level", images[5:])
+    write_pictures(tmp_path / "level" / ".trash", images[:3])
+    (tmp_path / "level" / "._000.png").write_bytes(b"Mac OS X")
+    found, labels = read_given(tmp_path, samples.setup.load())
+    np.testing.assert_array_equal(found, np.concatenate([images[5:], images[:5]]))
+    assert labels is not None
+    assert labels.tolist() == [1] * 7 + [0] * 5
+
+
 def test_images_of_their_own_classes_are_judged_by_these(
     samples: Samples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,23 +203,25 @@ def test_files_that_cannot_be_told_are_refused(samples: Samples, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("labels", "words", "message"),
+    ("labels", "count", "words", "message"),
     [
-        (False, [], "has no classes, and the targets of stripes are class; put pictures"),
-        (True, ["--in-order"], "has classes"),
-        (None, ["--in-order"], "holds 3 images; give at least 10"),
+        (False, 12, [], "has no classes, and the targets of stripes are class; put pictures"),
+        (True, 12, ["--in-order"], "has classes"),
+        (False, 3, ["--in-order"], "holds 3 images; give at least 10"),
+        (True, 0, [], "holds 0 images; give at least 10"),
     ],
 )
 def test_targets_are_never_guessed(
-    labels: bool | None,
+    labels: bool,
+    count: int,
     words: list[str],
     message: str,
     samples: Samples,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    images = images_of(samples)[: 3 if labels is None else None]
-    more = {"labels": np.zeros(12, int)} if labels else {}
+    images = images_of(samples)[:count]
+    more: dict[str, Any] = {"labels": np.zeros(count, int)} if labels else {}
     np.savez(tmp_path / "given", images=images, **more)
     arguments = ["score", str(tmp_path / "given.npz"), "--setting", "stripes"]
     assert main([*arguments, "--plugin", STRIPES, *words]) == 2
