@@ -13,7 +13,8 @@ from ablations.cells.guidance import AroundModel, Model
 from ablations.cells.setup import Setup
 from ablations.errors import UserError
 from ablations.machine.cell import Load
-from ablations.settings.plugins import code_of, digest_of_code, load_plugin
+from ablations.machine.code import code_of, digest_of_code
+from ablations.settings.plugins import load_plugin
 from ppap.diffusion.stepping import AnyGuide
 from ppap.guidance import METHODS
 from ppap.guidance.guides import IgnoreTimestep

@@ -1,8 +1,8 @@
 """Cells: frozen descriptions of one piece of work, keyed by content.
 
 A cell's key is a hash of its kind, its version, its fields and the keys of the cells among
-its fields. Raise a kind's ``VERSION`` when its computation changes: what was computed by
-the old one is then not used again.
+its fields, and of the code of fields whose classes are a plugin's. Raise a kind's ``VERSION``
+when its computation changes: what was computed by the old one is then not used again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+from ablations.machine.code import digest_of_class
 from ablations.machine.kept import Kept
 from ablations.machine.store import Artifact
 
@@ -77,6 +78,9 @@ class Cell:
 def describe(value: Any, root: bool = False) -> Any:
     """A JSON-compatible description of a field, in which nested cells are their keys.
 
+    What is no cell and of no class of this repository has no version, and is described with its
+    class's code.
+
     Raises:
         TypeError: for a field that is neither plain, a tuple nor a frozen dataclass.
     """
@@ -84,8 +88,12 @@ def describe(value: Any, root: bool = False) -> Any:
         return {"cell": value.key}
     if is_dataclass(value) and not isinstance(value, type):
         described = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
-        version = {"version": value.VERSION} if isinstance(value, Cell) else {}
-        return {"kind": type(value).__name__, **version, **described}
+        kind: dict[str, Any] = {"kind": type(value).__name__}
+        if isinstance(value, Cell):
+            kind["version"] = value.VERSION
+        elif code := digest_of_class(type(value)):
+            kind["code"] = code
+        return kind | described
     if isinstance(value, tuple):
         return [describe(part) for part in value]
     if value is None or isinstance(value, str | int | float | bool):

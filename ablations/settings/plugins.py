@@ -8,25 +8,22 @@ registers is then known by name: sweeps (:func:`ablations.sweeps.sweep`) and set
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import importlib
-import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from ablations.errors import UserError
+from ablations.machine.code import digest_of_code
 from ablations.settings.setting import Setting
 from ppap.diffusion.denoiser import Denoiser
 from ppap.predictors.predictor import Predictor
 
 __all__ = [
     "SETTINGS",
-    "code_of",
     "derived",
     "digest_of_code",
     "load_plugin",
@@ -38,8 +35,6 @@ __all__ = [
 Make = Callable[[], Setting]
 SETTINGS: dict[str, Make] = {}
 """Of plugins, by name."""
-NOT_OWN = ("ppap", "ppap_kernels", "ablations", "reports")
-"""Packages of this repository, whose cells have versions."""
 LOADED = "PPAP_PLUGINS"
 """The environment variable by which workers know what to import."""
 
@@ -151,50 +146,3 @@ def derived(
         predictors=(*base.predictors, *made),
         fingerprint=digest_of_code(files, base.fingerprint),
     )
-
-
-def code_of(module: ModuleType) -> list[Path]:
-    """The file of a plugin, and those that it imports from its folder, and these in turn."""
-    folder = Path(module.__file__ or "").resolve().parent
-    found: set[Path] = set()
-    ahead = [module]
-    while ahead:
-        each = ahead.pop()
-        path = Path(each.__file__ or "").resolve()
-        if path in found:
-            continue
-        found.add(path)
-        for name in _imported(each, path):
-            other = sys.modules.get(name)
-            file = Path(getattr(other, "__file__", None) or "/").resolve()
-            beside = file.is_relative_to(folder) and "site-packages" not in file.parts
-            if other and beside and file.suffix == ".py" and name.split(".")[0] not in NOT_OWN:
-                ahead.append(other)
-    return sorted(found)
-
-
-def _imported(module: ModuleType, path: Path) -> Iterator[str]:
-    """Names that may be modules', in the order of the code."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            name = "." * node.level + (node.module or "")
-            base = importlib.util.resolve_name(name, module.__package__)
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def digest_of_code(files: Sequence[Path | str], more: str = "") -> str:
-    """Changes when the content of a file does.
-
-    Raises:
-        UserError: for a file that cannot be read.
-    """
-    found = hashlib.sha256(more.encode())
-    for path in files:
-        try:
-            found.update(Path(path).read_bytes())
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error}", "name code and weights") from error
-    return found.hexdigest()[:16]

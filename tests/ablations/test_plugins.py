@@ -22,6 +22,7 @@ from ablations.cells.samples import Samples
 from ablations.cells.setup import Setup
 from ablations.errors import UserError
 from ablations.machine.cell import Cell
+from ablations.machine.code import digest_of_code
 from ablations.machine.store import Artifact
 from ablations.runs import Options
 from ablations.settings import plugins
@@ -311,14 +312,38 @@ def test_a_guides_key_changes_with_what_it_imports_from_its_own_folder(tmp_path:
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "push.py").write_text("from . import further\nSTRENGTH = 1.0\n")
-    (package / "further.py").write_text("MORE = 1.0\n")
+    (package / "further.py").write_text("def more():\n    from . import late\n")
+    (package / "late.py").write_text("import parts_of_guide.later\n")
+    (package / "later.py").write_text("")
     (package / "unused.py").write_text("")
     plugins.load_plugins([str(tmp_path / "guide_of_parts.py")])
     before = digest("guide_of_parts")
     (package / "unused.py").write_text("nothing = 0")
     assert digest("guide_of_parts") == before
-    for file in ("push.py", "further.py"):
+    assert "parts_of_guide.late" not in sys.modules  # and counts all the same
+    for file in ("push.py", "further.py", "late.py", "later.py", "__init__.py"):
         (package / file).write_text((package / file).read_text() + "# changed\n")
         assert digest("guide_of_parts") != before
         before = digest("guide_of_parts")
-    assert digest(PULL) == plugins.digest_of_code([code])  # alone, for all its siblings
+    assert digest(PULL) == digest_of_code([code])  # alone, for all its siblings
+
+
+OWN_GUIDANCE = """
+from dataclasses import dataclass
+from ablations.cells.guidance import AroundModel, Model
+
+@dataclass(frozen=True)
+class Own(AroundModel):
+    model: Model
+    name: str = "own"
+"""
+
+
+def test_the_code_of_what_guides_in_yet_another_way_is_part_of_its_key(tmp_path: Path) -> None:
+    keys = set()
+    for number, code in enumerate((OWN_GUIDANCE, OWN_GUIDANCE, f"{OWN_GUIDANCE}# changed\n")):
+        path = tmp_path / f"own_guidance_{number}.py"
+        path.write_text(code)
+        own = load_plugin(str(path)).Own(Model("nearest"))
+        keys.add(drawn(Setup("stripes", ""), Guidance(own, 1.0)).key)
+    assert len(keys) == 2
