@@ -24,12 +24,17 @@ from ablations.machine.store import Artifact, Store
 __all__ = ["OUTCOMES_FILE", "read_outcomes", "update_outcomes"]
 
 OUTCOMES_FILE = "outcomes.csv.gz"
+WORDS = ("key", "sweep", "predictor", "method", "sampler", "axes")
+"""Columns that stay as they are written: a method may be called 0.10, or none."""
 
 
 def read_outcomes(folder: Path) -> pd.DataFrame:
     """The table of a results folder; empty if it has none."""
     path = folder / OUTCOMES_FILE
-    return pd.read_csv(path) if path.exists() else pd.DataFrame({"key": []})
+    if not path.exists():
+        return pd.DataFrame({"key": []})
+    words = dict.fromkeys(WORDS, str)
+    return pd.read_csv(path, dtype=words, keep_default_na=False, na_values=[""])
 
 
 def update_outcomes(folder: Path, rows: Iterable[Row], store: Store) -> int:

@@ -92,6 +92,23 @@ def test_a_row_that_is_replaced_loses_its_lines_and_others_keep_theirs(
     }
 
 
+@pytest.mark.parametrize("method", ["0.10", "007", "1e-05", "NA", "None", "nan", 'a,"b"'])
+def test_a_word_that_looks_like_a_number_or_like_none_stays_a_word(
+    method: str, row: Row, tmp_path: Path
+) -> None:
+    store, folder = Store(tmp_path / "store"), tmp_path / "results"
+    stored(row, store)
+    named = replace(row, about=replace(row.about, method=method))
+    records.update(folder, [recorded(named)])
+    update_outcomes(folder, [named], store)
+    assert set(read_outcomes(folder)["method"]) == {method}
+    other = replace(row, about=replace(row.about, predictor="other"))
+    records.update(folder, [recorded(other)])
+    update_outcomes(folder, [other], store)
+    table = read_outcomes(folder)
+    assert list(table["method"]) == [method] * 8 + ["unguided"] * 8
+
+
 def test_scores_that_are_gone_are_counted(row: Row, tmp_path: Path) -> None:
     records.update(tmp_path, [recorded(row)])
     assert update_outcomes(tmp_path, [row], Store(tmp_path / "store")) == 1
