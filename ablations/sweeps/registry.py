@@ -62,7 +62,8 @@ class Sweep:
         the rows that they are compared with, and the claims that are made of what is left.
 
         Raises:
-            UserError: if two rows cannot be told apart, or one has an axis that is not declared.
+            UserError: if two rows cannot be told apart, or one has an axis that is not declared,
+                or rows would be compared with several.
         """
         every = self.function(replace(lab, sweep=self.name))
         results = [result for result in every if lab.asked_for(result.about.predictor)]
@@ -71,6 +72,7 @@ class Sweep:
         self._check_labels(rows)
         self._check_labels(arms)
         self._check_axes([*rows, *arms])
+        self._check_references(rows)
         kept = {id(cell) for cell in results if is_row(cell.about.method, lab.rows)}
         groups: tuple[list[Row] | list[Curve], ...] = (rows, arms)
         for alike in groups:
@@ -111,6 +113,19 @@ class Sweep:
                     f"row {cell.about.method!r} of sweep {self.name} has an axis {unknown[0]}, "
                     "which the sweep does not declare",
                     f'declare it: @sweep("{self.name}", axes={{"{unknown[0]}": ...}})',
+                )
+
+    def _check_references(self, rows: list[Row]) -> None:
+        """Refuse several references of a family: a table has one difference for each row."""
+        families: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for row in rows:
+            families[_family(row)] += [row.about.method] * row.about.reference
+        for (predictor, sampler), labels in families.items():
+            if len(labels) > 1:
+                raise UserError(
+                    f"sweep {self.name} has {len(labels)} reference rows of the predictor "
+                    f"{predictor} and sampler {sampler}: {', '.join(labels)}",
+                    "compare all rows with one of them, or divide them into sweeps",
                 )
 
     def record(self, lab: Lab) -> dict[str, Any]:

@@ -266,6 +266,13 @@ def twice(lab):
             "row 'a' of sweep undeclared has an axis rate, which the sweep does not declare",
         ),
         (
+            "referred",
+            "referred.py",
+            ROWS.replace("twice", "referred").replace('"a", PPAP', '"c", PPAP, reference=True')
+            .replace('"a", ', '"b", reference=True, recipe='),
+            "sweep referred has 2 reference rows of the predictor resnet and sampler ddim25: c, b",
+        ),
+        (
             "rank",
             "my_fashion.py",
             "from ablations.settings.plugins import setting\nsetting('fashion')(lambda: None)",
