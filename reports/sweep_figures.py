@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,20 +49,21 @@ WIDTH = 4.1
 
 
 def lines_figure(records: Records) -> Figure:
-    """Each quality over the sweep's first numeric axis, a line for each value of the second.
+    """Each quality over the sweep's first numeric axis, a line for each value of the others.
 
-    Bands are the rows' 95 % intervals. A facet for each predictor, below each other.
+    Bands are the rows' 95 % intervals. A facet for each predictor, below each other. Rows of other
+    samplers have other lines, and those without a value on the axis none.
     """
     rows, info = records.rows, records.info
     axis = next(name for name, scale in info.axes.items() if scale != "category")
-    hue = next((name for name in info.axes if name != axis), None)
+    others = [name for name in info.axes if name != axis]
     metrics = drawn_metrics(records)
     predictors = sorted(set(rows["predictor"]))
     data = rows.assign(
         x=[axes.get(axis, math.nan) for axes in rows["axes"]],
-        hue=[str(axes.get(hue, "")) for axes in rows["axes"]],
+        hue=[_line_name(row, others, rows) for _, row in rows.iterrows()],
     )
-    names = list(dict.fromkeys(data["hue"]))
+    names = list(dict.fromkeys(data.loc[data["x"].notna(), "hue"]))
     if (data["hue"] == data["predictor"]).all():  # a task each: lines of one facet
         data, predictors = data.assign(predictor=""), [""]
     with theme():
@@ -70,7 +72,8 @@ def lines_figure(records: Records) -> Figure:
             for axes, metric in zip(line, metrics, strict=True):
                 part = data[data["predictor"] == predictor]
                 for place, name in enumerate(names):
-                    _draw_line(axes, part[part["hue"] == name].sort_values("x"), metric, place)
+                    own = part[part["hue"] == name].sort_values("x")
+                    _draw_line(axes, own, metric, _look(place) | {"label": name})
                 if info.axes[axis] == "log":
                     axes.set_xscale("log")
                     ticks = sorted(set(part["x"].dropna()))
@@ -80,18 +83,12 @@ def lines_figure(records: Records) -> Figure:
                 if len(predictors) > 1:
                     axes.set_title(predictor)
         if len(names) > 1:
-            shown = {
-                label: handle
-                for axes in (axes for line in grid for axes in line)
-                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-            }
-            figure.legend(
-                [shown[name] for name in names],
-                names,
-                loc="outside lower center",
-                ncols=min(4, len(names)),
-                frameon=False,
-            )
+            handles = [
+                Line2D([], [], label=name, markersize=4.5, **_look(place))
+                for place, name in enumerate(names)
+            ]
+            columns = min(4, len(names))
+            figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -151,17 +148,18 @@ def pareto_figure(records: Records) -> Figure:
                     _in_logarithms(axes, high / low)
                 _draw_front(axes, part, cost, metric)
                 for kind, own in part.groupby("kind"):
-                    place = names.index(str(kind))
-                    axes.plot(
-                        own[cost], own[metric], MARKERS[place], color=COLOURS[place], markersize=5
-                    )
+                    look = _look(names.index(str(kind)))
+                    axes.plot(own[cost], own[metric], linestyle="", markersize=5, **look)
                 axes.set(xlabel=METRICS[cost].title, ylabel=METRICS[metric].title)
                 axes.margins(x=0.12, y=0.14)  # the front's names stay within
             if len(guided) > 1:
                 line[0].set_title(predictor)
-        for place, name in enumerate(names):
-            grid[0][0].plot([], [], MARKERS[place], color=COLOURS[place], label=f"{first}: {name}")
-        figure.legend(loc="outside lower center", ncols=len(names), frameon=False)
+        handles = [
+            grid[0][0].plot([], [], linestyle="", label=f"{first}: {name}", **_look(place))[0]
+            for place, name in enumerate(names)
+        ]
+        columns = min(len(names), len(MARKERS))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -231,13 +229,25 @@ def front(costs: Sequence[float], qualities: Sequence[float], higher: bool) -> l
     return found
 
 
-def _draw_line(axes: Axes, line: pd.DataFrame, metric: str, place: int) -> None:
-    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
-    label = str(line["hue"].iloc[0]) if len(line) else ""
-    axes.plot(line["x"], line[metric], marker=marker, color=colour, label=label, markersize=4.5)
-    low, high = line[f"{metric}_low"], line[f"{metric}_high"]
+def _draw_line(axes: Axes, line: pd.DataFrame, metric: str, look: dict[str, Any]) -> None:
+    axes.plot(line["x"], line[metric], markersize=4.5, **look)
+    low, high, band = line[f"{metric}_low"], line[f"{metric}_high"], look["color"]
     if low.notna().any():
-        axes.fill_between(line["x"].astype(float), low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(line["x"].astype(float), low, high, color=band, alpha=0.15, linewidth=0)
+
+
+def _look(place: int) -> dict[str, Any]:
+    """Colour and marker, together another of each of 64 places."""
+    turn, marker = divmod(place, len(MARKERS))
+    return {"marker": MARKERS[marker], "color": COLOURS[(marker + turn) % len(COLOURS)]}
+
+
+def _line_name(row: pd.Series, others: Sequence[str], rows: pd.DataFrame) -> str:
+    """What tells a row's line from those beside it."""
+    parts = [str(row["axes"].get(name, f"no {name}")) for name in others]
+    if rows["sampler"].nunique() > 1:
+        parts.append(str(row["sampler"]))
+    return ", ".join(parts)
 
 
 def _draw_front(axes: Axes, rows: pd.DataFrame, cost: str, metric: str) -> None:

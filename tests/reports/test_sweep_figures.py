@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from reports.drawings import drawings
 from reports.figures import svg
@@ -39,6 +41,50 @@ def test_a_line_for_each_value_of_the_second_axis(tmp_path: Path) -> None:
     assert list(accuracy.lines[0].get_xdata()) == [1, 5, 10]
     np.testing.assert_allclose(accuracy.lines[0].get_ydata(), [0.51, 0.55, 0.6])
     assert accuracy.get_xscale() == "log"
+
+
+def test_what_differs_in_a_third_axis_or_its_sampler_is_on_another_line(tmp_path: Path) -> None:
+    rows = [
+        arm(f"{n} {kind} {norm} {sampler}", sampler=sampler,
+            axes={"experts": n, "kind": kind, "norm": norm})
+        for kind in ("full", "LoRA")
+        for norm in ("own", "shared")
+        for sampler in ("ddim25", "ddpm250")
+        for n in (1, 5)
+    ]  # fmt: skip
+    axes = {"experts": "log", "kind": "category", "norm": "category"}
+    figure = lines_figure(read(tmp_path, axes, *rows))
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[1, 5]] * 8
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts][:3] == [
+        "full, own, ddim25", "full, own, ddpm250", "full, shared, ddim25",
+    ]  # fmt: skip
+
+
+def test_a_row_without_the_second_axis_has_a_line_that_says_so(tmp_path: Path) -> None:
+    rows = [arm(f"{n}", axes={"experts": n, "kind": "_LoRA"}) for n in (1, 5)]
+    rows += [arm("naive", axes={"experts": 1}), arm("unguided", axes={})]
+    axes = {"experts": "log", "kind": "category"}
+    figure = lines_figure(read(tmp_path, axes, *rows))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.texts] == ["_LoRA", "no kind"]
+
+
+@pytest.mark.parametrize("draw", [lines_figure, pareto_figure])
+def test_no_two_of_many_values_look_alike(
+    draw: Callable[[Records], Figure], tmp_path: Path
+) -> None:
+    rows = [
+        arm(f"{n} {kind}", axes={"kind": f"kind {kind}", "n": n}, trainable_share=0.1 * n)
+        for kind in range(20)
+        for n in (1, 2)
+    ]
+    figure = draw(read(tmp_path, {"kind": "category", "n": "linear"}, *rows))
+    (legend,) = figure.legends
+    looks = {(line.get_marker(), line.get_color()) for line in legend.get_lines()}
+    drawn = {(line.get_marker(), line.get_color()) for line in figure.axes[0].lines}
+    assert len(looks) == len(legend.texts) == 20
+    assert looks <= drawn
 
 
 def test_a_row_of_facets_for_each_predictor(tmp_path: Path) -> None:
