@@ -74,7 +74,8 @@ def _lines(folder: Folder) -> Iterator[tuple[Name, Line]]:
     """In the order of the tables."""
     for records in folder.sweeps:
         for _, row in records.rows.iterrows():
-            named = (row["predictor"], row["method"], row["sampler"] or "", _json(row["axes"]))
+            sampler = "" if pd.isna(row["sampler"]) else row["sampler"]
+            named = (row["predictor"], row["method"], sampler, _json(row["axes"]))
             yield Name("row", records.sweep, *named), _row(row, records.raw[row["key"]])
         for arm in records.arms:
             named = (arm.predictor, arm.method, arm.sampler, _json(arm.record.get("axes", {})))

@@ -312,8 +312,7 @@ def _row(record: Record) -> dict[str, Any]:
     measured = {}
     for metric in METRICS:
         for name in (metric, f"{metric}_low", f"{metric}_high"):
-            value = record.get(name)
-            measured[name] = math.nan if value is None else float(value)
+            measured[name] = _figure(record.get(name))
     return {
         **{name: record[name] for name in ("key", "method", "predictor")},
         **{name: record.get(name) for name in FACTS},
@@ -332,7 +331,7 @@ def _row(record: Record) -> dict[str, Any]:
 def _differences(record: Record) -> list[dict[str, Any]]:
     common = {name: record[name] for name in ("row", "reference", "method", "comparisons")}
     return [
-        common | {"metric": metric} | {name: float(value) for name, value in difference.items()}
+        common | {"metric": metric} | {name: _figure(value) for name, value in difference.items()}
         for metric, difference in record["differences"].items()
     ]
 
@@ -348,5 +347,9 @@ def _columns(record: Record) -> dict[str, Any]:
 def _point(record: Record) -> dict[str, Any]:
     named = {name: record[name] for name in ("method", "predictor", "scale", "seed", "samples")}
     named["sampler"] = record.get("sampler", "")
-    measured = {name: record[name] for name in ("accuracy", "fid")}
-    return named | {k: math.nan if v is None else float(v) for k, v in measured.items()}
+    return named | {name: _figure(record[name]) for name in ("accuracy", "fid")}
+
+
+def _figure(value: float | None) -> float:
+    """NaN for what was not measured."""
+    return math.nan if value is None else float(value)

@@ -245,9 +245,13 @@ def _look(place: int) -> dict[str, Any]:
 def _line_name(row: pd.Series, others: Sequence[str], rows: pd.DataFrame) -> str:
     """What tells a row's line from those beside it."""
     parts = [str(row["axes"].get(name, f"no {name}")) for name in others]
-    if rows["sampler"].nunique() > 1:
-        parts.append(str(row["sampler"]))
-    return ", ".join(parts)
+    return ", ".join([*parts, *_sampler(row, rows)])
+
+
+def _sampler(row: pd.Series, rows: pd.DataFrame) -> list[str]:
+    """A row's sampler, if it has one and others have others."""
+    told = rows["sampler"].nunique() > 1 and pd.notna(row["sampler"])
+    return [str(row["sampler"])] * bool(told)
 
 
 def _draw_front(axes: Axes, rows: pd.DataFrame, cost: str, metric: str) -> None:
@@ -285,6 +289,4 @@ def _label(row: pd.Series, rows: pd.DataFrame) -> str:
     parts = [str(row["method"])]
     if row["predictor"] != NO_PREDICTOR and rows["predictor"].nunique() > 1:
         parts.append(str(row["predictor"]))
-    if rows["sampler"].nunique() > 1:
-        parts.append(str(row["sampler"]))
-    return ", ".join(parts)
+    return ", ".join([*parts, *_sampler(row, rows)])

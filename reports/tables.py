@@ -252,9 +252,10 @@ def _difference_cells(records: Records, metric: str, spec: str) -> list[Cell]:
     cells = []
     for key, reference in zip(records.rows["key"], records.rows["reference"], strict=True):
         if key in found.index:
-            line = found.loc[key]
-            p = p_text(float(line["p_corrected"]))
-            cells.append(Cell(format(line["value"], spec), f"({p})", float(line["value"])))
+            value, p = (float(found.loc[key, name]) for name in ("value", "p_corrected"))
+            shown = NOT_MEASURED if math.isnan(value) else format(value, spec)
+            known = not (math.isnan(value) or math.isnan(p))
+            cells.append(Cell(shown, f"({p_text(p)})" * known, "" if math.isnan(value) else value))
         else:
             cells.append(Cell("reference" if reference else ""))
     return cells

@@ -131,6 +131,19 @@ def test_a_row_recorded_under_another_key_counts_once(tmp_path: Path) -> None:
     assert [(figure.metric, figure.first) for figure in changed] == [("fid", 20.0)]
 
 
+def test_a_row_without_a_sampler_is_compared_beside_those_with_one(tmp_path: Path) -> None:
+    """What is weighed or timed is drawn by none."""
+    weighed = row("single", "vit")
+    del weighed["sampler"]
+    first = write_folder(tmp_path / "a", [row("ppap", "vit"), weighed])
+    second = write_folder(tmp_path / "b", [row("ppap", "vit")])
+    assert compare(first, second).alone == (("methods / vit / single",), ())
+    assert compare(second, first).alone == ((), ("methods / vit / single",))
+    found = compare(first, first)
+    assert "2 rows in both" in found.summary
+    assert "| vit         | single       |" in found.markdown()
+
+
 def test_a_bar_in_a_name_leaves_the_table_whole(tmp_path: Path) -> None:
     named = {"method": "a|b"}
     first = write_folder(tmp_path / "a", [row("ppap", "vit") | named])

@@ -102,6 +102,14 @@ def test_points_stand_at_their_values_and_the_reference_is_hollow(tmp_path: Path
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
 
 
+def test_a_row_without_a_sampler_is_called_by_its_name_alone(tmp_path: Path) -> None:
+    rows = [arm(name, sampler=name) for name in ("ddim25", "ddpm250")] + [arm("weighed")]
+    del rows[2]["sampler"]
+    axes = points_figure(read(tmp_path, {"arm": "category"}, *rows)).axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["ddim25, ddim25", "ddpm250, ddpm250", "weighed"]
+
+
 @pytest.mark.parametrize("higher", [True, False])
 def test_the_front_is_what_no_point_beats(higher: bool) -> None:
     draw = np.random.default_rng(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,16 @@ def test_differences_to_the_reference_row_come_with_their_corrected_p(tmp_path: 
     assert last["Δ FID"] == "-0.50 (p = .250)"
     assert float(csv_rows(records)[2]["delta_accuracy_p_corrected"]) == 0.0004
     assert any("Holm" in line for line in legend(records))
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan])
+def test_a_difference_that_is_not_known_is_none(nothing: float | None, tmp_path: Path) -> None:
+    records = ranks()
+    (found,) = [record["differences"] for record in records if record["kind"] == "comparison"]
+    found["accuracy"] |= {"value": nothing, "p_corrected": nothing}
+    found["fid"]["p_corrected"] = nothing
+    *_, last = cells(read(tmp_path, *records))
+    assert (last["Δ accuracy"], last["Δ FID"]) == ("n/a", "-0.50")
 
 
 def test_latex_is_escaped_and_has_rules_and_bold(tmp_path: Path) -> None:
