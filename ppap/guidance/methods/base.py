@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppap.compute.options import check_number
 from ppap.diffusion.guide import State
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
@@ -26,7 +27,15 @@ from ppap.guidance.scale import (
     scaled,
 )
 
-__all__ = ["LikelihoodMethod", "Method", "Targeted", "check_counts", "clipped", "recurrent"]
+__all__ = [
+    "LikelihoodMethod",
+    "Method",
+    "Targeted",
+    "check_counts",
+    "check_numbers",
+    "clipped",
+    "recurrent",
+]
 
 
 class Method(ABC):
@@ -136,6 +145,25 @@ def check_counts(method: object, **least: int) -> None:
             raise ValueError(
                 f"{type(method).__name__}: {name} is a whole number from {lowest} on, got {found!r}"
             )
+
+
+def check_numbers(method: object, *names: str) -> None:
+    """Refuse attributes of a method that are no finite numbers, and a ``clip`` that holds nothing.
+
+    Args:
+        method: whose attributes they are; its ``clip``, if it has one, may be None.
+        names: of the numbers.
+
+    Raises:
+        TypeError: for what is no number.
+        ValueError: for NaN, infinity, and a clip that is not positive.
+    """
+    kind = type(method).__name__
+    for name in names:
+        check_number(f"{kind}: {name}", getattr(method, name))
+    clip = getattr(method, "clip", None)
+    if clip is not None:
+        check_number(f"{kind}: clip", clip, 0, above=True)
 
 
 def _either(guided: Tensor, one: Update, other: Update) -> Update:

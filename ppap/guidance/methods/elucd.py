@@ -22,7 +22,7 @@ from torch import Tensor
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.likelihoods import clean_gradient
-from ppap.guidance.methods.base import LikelihoodMethod
+from ppap.guidance.methods.base import LikelihoodMethod, check_numbers
 from ppap.tasks.checks import checked_labels, checked_scores
 
 __all__ = ["CalibratedLogits", "EluCD"]
@@ -68,9 +68,17 @@ class EluCD(LikelihoodMethod):
         likelihood: of the targets, e.g. under :class:`CalibratedLogits`.
         scale: of the gradient, as of every method.
         gamma: γ, of the sine; Σ_max is the largest beta of the steps that are made.
+
+    Raises:
+        TypeError: for a γ that is no number.
+        ValueError: for one that is not finite.
     """
 
     gamma: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, "gamma")
 
     def guided(self, step: SamplingStep) -> Update:
         """One step of algorithm 1."""

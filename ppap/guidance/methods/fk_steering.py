@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
-from ppap.guidance.methods.base import LikelihoodMethod, check_counts
+from ppap.guidance.methods.base import LikelihoodMethod, check_counts, check_numbers
 from ppap.guidance.methods.particles import chosen, started, systematic
 from ppap.guidance.scale import is_zero, scale_at
 
@@ -59,8 +59,9 @@ class FKSteering(LikelihoodMethod):
         clip: x̂₀ is held in [-clip, clip] for the reward; None leaves it as it is.
 
     Raises:
-        ValueError: for numbers below 1 or an unknown potential; at a step, for a sampler that
-            is not stochastic, or that remembers earlier steps.
+        TypeError: for a clip that is no number.
+        ValueError: for numbers below 1, an unknown potential or a clip that is not positive; at a
+            step, for a sampler that is not stochastic, or that remembers earlier steps.
     """
 
     particles: int = 4
@@ -71,6 +72,7 @@ class FKSteering(LikelihoodMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, particles=1, every=1)
+        check_numbers(self)
         if self.potential not in ("difference", "max"):
             raise ValueError(f"the potential is 'difference' or 'max', got {self.potential!r}")
 

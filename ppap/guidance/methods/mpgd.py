@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.likelihoods import clean_gradient
-from ppap.guidance.methods.base import LikelihoodMethod, clipped
+from ppap.guidance.methods.base import LikelihoodMethod, check_numbers, clipped
 
 __all__ = ["MPGD"]
 
@@ -31,9 +31,17 @@ class MPGD(LikelihoodMethod):
         scale: c.
         clip: x̂₀ is held in [-clip, clip] before it is guided, whatever the sampler does; None
             leaves it as the sampler has it.
+
+    Raises:
+        TypeError: for a clip that is no number.
+        ValueError: for one that is not positive.
     """
 
     clip: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self)
 
     def guided(self, step: SamplingStep) -> Update:
         """Lines 3 to 7."""

@@ -18,7 +18,13 @@ from ppap.diffusion.guide import State
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.likelihoods import clean_gradient, noisy_gradient
-from ppap.guidance.methods.base import LikelihoodMethod, check_counts, clipped, recurrent
+from ppap.guidance.methods.base import (
+    LikelihoodMethod,
+    check_counts,
+    check_numbers,
+    clipped,
+    recurrent,
+)
 from ppap.guidance.methods.strengths import NoiseSpread, Spread, check_spreads, spread
 
 __all__ = ["TFG"]
@@ -37,7 +43,9 @@ class TFG(LikelihoodMethod):
         clip: x̂₀ is held in [-clip, clip]; None leaves it as it is.
 
     Raises:
-        ValueError: for counts that are too small or an unknown spread.
+        TypeError: for a ρ, μ, σ or clip that is no number.
+        ValueError: for counts that are too small, an unknown spread, numbers that are not finite or
+            a clip that is not positive.
     """
 
     rho: float = 1.0
@@ -54,6 +62,7 @@ class TFG(LikelihoodMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, iterations=0, recurrence=1, samples=1)
+        check_numbers(self, "rho", "mu", "sigma")
         check_spreads(self.rho_spread, self.mu_spread, noise=self.sigma_spread)
 
     def guided(self, step: SamplingStep) -> Update:

@@ -23,7 +23,13 @@ from ppap.diffusion.guide import State
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.likelihoods import clean_gradient, noisy_gradient
-from ppap.guidance.methods.base import LikelihoodMethod, check_counts, clipped, recurrent
+from ppap.guidance.methods.base import (
+    LikelihoodMethod,
+    check_counts,
+    check_numbers,
+    clipped,
+    recurrent,
+)
 
 __all__ = ["UniversalGuidance"]
 
@@ -41,7 +47,9 @@ class UniversalGuidance(LikelihoodMethod):
             leaves it as it is.
 
     Raises:
-        ValueError: for negative backward steps or a recurrence below 1.
+        TypeError: for a clip that is no number.
+        ValueError: for negative backward steps, a recurrence below 1, or a clip that is not
+            positive.
     """
 
     backward_steps: int = 0
@@ -51,6 +59,7 @@ class UniversalGuidance(LikelihoodMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, backward_steps=0, recurrence=1)
+        check_numbers(self)
 
     def guided(self, step: SamplingStep) -> Update:
         """Lines 3 to 12."""
