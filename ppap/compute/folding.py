@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -37,7 +39,7 @@ class FoldedNetwork:
         if any(layer._forward_hooks or layer._forward_pre_hooks for layer in network.modules()):
             return
         try:
-            traced = fx.symbolic_trace(sharing_copy(network).eval())
+            traced = fx.symbolic_trace(sharing_copy(network).eval(), _left_out(network))
         except Exception:  # noqa: BLE001 control flow that depends on values, and much else
             return
         layers = dict(traced.named_modules())
@@ -97,3 +99,16 @@ class FoldedNetwork:
         known = {name for name, _ in self.network.named_parameters()}
         known |= {name for name, _ in self.network.named_buffers()}
         return {name: value for name, value in found.items() if name in known}
+
+
+def _left_out(network: nn.Module) -> dict[str, Any]:
+    """Options by which a network may branch, as they are where nobody gives them.
+
+    The tracer would put a value of its own in their place, and follow the branches of that one.
+    """
+    options = inspect.signature(network.forward).parameters.values()
+    return {
+        option.name: option.default
+        for option in options
+        if option.default is None or isinstance(option.default, bool)
+    }

@@ -35,6 +35,26 @@ def test_folded_batch_norms_change_nothing(make: Callable[[], nn.Module]) -> Non
     torch.testing.assert_close(found, network(x), atol=1e-10, rtol=1e-10)
 
 
+def test_options_that_nobody_gives_are_what_they_are_by_default() -> None:
+    class Optional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor, shift: Tensor | None = None, features: bool = False) -> Tensor:
+            x = self.norm(self.conv(x))
+            if shift is not None:
+                x = x + shift
+            return x if features else x.mean((2, 3))
+
+    network = Optional().eval()
+    folded = FoldedNetwork(network)
+    assert folded.folded == [("conv", "norm")]
+    state = dict(network.named_parameters()) | dict(network.named_buffers())
+    found = torch.func.functional_call(folded.network, folded.weights(state), (images(2),))
+    torch.testing.assert_close(found, network(images(2)))
+
+
 def test_norms_that_cannot_be_folded_stay() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
