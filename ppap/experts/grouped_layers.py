@@ -159,7 +159,7 @@ class GroupedBatchNorm(GroupedLayer):
             scale = scale if weight is None else scale * weight
             shift = -kept["running_mean"] * scale
             lines.append(torch.stack([scale, shift if bias is None else shift + bias]))
-        scales, shifts = torch.stack(lines, 1)
+        scales, shifts = torch.stack(lines, 1).to(x.dtype)
         return torch.addcmul(self.rows.of(shifts, x, 1), x, self.rows.of(scales, x, 1))
 
 

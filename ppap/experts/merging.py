@@ -35,7 +35,7 @@ class NetworkWeights:
     @property
     def replaced(self) -> dict[str, Tensor]:
         """What :meth:`merge` replaced in the network, by name; empty when nothing is written."""
-        return self._written.replaced
+        return self._written.where_it_is()
 
     def base(self) -> dict[str, Tensor]:
         """The unadapted network's parameters, by name."""
@@ -45,7 +45,9 @@ class NetworkWeights:
     @torch.no_grad()
     def under(self, student: Student, expert: Expert) -> dict[str, Tensor]:
         """Parameters and statistics under an expert, by name; no gradient."""
-        found = student.effective(self.base(), expert.tensors()) | expert.statistics()
+        kept, live = expert.statistics(), dict(self.network.named_buffers())
+        kept |= {key: kept[key].to(live[key].dtype) for key in kept.keys() & live.keys()}
+        found = student.effective(self.base(), expert.tensors()) | kept
         return {key: value.detach() for key, value in found.items()}
 
     def kept(
@@ -165,9 +167,16 @@ class WrittenWeights:
         self.module = state["module"]
         self.replaced = _REPLACED.setdefault(self.module, state["replaced"])
 
+    def where_it_is(self) -> dict[str, Tensor]:
+        """:attr:`replaced`, in the type and on the device that the module has by now."""
+        live = self._live() if self.replaced else {}
+        for key, value in self.replaced.items():
+            self.replaced[key] = value.to(live[key])
+        return self.replaced
+
     def originals(self) -> dict[str, Tensor]:
         """As :attr:`replaced`, a shared one by each of its names."""
-        live, replaced = self._live(), self.replaced
+        live, replaced = self._live(), self.where_it_is()
         known = {id(live[key]): value for key, value in replaced.items()}
         every = chain(
             self.module.named_parameters(remove_duplicate=False),

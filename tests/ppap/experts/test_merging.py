@@ -123,6 +123,24 @@ def test_merged_weights_follow_a_change_of_type() -> None:
     torch.testing.assert_close(found, bank.train().predict(images(4).double(), 0))
 
 
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("alone", [False, True], ids=["the bank", "the network alone"])
+def test_a_bank_works_in_another_type_merged_or_not(
+    adapter: Adapter, merged: bool, alone: bool
+) -> None:
+    bank, x = scrambled(ExpertBank(tiny_predictor(), 5, adapter)), images(7)
+    expected = bank(x, TIMESTEPS), *2 * [bank.predict(x, 1)], tiny_predictor()(x)
+    if merged:
+        bank.merge(1)
+    (bank.predictor if alone else bank).double()
+    found = bank(x, TIMESTEPS), bank.predict(x, 1), bank.merge(1)(x)
+    bank.unmerge()
+    for result, wanted in zip((*found, bank.predictor(x)), expected, strict=True):
+        assert result.dtype == torch.float64
+        torch.testing.assert_close(result.float(), wanted)
+
+
 def test_merged_weights_are_kept_while_nothing_changes() -> None:
     bank = lora_bank()
     assert bank.effective(0) is bank.effective(0)
