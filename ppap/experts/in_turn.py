@@ -70,5 +70,6 @@ class ExpertStep:
         for parameter in parameters:
             parameter.grad = None
         for place, gradient in zip(used, found[1 + len(statistics) :], strict=True):
-            parameters[place].grad = gradient
+            if parameters[place].requires_grad:
+                parameters[place].grad = gradient
         return loss

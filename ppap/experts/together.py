@@ -44,7 +44,7 @@ class JointStep:
 
     Attributes:
         parameters: (E, ...) each, the experts' trainable tensors; ``grad`` is set by a call, and
-            stays None for what no prediction depends on.
+            stays None for what is frozen or no prediction depends on.
     """
 
     def __init__(
@@ -60,7 +60,10 @@ class JointStep:
         self._step = Step(bank, self._predict, loss, precision, weight=len(bank))
         every = [bank.expert(number) for number in range(len(bank))]
         self.parameters = [
-            nn.Parameter(torch.stack([expert.tensors()[name].detach() for expert in every]))
+            nn.Parameter(
+                torch.stack([expert.tensors()[name].detach() for expert in every]),
+                every[0].tensors()[name].requires_grad,
+            )
             for name in self._step.names
         ]
         self._statistics = [
@@ -92,7 +95,8 @@ class JointStep:
             value.copy_(moved)
         gradients = found[len(self._statistics) :]
         for place, gradient in zip(self._step.used, gradients, strict=True):
-            self.parameters[place].grad = gradient
+            if self.parameters[place].requires_grad:
+                self.parameters[place].grad = gradient
         return float(loss)
 
     def _prepared(self, inputs: Inputs) -> Run:

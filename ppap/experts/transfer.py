@@ -209,6 +209,11 @@ def _check(
             f"transfer needs (N, C, H, W) uint8 images as one tensor, got {type(given).__name__}; "
             "torch.from_numpy or torch.stack makes one"
         )
+    if not hasattr(images, "shape"):
+        raise TypeError(
+            f"transfer needs (N, C, H, W) uint8 images, got {type(given).__name__}; stack what a "
+            "data set or its loader gives into one tensor, such as to_uint8(torch.cat([...]))"
+        )
     if len(images) == 0:
         raise ValueError("transfer needs at least one image")
     if len(images.shape) != 4 or images[:1].dtype != torch.uint8:
@@ -244,6 +249,7 @@ def _check(
             "the bank was made or loaded within torch.inference_mode(), and cannot be trained; "
             "make it outside"
         )
+    _check_trainable(bank, training)
     workers = accelerator.num_processes if accelerator else 1
     together = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator and workers < together:
@@ -270,6 +276,22 @@ def _check(
     if bank.noise_levels is not None and training.start != "base" and trained_experts(bank):
         bank.noise_levels.check(schedule, "the bank")
     _check_start(bank, training)
+
+
+def _check_trainable(bank: ExpertBank, training: Training) -> None:
+    """Refuse experts that were frozen, and, where all go together, those frozen in part alone."""
+    trained = [
+        {name for name, tensor in bank.expert(number).tensors().items() if tensor.requires_grad}
+        for number in range(len(bank))
+    ]
+    if not all(trained):
+        raise ValueError(
+            f"expert {trained.index(set())} is frozen; bank.experts.requires_grad_(True) thaws all"
+        )
+    if training.order == "together" and any(names != trained[0] for names in trained):
+        raise ValueError(
+            "experts trained together have the same tensors frozen; choose order='ascending'"
+        )
 
 
 def _check_start(bank: ExpertBank, training: Training) -> None:

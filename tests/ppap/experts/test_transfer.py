@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from ppap.compute import precision
 from ppap.compute.precision import PrecisionError
 from ppap.diffusion.schedule import linear_schedule
-from ppap.experts import in_turn
+from ppap.experts import compiled_step, in_turn
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.parts import Full
 from ppap.experts.bank import ExpertBank
@@ -92,6 +93,30 @@ def test_what_layers_write_in_training_is_not_left_in_the_predictor(
     assert all(torch.equal(value, now[name]) for name, value in whole.state_dict().items())
     bank.save(tmp_path)
     ExpertBank.load(tmp_path, whole)
+
+
+@pytest.mark.parametrize(
+    ("order", "compile"), [("ascending", False), ("ascending", True), ("together", False)]
+)
+def test_what_is_frozen_in_the_experts_stays(
+    order: Any, compile: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_turn, "can_compile", lambda: True)
+    monkeypatch.setattr(compiled_step, "package", lambda traced, *_: (traced, True))
+    bank = ExpertBank(tiny_predictor(), 2, ppap_adapter(2))
+    for name, parameter in bank.experts.named_parameters():
+        parameter.requires_grad_("lora" in name)
+    before = {name: tensor.clone() for name, tensor in bank.experts.named_parameters()}
+    training = replace(SHORT, start="base", order=order)
+    transfer(bank, SCHEDULE, DATA, training=training, compile=compile)
+    for name, tensor in bank.experts.named_parameters():
+        assert torch.equal(tensor, before[name]) == ("lora" not in name), name
+    bank.expert(1).requires_grad_(False)
+    with pytest.raises(ValueError, match=r"expert 1 is frozen; .*requires_grad_\(True\)"):
+        transfer(bank, SCHEDULE, DATA, training=training)
+    next(bank.expert(1).parameters()).requires_grad_()
+    with pytest.raises(ValueError, match="the same tensors frozen"):
+        transfer(bank, SCHEDULE, DATA, training=replace(training, order="together"))
 
 
 def test_an_expert_starts_from_the_one_before_it() -> None:
@@ -270,6 +295,8 @@ def test_bytes_round_trip() -> None:
         ({"objective": Training(9)}, r"got Training; name it: training="),
         ({"objective": "labels"}, r"ppap.Supervision\(labels\), got str$"),
         ({"training": 300}, "training is a ppap.Training, got int"),
+        ({"images": DataLoader([DATA])}, "got DataLoader; stack what a data set"),
+        ({"images": None}, "got NoneType"),
     ],
 )
 def test_what_is_in_anothers_place_is_named(given: dict[str, Any], message: str) -> None:
