@@ -141,9 +141,9 @@ class ExpertBank(nn.Module):
             (B, ...) predictions, in the order of the batch.
 
         Raises:
-            ValueError: for a timestep outside all ranges.
+            ValueError: for a timestep outside all ranges, or another number of them.
         """
-        experts = self.ranges.expert_of(timesteps)
+        experts = self.ranges.expert_of(timesteps, len(x_t))
         return self.predict_mixed(x_t, experts)
 
     def predict_mixed(self, images: Tensor, experts: Tensor) -> Any:
@@ -153,8 +153,8 @@ class ExpertBank(nn.Module):
         present experts one after another.
         """
         present = sorted(set(experts.tolist()))
-        if len(present) == 1:
-            return self.predict(images, present[0])
+        if len(present) < 2:
+            return self.predict(images, *present or (0,))
         with exclusive(self.predictor.network):
             together = self._together(images, experts)
         if together is not None:

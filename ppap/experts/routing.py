@@ -83,17 +83,25 @@ class NoiseRanges:
         """First timestep of an expert's range, and the first one beyond it."""
         return self.boundaries[expert], self.boundaries[expert + 1]
 
-    def expert_of(self, timesteps: Tensor) -> Tensor:
+    def expert_of(self, timesteps: Tensor, count: int | None = None) -> Tensor:
         """(B,) expert of each of (B,) timesteps; a boundary belongs to the range above it.
 
+        Args:
+            timesteps: (B,) from 0.
+            count: B, of which a single timestep stands for all; None for whatever is given.
+
         Raises:
-            ValueError: for a timestep outside all ranges.
+            ValueError: for a timestep outside all ranges, or another number of them.
         """
+        if count is not None and tuple(timesteps.shape) not in {(count,), (1,)}:
+            raise ValueError(
+                f"{count} images have timesteps ({count},), got {tuple(timesteps.shape)}"
+            )
         low, high = self.boundaries[0], self.boundaries[-1]
         if timesteps.numel() and not (low <= timesteps.min() and timesteps.max() < high):
             raise ValueError(f"timesteps must lie in [{low}, {high}), got {timesteps.tolist()}")
         inner = torch.tensor(self.boundaries[1:-1], device=timesteps.device)
-        return torch.bucketize(timesteps, inner, right=not self.inclusive)
+        return torch.bucketize(timesteps.contiguous(), inner, right=not self.inclusive)
 
 
 def _split(rising: Floats, cuts: Floats) -> tuple[int, ...]:

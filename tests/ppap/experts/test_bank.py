@@ -154,6 +154,15 @@ def test_a_network_that_is_not_wrapped_and_an_adapter_that_is_none_are_named() -
             Adapter(parts)  # type: ignore[arg-type]
 
 
+def test_timesteps_are_as_many_as_images_or_one_for_all() -> None:
+    bank, x = scrambled(ExpertBank(tiny_predictor(), 5, ppap_adapter(2))), images(7)
+    assert bank(x[:0], TIMESTEPS[:0]).shape == (0, 5)
+    assert torch.equal(bank(x, TIMESTEPS[:1]), bank(x, TIMESTEPS[:1].expand(7)))
+    for wrong in (TIMESTEPS[:2], TIMESTEPS[:0], torch.tensor(5), TIMESTEPS[:, None]):
+        with pytest.raises(ValueError, match=r"7 images have timesteps \(7,\), got"):
+            bank(x, wrong)
+
+
 class Recurrent(nn.Module):
     """Reads images row by row; PyTorch keeps weak references to its weights."""
 
