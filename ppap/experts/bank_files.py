@@ -33,6 +33,7 @@ from ppap.experts.identity import (
     content_digest,
     former_fingerprints,
 )
+from ppap.experts.merging import WrittenWeights
 from ppap.experts.routing import NoiseRanges
 from ppap.files.checkpoints import (
     CheckpointError,
@@ -131,11 +132,12 @@ class BankDescription:
         Raises:
             CheckpointError: which says in what it is another.
         """
+        replaced = WrittenWeights(predictor.network).where_it_is()  # if another bank is merged
         if self.identity is None:
-            known = former_fingerprints(predictor.network, {})
+            known = former_fingerprints(predictor.network, replaced)
             other = [] if self.fingerprint in known else ["other parameters"]
         else:
-            other = self.identity.differences(PredictorIdentity.of(predictor, {}))
+            other = self.identity.differences(PredictorIdentity.of(predictor, replaced))
         if other:
             raise CheckpointError(
                 f"{folder} was trained for another predictor than this {predictor.name}, which "

@@ -19,6 +19,7 @@ from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases, Norms
 from ppap.experts.bank import ExpertBank
+from ppap.experts.merging import WrittenWeights
 from ppap.experts.routing import NoiseRanges
 from ppap.files.checkpoints import CheckpointError, check_state, load_state
 from ppap.predictors.predictor import Predictor
@@ -71,6 +72,8 @@ def load_released(
     ranges = NoiseRanges.equal(len(files), steps)
     states = [_unwrapped(load_state(path)) for path in files]
     base = predictor.network.state_dict()
+    originals = WrittenWeights(predictor.network).originals()  # if another bank is merged
+    base |= {key: originals[key] for key in base.keys() & originals.keys()}
     if normalised is None:
         normalised = DEIT_LAYER in base
     bank = ExpertBank(predictor, ranges, adapter, normalised=normalised)

@@ -12,8 +12,9 @@ from torch import nn
 from ppap.diffusion.guide import State
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
-from ppap.experts.adapters.parts import Biases
+from ppap.experts.adapters.parts import Biases, Norms
 from ppap.experts.bank import ExpertBank
+from ppap.experts.released import load_released, save_released
 from ppap.files.checkpoints import CheckpointError
 from ppap.predictors.predictor import Predictor
 from ppap.predictors.wrappers import MixedPrecision
@@ -95,6 +96,22 @@ def test_an_expert_that_is_merged_in_is_no_other_predictor(tmp_path: Path) -> No
     bank.save(tmp_path)
     loaded = ExpertBank.load(tmp_path, tiny_predictor())
     assert torch.equal(loaded(images(4), TIMESTEPS), expected)
+
+
+def test_banks_are_loaded_around_a_predictor_into_which_another_is_merged(tmp_path: Path) -> None:
+    adapter = Adapter((Lora(2, 8.0), Biases(), Norms()))
+    bank = scrambled(ExpertBank(tiny_predictor(), 2, adapter))
+    bank.save(tmp_path / "own")
+    save_released(bank, tmp_path / "released")
+    predictor = tiny_predictor()
+    merged = scrambled(ExpertBank(predictor, 1, ADAPTER)).merge(0)(images(4))
+    own = ExpertBank.load(tmp_path / "own", predictor)
+    released = load_released(
+        tmp_path / "released", predictor, rank=2, as_trained=False, normalised=True
+    )
+    assert torch.equal(predictor(images(4)), merged)
+    for loaded in (own, released):
+        assert torch.equal(loaded(images(4), TIMESTEPS), bank(images(4), TIMESTEPS))
 
 
 def mixed(predictor: Predictor, dtype: torch.dtype) -> Predictor:
