@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppap.files.checkpoints import CheckpointError
 from ppap.files.hub import hub_folder
 from ppap.predictors.predictor import Predictor
 from ppap.predictors.preprocessing import SIDES, preprocessing
@@ -69,11 +70,17 @@ def load_transformers(
         the network's own resolution, or embeddings (B, D).
 
     Raises:
-        CheckpointError: if something is missing, damaged, hostile or of another kind.
+        CheckpointError: if something is missing, damaged, hostile or of another kind, such as a
+            classifier of several labels at once.
         ImportError: without the extra ``public``.
     """
     folder = hub_folder(source, SETTINGS_FILES, nested=False)
     network, missing = load_network(source, folder)
+    if getattr(network.config, "problem_type", None) == "multi_label_classification":
+        raise CheckpointError(
+            f"{source} gives each label a score of its own, of which several may be right, and no "
+            "distribution over classes; wrap the network in a ppap.Predictor with a task of yours"
+        )
     mean, std, own_size = preprocessing(source, folder)
     kind = type(network).__name__
     found = next((what for ending, what in OUTPUTS.items() if kind.endswith(ending)), None)

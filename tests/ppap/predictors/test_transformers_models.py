@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
+from ppap.files.checkpoints import CheckpointError
 from ppap.predictors.public import load_predictor
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
@@ -41,3 +43,18 @@ def test_a_transformers_model_predicts_what_its_pipeline_does(model: str, tmp_pa
     assert gradient.isfinite().all()
     assert (gradient.flatten(1).abs().sum(1) > 0).all()
     assert not any(part.training for part in predictor.modules())
+
+
+def test_a_model_that_scores_each_label_by_itself_is_no_classifier(tmp_path: Path) -> None:
+    """A softmax over such scores would guide away from labels that may be right as well."""
+    saved("vit", tmp_path)
+    path = tmp_path / "config.json"
+    settings = json.loads(path.read_text())
+    for kind in ("single_label_classification", "multi_label_classification"):
+        path.write_text(json.dumps(settings | {"problem_type": kind}))
+        if kind.startswith("single"):
+            assert load_predictor(f"transformers/{tmp_path}").task == ClassTask()
+            continue
+        with pytest.raises(CheckpointError, match="each label a score of its own") as caught:
+            load_predictor(f"transformers/{tmp_path}")
+        assert "\n" not in str(caught.value)
