@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from ppap.compute.precision import widened
 from ppap.files.images import NonFiniteError
 
 __all__ = ["check_alike", "checked_labels", "checked_scores", "checked_values", "without_nan"]
@@ -32,6 +33,8 @@ MENDS = {
 def checked_scores(prediction: Any, dimensions: int, task: str) -> Tensor:
     """Scores of K classes: (B, K) of images or (B, K, H, W) of their pixels, K at least 2.
 
+    Those in half precision come back in float32, for sums over pixels would overflow.
+
     Args:
         prediction: what a network gave.
         dimensions: 2 or 4.
@@ -42,7 +45,7 @@ def checked_scores(prediction: Any, dimensions: int, task: str) -> Tensor:
         ValueError: for another shape.
     """
     wanted = "(B, K)" if dimensions == 2 else "(B, K, H, W)"
-    found = _tensor(prediction, task)
+    found = widened(_tensor(prediction, task))
     if found.ndim != dimensions or found.shape[1] < 2:
         raise ValueError(
             f"{task} predictions are {wanted} scores of at least two classes, got "
@@ -80,7 +83,7 @@ def checked_labels(targets: Tensor, shape: torch.Size, classes: int, lowest: int
 
 
 def checked_values(targets: Tensor, shape: torch.Size, kind: str, unknown: bool = False) -> Tensor:
-    """Targets that are real numbers.
+    """Targets that are real numbers, in float32 if they are in half precision.
 
     Args:
         targets: floating-point.
@@ -101,7 +104,7 @@ def checked_values(targets: Tensor, shape: torch.Size, kind: str, unknown: bool 
         rows = (~fine.flatten(1).all(1)).nonzero()[:, 0].tolist()
         if rows:
             raise ValueError(f"{kind} must be finite; those of row {rows[0]} are not")
-    return targets
+    return widened(targets)
 
 
 def check_alike(student: Tensor, teacher: Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ppap.compute.precision import widened
 from ppap.tasks.checks import check_alike, checked_values, without_nan
 from ppap.tasks.maps import known_mean, standardised
 
@@ -105,13 +106,13 @@ def align_depth(prediction: Any, targets: Tensor) -> Tensor:
 
 
 def _map(prediction: Any) -> Tensor:
-    """(B, H, W) of (B, H, W) or (B, 1, H, W)."""
+    """(B, H, W) of (B, H, W) or (B, 1, H, W), in float32 if in half precision."""
     if isinstance(prediction, Tensor) and prediction.ndim == 4 and prediction.shape[1] == 1:
-        return prediction[:, 0]
+        return widened(prediction[:, 0])
     if not isinstance(prediction, Tensor) or prediction.ndim != 3:
         found = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction)
         raise ValueError(f"a depth map has the shape (B, H, W) or (B, 1, H, W), got {found}")
-    return prediction
+    return widened(prediction)
 
 
 def _compared(prediction: Any, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ppap.compute.precision import widened
 from ppap.tasks.checks import checked_values, without_nan
 
 __all__ = ["SimilarityTask"]
@@ -72,11 +73,11 @@ class SimilarityTask:
 
 
 def _embeddings(prediction: Any) -> Tensor:
-    """(B, D), or a ValueError."""
+    """(B, D), in float32 if in half precision, or a ValueError."""
     if not isinstance(prediction, Tensor) or prediction.ndim != 2:
         found = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction)
         raise ValueError(f"similarity predictions are embeddings (B, D), got {found}")
-    return prediction
+    return widened(prediction)
 
 
 def _chords(prediction: Any, targets: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ppap.compute.precision import widened
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.guide import State
 from ppap.diffusion.sampling import sample
@@ -140,6 +141,38 @@ def test_a_prediction_with_nan_has_no_score_and_is_no_target(
         with pytest.raises(NonFiniteError, match="prediction of row 2 holds NaN"):
             use(broken)
     assert task.log_likelihood(broken, targets).isnan().tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("task", "shape"),
+    [
+        (ClassTask(), (2, 5)),
+        (SegmentationTask(), (2, 3, 300, 300)),
+        (DepthTask(), (2, 300, 300)),
+        (DepthTask(aligned=False), (2, 300, 300)),
+        (SimilarityTask(), (2, 64)),
+    ],
+)
+def test_predictions_in_half_precision_are_compared_in_float32(
+    task: Task, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """Sums over so many pixels are infinite in float16, and rounded to noise in bfloat16."""
+    made = torch.Generator().manual_seed(0)
+    prediction = (torch.rand(shape, generator=made) * 1000).to(dtype)
+    other = (torch.rand(shape, generator=made) * 1000).to(dtype)
+    targets, wide = task.target(other), task.target(other.float())
+    for use in (task.log_likelihood, task.supervised_loss, task.score, task.errors):
+        found, expected = use(prediction, targets), use(prediction.float(), wide)
+        assert torch.equal(found.float(), expected)
+        if isinstance(task, DepthTask | SimilarityTask):
+            assert torch.equal(use(prediction, other), expected)
+    pair = (
+        task.transfer_loss(prediction, other),
+        task.transfer_loss(*map(widened, (prediction, other))),
+    )
+    assert torch.equal(*pair)
+    assert pair[0].isfinite()
 
 
 def test_scores_that_leave_classes_out_are_measured() -> None:
