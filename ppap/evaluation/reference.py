@@ -157,7 +157,7 @@ class ReferenceStatistics:
         """Write a safetensors file.
 
         Args:
-            path: the file.
+            path: the file, whose folder is made if need be.
             half: round the features (mean and covariance never) to float16, which halves the
                 file and moves KID, precision and recall by about one part in a thousand.
 
@@ -174,6 +174,7 @@ class ReferenceStatistics:
             tensors["spatial_mean"] = torch.tensor(self.spatial.mean)
             tensors["spatial_covariance"] = torch.tensor(self.spatial.covariance)
         about = {"format": _FORMAT, "extractor": self.extractor, "count": str(self.count)}
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path, about | {"sha256": _digest(about, tensors)})
 
     @staticmethod

@@ -17,7 +17,7 @@ from tests.ppap.statistics import normal, reference
 
 @pytest.mark.parametrize("half", [False, True])
 def test_statistics_survive_the_file(tmp_path: Path, half: bool) -> None:
-    real, path = reference(), tmp_path / "reference.safetensors"
+    real, path = reference(), tmp_path / "of" / "mine" / "reference.safetensors"
     real.save(path, half=half)
     read = ReferenceStatistics.load(path)
     assert (read.extractor, read.count) == (real.extractor, real.count)
