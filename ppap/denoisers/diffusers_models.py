@@ -166,6 +166,11 @@ def load_diffusers(source: str | Path, dtype: torch.dtype = torch.float32) -> De
             f"{source} makes {outputs} channels of {unet.config.in_channels}, so that it does more "
             "than take noise from images; give an unconditional model"
         )
+    if outputs == 2 * channels and scheduler.get("variance_type") == "learned":
+        raise CheckpointError(
+            f"{source} predicts variances as they are (variance_type 'learned'); what can be used "
+            "is 'learned_range', where they are between the smallest and the largest"
+        )
     height, width = _size(source, unet.config.sample_size)
     denoiser = Denoiser(
         kinds[kind](unet),

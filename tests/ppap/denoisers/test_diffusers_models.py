@@ -414,3 +414,15 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_flags_are_not_for_diffusers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leave out image_size"):
         load_denoiser(str(tmp_path), image_size=3)
+
+
+def test_variances_that_are_no_share_of_a_range_are_refused(tmp_path: Path) -> None:
+    """Read as a share between two logarithms they would be some other variance."""
+    unet(out_channels=6).save_pretrained(tmp_path)
+    for kind in ("learned_range", "learned"):
+        DDPMScheduler(variance_type=kind).save_pretrained(tmp_path)
+        if kind == "learned_range":
+            assert load_denoiser(str(tmp_path)).learned_variance
+            continue
+        with pytest.raises(CheckpointError, match="predicts variances as they are"):
+            load_denoiser(str(tmp_path))
