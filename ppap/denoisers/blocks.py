@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from ppap.tasks.checks import checked_labels
+from ppap.compute.known import values_known
 
 __all__ = [
     "BlockOptions",
@@ -71,9 +71,14 @@ def class_labels(y: Tensor, classes: int) -> Tensor:
         raise ValueError(
             f"labels y are (B,) integers from 0 to {classes - 1}, got {y.dtype} {tuple(y.shape)}"
         )
-    if y.is_cuda:
-        return y.long()
-    return checked_labels(y, y.shape, classes)
+    labels = y.long()
+    if not y.is_cuda and values_known(labels):
+        for label in labels.tolist():
+            if not 0 <= label < classes:
+                raise ValueError(
+                    f"label {label} is none of the {classes} classes, 0 to {classes - 1}"
+                )
+    return labels
 
 
 def small_images(low_res: Tensor | None) -> Tensor:

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from ppap.compute.known import values_known
 from ppap.compute.precision import widened
 from ppap.files.images import NonFiniteError
 
@@ -51,7 +50,7 @@ def checked_scores(prediction: Any, dimensions: int, task: str) -> Tensor:
             f"{task} predictions are {wanted} scores of at least two classes, got "
             f"{tuple(found.shape)}; name the task that the network was made for"
         )
-    if _values_known(found) and _are_probabilities(found):
+    if values_known(found) and _are_probabilities(found):
         _tell_of_probabilities(task)
     return found
 
@@ -74,7 +73,7 @@ def checked_labels(targets: Tensor, shape: torch.Size, classes: int, lowest: int
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise ValueError(f"labels are integers, got {targets.dtype}; convert them with .long()")
     labels = targets.long()
-    if _values_known(labels) and labels.numel():
+    if values_known(labels) and labels.numel():
         low, high = int(labels.min()), int(labels.max())
         if low < lowest or high >= classes:
             wrong = low if low < lowest else high
@@ -99,7 +98,7 @@ def checked_values(targets: Tensor, shape: torch.Size, kind: str, unknown: bool 
         raise ValueError(
             f"{kind} are floating-point numbers, got {targets.dtype}; convert them with .float()"
         )
-    if _values_known(targets):
+    if values_known(targets):
         fine = targets.isfinite() | targets.isnan() if unknown else targets.isfinite()
         rows = (~fine.flatten(1).all(1)).nonzero()[:, 0].tolist()
         if rows:
@@ -132,7 +131,7 @@ def without_nan(prediction: Tensor, task: str) -> Tensor:
     Raises:
         NonFiniteError: for NaN, naming the first row that has any.
     """
-    if _values_known(prediction) and prediction.isnan().any():
+    if values_known(prediction) and prediction.isnan().any():
         row = int(prediction.isnan().flatten(1).any(1).nonzero()[0])
         raise NonFiniteError(
             f"the {task} prediction of row {row} holds NaN; look at what the network was shown, or "
@@ -172,8 +171,3 @@ def _tell_of_probabilities(task: str) -> None:
         "take the network's output before its softmax",
         task,
     )
-
-
-def _values_known(targets: Tensor) -> bool:
-    traced = get_proxy_mode() is not None or torch.compiler.is_compiling()
-    return not traced and not targets.is_meta and not is_functorch_wrapped_tensor(targets)
