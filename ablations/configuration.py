@@ -33,6 +33,8 @@ def arguments_of(path: Path) -> list[str]:
             found = tomllib.load(file)
     except (OSError, ValueError) as error:
         raise UserError(f"--config {path}: {error}", "mend the file, or name another") from error
+    if "config" in found:
+        raise UserError(f"--config {path}: it names another file", "copy what that one says")
     sweeps = _words("sweeps", found.pop("sweeps", []), path)
     changes = found.pop("set", {})
     if not isinstance(changes, dict):

@@ -18,6 +18,7 @@ from ablations.cells.pictures import Grid, Panel
 from ablations.cells.pixel_reference import PixelReference
 from ablations.cells.results import Result
 from ablations.cells.samples import AnySampler, Samples, sampler_name
+from ablations.errors import UserError
 from ablations.settings.setting import GuidedTask, RunPath, Setting
 from ablations.sweeps.lab import SEED_STRIDE, Lab, Models
 from ablations.sweeps.recipes import FULL, MULTI, NAIVE, PPAP, SINGLE, Recipe
@@ -301,6 +302,9 @@ def curve(
         predictor: that guides.
         sampler: draws every point.
         path: on which it does; None for the run's own. What is trained is trained on that.
+
+    Raises:
+        UserError: if no scale is above 0.
     """
     setup = replace(lab.setup, path=path or lab.setup.path)
     units = tuple(range(lab.budget.units))
@@ -310,6 +314,11 @@ def curve(
     ]
     relative = lab.setting.tasks[task].scale
     scales = [relative * scale for scale in sorted(lab.scales or lab.budget.curve_scales)]
+    if not scales[-1]:
+        raise UserError(
+            f"a curve of sweep {lab.sweep} has no guidance scale above 0, which is to be doubled",
+            "give another with --scales",
+        )
     reference = PixelReference(lab.setup)
 
     def measured(scale: float, extension: Extension | None = None) -> tuple[CurveScore, ...]:

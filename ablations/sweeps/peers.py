@@ -344,7 +344,14 @@ def trials(method: str, count: int, scales: tuple[float, ...] = ()) -> tuple[Tri
         method: of :data:`SPACES`, or a plugin.
         count: how many.
         scales: in turn, instead of those that are drawn.
+
+    Raises:
+        UserError: for a scale of 0, of which a curve would have no other strengths.
     """
+    if 0 in scales:
+        raise UserError(
+            "the search of a peer cannot try a guidance scale of 0", "leave it out of --scales"
+        )
     space = SPACES[method] if method in SPACES else search_space(method)
     rng = np.random.default_rng(zlib.crc32(method.encode()))
     low, high = (float(end) for end in space["scale"])

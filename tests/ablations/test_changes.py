@@ -168,6 +168,14 @@ def test_a_change_that_cannot_be_is_one_line(
     assert message in line
 
 
+@pytest.mark.parametrize("sweep", ["claims", "speed-quality", "refinements", "peers"])
+def test_a_curve_needs_a_scale_that_can_be_doubled(sweep: str) -> None:
+    """Of a scale of 0 it would have several points, which no report can tell apart."""
+    options = Options((sweep,), budget="smoke", scales=(0.0,))
+    with pytest.raises(UserError, match="scale"):
+        options.results(options.lab())
+
+
 def test_what_a_sweep_varies_itself_cannot_be_changed() -> None:
     options = Options(("temperature",), changes=("temperature=0.5",))
     with pytest.raises(UserError, match="sweep temperature varies temperature itself"):
@@ -207,6 +215,7 @@ def test_options_stand_in_a_file_and_the_command_line_comes_first(
         ('seeds = "many"', "mine.toml: argument --seeds: invalid int value: 'many'"),
         ("rows = [[1]]", "rows cannot be [[1]]"),
         ("set = 3", "set is no table"),
+        ('config = "other.toml"', "mine.toml: it names another file"),
     ],
 )
 def test_a_file_that_cannot_be_is_one_line(
