@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,16 +103,34 @@ def search_space(name: str) -> Mapping[str, tuple[Any, ...]]:
     each option of the class the values that it may have; by default the scale alone.
 
     Raises:
-        UserError: for another shape.
+        UserError: for another shape, or an option that the class does not have.
     """
-    space: Mapping[str, tuple[Any, ...]] = getattr(_class_of(name), "SEARCH", {})
-    scale = space.get("scale", (0.1, 64.0))
-    if len(scale) != 2 or not 0 < scale[0] < scale[1]:
+    cls = _class_of(name)
+    space: Any = getattr(cls, "SEARCH", {})
+    if not isinstance(space, Mapping):
+        raise UserError(f"plugin {name}: SEARCH is {space!r}", "give a dictionary of tuples")
+    space = {"scale": (0.1, 64.0), **space}
+    for option, values in space.items():
+        if not isinstance(values, list | tuple) or not values:
+            raise UserError(
+                f"plugin {name}: SEARCH[{option!r}] is {values!r}",
+                "give a tuple of values; one of a single value ends in a comma",
+            )
+    scale = space["scale"]
+    numbers = all(isinstance(end, int | float) and math.isfinite(end) for end in scale)
+    if len(scale) != 2 or not numbers or not 0 < scale[0] < scale[1]:
         raise UserError(
             f"plugin {name}: SEARCH['scale'] is {scale!r}",
             "give the least and the greatest scale, both positive",
         )
-    return {**space, "scale": tuple(scale)}
+    known = inspect.signature(cls).parameters
+    anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
+    if unknown := [each for each in space if each not in ("scale", *known) and not anything]:
+        raise UserError(
+            f"plugin {name}: {cls.__name__} takes no {unknown[0]}, which is in SEARCH",
+            f"choose from {', '.join(known)}",
+        )
+    return {option: tuple(values) for option, values in space.items()}
 
 
 def _class_of(name: str) -> type[Any]:

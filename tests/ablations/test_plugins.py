@@ -207,6 +207,40 @@ def test_two_guides_in_one_module_are_one_too_many(tmp_path: Path) -> None:
         load_guide(name)
 
 
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("('scale', 1.0, 4.0)", "SEARCH is .*; give a dictionary of tuples"),
+        ("{'scale': 4.0}", r"SEARCH\['scale'\] is 4.0; give a tuple"),
+        ("{'scale': (4.0, 1.0)}", r"SEARCH\['scale'\] is .*; give the least and the greatest"),
+        ("{'scale': (1.0, float('inf'))}", "give the least and the greatest"),
+        ("{'scale': ('1', '4')}", "give the least and the greatest"),
+        ("{'power': (0.5)}", r"SEARCH\['power'\] is 0.5; .*ends in a comma"),
+        ("{'power': 'half'}", r"SEARCH\['power'\] is 'half'; give a tuple"),
+        ("{'power': ()}", r"SEARCH\['power'\] is \(\); give a tuple"),
+        ("{'powr': (0.5,)}", "Guide takes no powr, which is in SEARCH; choose from .*scale, power"),
+    ],
+)
+def test_a_search_of_another_shape_is_refused(space: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / f"searching_{abs(hash(space))}.py"
+    path.write_text(
+        f"{GUIDE}    SEARCH = {space}\n"
+        "    def __init__(self, likelihood, scale=1.0, power=1.0): pass\n"
+    )
+    with pytest.raises(UserError, match=message):
+        search_space(load_plugin(str(path)).__name__)
+
+
+def test_a_search_may_have_values_of_options(tmp_path: Path) -> None:
+    path = tmp_path / "searching.py"
+    path.write_text(
+        f"{GUIDE}    SEARCH = {{'scale': [1, 4], 'power': [0.5, 1.0]}}\n"
+        "    def __init__(self, likelihood, strength, power=1.0): pass\n"
+    )
+    wanted = {"scale": (1, 4), "power": (0.5, 1.0)}
+    assert search_space(load_plugin(str(path)).__name__) == wanted
+
+
 def test_a_setting_that_calls_itself_otherwise_is_refused() -> None:
     @setting("another-name")
     def load() -> Setting:
