@@ -53,6 +53,8 @@ SHEET = 1160
 TITLE_LINE, TITLE_CHARACTER, LABEL_CHARACTER, NAME_CHARACTER = 18, 8.8, 8.4, 12.0
 """Pixels, at `DPI`, of text above and beside pictures; of a character, on average and with room."""
 EXPERT_BOUNDS = (0, 200, 400, 600, 800, 1000)
+VERBATIM = {"text.parse_math": False}
+"""A dollar in a name is a dollar, and begins no formula."""
 
 
 def noise_accuracy_figure(records: Records) -> Figure:
@@ -219,7 +221,8 @@ def png(figure: Figure) -> bytes:
     it takes to stay under `MAX_PNG_BYTES`.
     """
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI)
+    with rc_context(VERBATIM):
+        figure.savefig(drawn, format="png", dpi=DPI)
     picture = Image.open(drawn).convert("RGB")
     encoded = b""
     pictures = picture.getcolors(MOST_DRAWN_COLOURS) is None
@@ -239,7 +242,7 @@ def png(figure: Figure) -> bytes:
 def svg(figure: Figure) -> bytes:
     """The figure as SVG without metadata: equal figures give equal bytes."""
     drawn = io.BytesIO()
-    with rc_context({"svg.hashsalt": "ppap", "svg.fonttype": "none"}):
+    with rc_context({"svg.hashsalt": "ppap", "svg.fonttype": "none", **VERBATIM}):
         figure.savefig(drawn, format="svg", metadata={"Date": None})
     return drawn.getvalue()
 
@@ -247,13 +250,9 @@ def svg(figure: Figure) -> bytes:
 @contextmanager
 def theme() -> Iterator[None]:
     """How all figures look."""
-    quiet = {
-        "axes.edgecolor": "0.4",
-        "grid.color": "0.93",
-        "figure.facecolor": "white",
-    }
+    quiet = {"axes.edgecolor": "0.4", "grid.color": "0.93", "figure.facecolor": "white"}
     sizes = sns.plotting_context("notebook", font_scale=0.85, rc={"axes.linewidth": 0.8})
-    with sns.axes_style("whitegrid", quiet), sizes:
+    with rc_context(VERBATIM), sns.axes_style("whitegrid", quiet), sizes:
         yield
 
 

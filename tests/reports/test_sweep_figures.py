@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from reports.drawings import drawings
-from reports.figures import svg
+from reports.figures import png, svg
 from reports.records import Records
 from reports.sweep_figures import front, lines_figure, pareto_figure, points_figure
 from tests.reports.conftest import Record, info, row, write_folder
@@ -68,6 +68,16 @@ def test_a_row_without_the_second_axis_has_a_line_that_says_so(tmp_path: Path) -
     figure = lines_figure(read(tmp_path, axes, *rows))
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.texts] == ["_LoRA", "no kind"]
+
+
+def test_a_dollar_in_a_name_begins_no_formula(tmp_path: Path) -> None:
+    name = "$\\frac$"
+    rows = [arm(f"{name} {n}", axes={"n": n, "kind": f"{name} {n}"}) for n in (1, 2)]
+    found = read(tmp_path, {"n": "log", "kind": "category"}, *rows)
+    for draw in (lines_figure, points_figure):
+        figure = draw(found)
+        assert name in svg(figure).decode()
+        assert png(figure)
 
 
 @pytest.mark.parametrize("draw", [lines_figure, pareto_figure])
