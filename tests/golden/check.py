@@ -331,9 +331,9 @@ def _toy_denoiser(golden: Golden) -> tuple[Denoiser, Schedule]:
 def _step(
     figure: str, denoiser: Denoiser, schedule: Schedule, index: int, x_t: Tensor, noise: Tensor
 ) -> Tensor:
-    if figure == "q_sample":
-        return schedule.add_noise(x_t, torch.full((len(x_t),), index), noise)
     timestep = int(schedule.timesteps[index])
+    if figure == "q_sample":
+        return schedule.add_noise(x_t, torch.full((len(x_t),), timestep), noise)
     prediction = denoiser(x_t, torch.full((len(x_t),), timestep))
     gradient = _toy_gradient(x_t, timestep)
     if figure == "ddim_plain":
