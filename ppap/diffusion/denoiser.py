@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -103,8 +104,9 @@ class Denoiser(nn.Module):
                 number is one for all.
 
         Raises:
-            TypeError: for what is none of these.
+            TypeError: for what is none of these, or a name that the network does not take.
         """
+        _check_names(self.network, conditions)
         other = Denoiser(
             self.network,
             self.schedule,
@@ -222,6 +224,26 @@ class RescaledTimesteps(nn.Module):
 def freeze(module: nn.Module) -> nn.Module:
     """Evaluation mode and no gradient for any parameter, in place; returns the module."""
     return module.eval().requires_grad_(False)
+
+
+def _check_names(network: Callable[..., Any], names: Iterable[str]) -> None:
+    """Refuse conditions that a network does not take, where it says what it takes."""
+    called = network.forward if isinstance(network, nn.Module) else network
+    try:
+        parameters = list(inspect.signature(called).parameters.values())
+    except (TypeError, ValueError):  # of a callable that has no signature
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        if isinstance(network, SpaceToDepth | RescaledTimesteps):
+            _check_names(network.network, names)
+        return
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    takes = [parameter.name for parameter in parameters[2:] if parameter.kind in by_name]
+    if unknown := [name for name in names if name not in takes]:
+        raise TypeError(
+            f"{getattr(network, '__name__', type(network).__name__)} takes no condition "
+            f"{', '.join(unknown)}; besides (x_t, timesteps) it takes {', '.join(takes) or 'none'}"
+        )
 
 
 def _rows(name: str, value: Any) -> Tensor:

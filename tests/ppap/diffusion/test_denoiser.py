@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -163,6 +164,26 @@ def test_conditions_reach_a_network_whatever_it_is_wrapped_in(wrap: Any) -> None
     assert not denoiser.eval().with_conditions(y=1).training
     with pytest.raises(TypeError, match="the condition y is a tensor"):
         denoiser.with_conditions(y="cat")
+    with pytest.raises(TypeError, match=r"Wrapped takes no condition labels; .* it takes y$"):
+        denoiser.with_conditions(labels=[0, 2, 1])
+
+
+def test_names_of_conditions_are_those_of_the_network_where_it_says_them() -> None:
+    def bare(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        return x_t
+
+    def open_ended(x_t: Tensor, *args: Tensor, **anything: Tensor) -> Tensor:
+        return x_t + anything["y"]
+
+    x, t = images(2), torch.tensor([1, 2])
+    told = Denoiser(open_ended, linear_schedule(), SHAPE).with_conditions(y=2.0)
+    assert torch.equal(told(x, t).epsilon, x + 2)
+    with pytest.raises(TypeError, match=r"bare takes no condition y, z; .* it takes none"):
+        Denoiser(bare, linear_schedule(), SHAPE).with_conditions(y=1, z=2)
+    part = Denoiser(partial(Wrapped().forward, y=torch.ones(1)), linear_schedule(), SHAPE)
+    assert torch.equal(part.with_conditions(y=2.0)(x, t).epsilon, x + 2)
+    with pytest.raises(TypeError, match="takes no condition x_t"):
+        part.with_conditions(x_t=1)
 
 
 def test_half_precision_torso_stays_close_and_keeps_norms_in_float32() -> None:
