@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ppap.files.checkpoints import one_line
 from ppap.predictors.captions import text_targets
 from ppap.predictors.predictor import Predictor
 from ppap.predictors.timm_models import load_timm
@@ -46,7 +47,7 @@ def load_predictor(
         :class:`ppap.tasks.similarity.SimilarityTask`.
 
     Raises:
-        ValueError: for a name that is unknown, or options that the model does not take.
+        ValueError: for a name that is unknown, or options or a size that the model does not take.
         CheckpointError: for weights that are missing, damaged, hostile or of another network.
         ImportError: for transformers without the extra ``public``.
     """
@@ -68,6 +69,22 @@ def load_predictor(
             "or transformers/HUB_ID or transformers/FOLDER of a depth, classification, "
             "segmentation or CLIP model"
         )
+    if size is not None:
+        _check_size(predictor.eval(), kind)
     if dtype != torch.float32:
         predictor.network = MixedPrecision(predictor.network, dtype)
     return predictor.eval()
+
+
+@torch.no_grad()
+def _check_size(predictor: Predictor, kind: str) -> None:
+    """Show the network one image of a size that was asked for, which may not be its weights'."""
+    assert predictor.size is not None
+    try:
+        predictor(torch.zeros(1, predictor.mean.shape[1], *predictor.size))
+    except Exception as error:  # networks raise whatever they like
+        resampled = " or, for a ViT, add dynamic_img_size=True" if kind == "timm" else ""
+        raise ValueError(
+            f"{predictor.name} takes no images of {predictor.size[0]} x {predictor.size[1]} "
+            f"({one_line(error)}); leave size out for that of its weights{resampled}"
+        ) from error

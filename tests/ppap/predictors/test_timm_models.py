@@ -60,3 +60,12 @@ def test_what_is_no_classifier_with_a_published_normalisation_is_refused(
     save_weights(timm.create_model(name, **known).state_dict(), tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=why):
         load_predictor(f"timm/{name}", tmp_path / "a.safetensors", **options)
+
+
+def test_a_size_that_a_network_cannot_take_is_refused_where_it_is_given(tmp_path: Path) -> None:
+    path, name, small = tmp_path / "a.safetensors", "vit_tiny_patch16_224", {"depth": 1}
+    save_weights(timm.create_model(name, **small).state_dict(), path)
+    with pytest.raises(ValueError, match=r"takes no images of 32 x 64 .*; leave size out"):
+        load_predictor(f"timm/{name}", path, (32, 64), **small)
+    told = load_predictor(f"timm/{name}", path, (32, 64), dynamic_img_size=True, **small)
+    assert told(torch.zeros(2, 3, 16, 48)).shape == (2, 1000)
