@@ -141,8 +141,15 @@ class ExpertBank(nn.Module):
             (B, ...) predictions, in the order of the batch.
 
         Raises:
+            RuntimeError: within torch.export or torch.jit.trace.
             ValueError: for a timestep outside all ranges, or another number of them.
         """
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+            raise RuntimeError(
+                "a bank chooses experts by the values of timesteps, which an exported or traced "
+                "graph does not look at; export what bank.merge(expert) gives, and save it before "
+                "another is merged"
+            )
         experts = self.ranges.expert_of(timesteps, len(x_t))
         return self.predict_mixed(x_t, experts)
 

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -172,6 +173,18 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.rows(x.transpose(1, 2).flatten(2))[0][:, -1])
+
+
+@pytest.mark.parametrize("graph", [torch.export.export, torch.jit.trace])
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_a_merged_predictor_is_exported_and_not_the_bank_that_routes(graph: Any) -> None:
+    bank, x = scrambled(ExpertBank(tiny_predictor(), 5)), images(2)
+    with pytest.raises(RuntimeError, match=r"export what bank.merge\(expert\) gives"):
+        graph(bank, (x, torch.tensor([500, 900])))
+    expected = bank(x, torch.tensor([500]))
+    found = graph(bank.merge(2), (x,))
+    made = found.module() if graph is torch.export.export else found
+    torch.testing.assert_close(made(x), expected)
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda bank: pickle.loads(pickle.dumps(bank))])
