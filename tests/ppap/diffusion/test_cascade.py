@@ -214,8 +214,10 @@ def test_one_caption_for_all_goes_through_the_fast_path(stages: list[Stage]) -> 
 
 
 def test_sampling_wants_conditions_for_its_seeds_and_a_plain_path() -> None:
-    labels = torch.tensor([0, 1, 0])
-    denoiser = tiny_denoiser().with_conditions(y=labels)
+    def network(x_t: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:
+        return x_t + y[:, None, None, None]
+
+    denoiser = Denoiser(network, linear_schedule(), (3, 8, 8)).with_conditions(y=[0, 1, 0])
     with pytest.raises(ValueError, match="2 seeds, but conditions for 3 images"):
         sample(denoiser, SEEDS[:2], None, DDIM(5))
     with pytest.raises(ValueError, match="fast=False"):

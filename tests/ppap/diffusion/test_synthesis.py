@@ -187,7 +187,8 @@ def other_weights(denoiser: Denoiser) -> Denoiser:
 
 
 def other_buffers(denoiser: Denoiser) -> Denoiser:
-    return denoiser.with_conditions(y=3)
+    told = Denoiser(lambda x, t, y: denoiser.network(x, t), denoiser.schedule, SHAPE)
+    return told.with_conditions(y=3)
 
 
 def other_target(denoiser: Denoiser) -> Denoiser:
