@@ -144,7 +144,8 @@ class ExpertBank(nn.Module):
             RuntimeError: within torch.export or torch.jit.trace.
             ValueError: for a timestep outside all ranges, or another number of them.
         """
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if tracing or torch.compiler.is_exporting():
             raise RuntimeError(
                 "a bank chooses experts by the values of timesteps, which an exported or traced "
                 "graph does not look at; export what bank.merge(expert) gives, and save it before "
