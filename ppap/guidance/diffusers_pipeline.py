@@ -39,6 +39,9 @@ class GuidedScheduler:
     a tiny gradient where ``DDIMScheduler`` clips: it goes on with the noise before clipping, unless
     the pipeline is called with ``use_clipped_model_output=True``.
 
+    Set ``pipeline.scheduler`` after the pipeline is made: ``DDIMPipeline`` makes a plain scheduler
+    of the configuration of the one that it is given, and draws without the guide.
+
     Args:
         scheduler: as a pipeline has it, of the discrete diffusion family.
         guide: its targets are for the pipeline's batch, or one is for all.
