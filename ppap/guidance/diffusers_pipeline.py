@@ -7,6 +7,7 @@ Pipelines ask their scheduler for every step, so a scheduler that guides makes a
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,8 +40,9 @@ class GuidedScheduler:
     a tiny gradient where ``DDIMScheduler`` clips: it goes on with the noise before clipping, unless
     the pipeline is called with ``use_clipped_model_output=True``.
 
-    Set ``pipeline.scheduler`` after the pipeline is made: ``DDIMPipeline`` makes a plain scheduler
-    of the configuration of the one that it is given, and draws without the guide.
+    Set ``pipeline.scheduler`` after the pipeline is made: ``DDIMPipeline`` would make a plain
+    scheduler of the configuration of the one that it is given, without the guide, and so would
+    ``from_config``.
 
     Args:
         scheduler: as a pipeline has it, of the discrete diffusion family.
@@ -51,6 +53,7 @@ class GuidedScheduler:
     Raises:
         StepGuideError: for a guide that makes whole steps.
         UnknownSchedulerError: for a scheduler of another family.
+        TypeError: where another scheduler is made of its configuration.
         NoiseLevelsError: at a step, if the guide's model is made for another noise schedule.
         NonFiniteError: at a step, if the guide's gradient is not finite.
         ValueError: for a denoiser of other noise levels or another target than the scheduler's, and
@@ -82,6 +85,12 @@ class GuidedScheduler:
 
     def __len__(self) -> int:
         return len(self.scheduler)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The wrapped scheduler's configuration, of which no other is made without a word."""
+        found: Mapping[str, Any] = _guided_config()(self.scheduler.config)
+        return found
 
     def _set_timesteps(self, *args: Any, **options: Any) -> None:
         """A trajectory begins: whatever guides remember is of another."""
@@ -127,6 +136,24 @@ class GuidedScheduler:
             self.scheduler, prediction, t, sample, gradient, *args, **options
         )
         return _output(x, x_0) if whole else (x, x_0)
+
+
+@functools.cache
+def _guided_config() -> Any:
+    from diffusers.configuration_utils import FrozenDict
+
+    class GuidedConfig(FrozenDict):
+        def get(self, key: str, default: Any = None) -> Any:
+            if key == "_use_default_values":  # which from_config alone asks for
+                raise TypeError(
+                    "a scheduler that is made of a GuidedScheduler's configuration has no guide; "
+                    "set pipeline.scheduler after the pipeline is made, and for another scheduler "
+                    "guide that one: GuidedScheduler(Other.from_config(guided.scheduler.config), "
+                    "guide)"
+                )
+            return super().get(key, default)
+
+    return GuidedConfig
 
 
 def _output(x: Tensor, x_0: Tensor) -> Any:

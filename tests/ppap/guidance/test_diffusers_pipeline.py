@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,19 @@ def test_a_ddim_pipeline_takes_it_after_it_is_made() -> None:
     torch.testing.assert_close(
         piped(pipeline), sample(denoiser(), SEEDS, guide(), DDIM(8, clip=False)), rtol=0, atol=1e-4
     )
+
+
+def test_no_other_scheduler_is_made_of_its_configuration_without_a_word() -> None:
+    plain = scheduler(DDIMScheduler, clip_sample=False)
+    guided = GuidedScheduler(plain, guide())
+    with pytest.raises(TypeError, match=r"set pipeline.scheduler after"):
+        DDIMPipeline(unet(), guided)
+    for config in (guided.config, copy.deepcopy(guided.config)):
+        with pytest.raises(TypeError, match="has no guide"):
+            DPMSolverMultistepScheduler.from_config(config)
+        assert dict(config) == dict(plain.config)
+        assert config.prediction_type == config.get("prediction_type") == "epsilon"
+    assert DDIMScheduler.from_config(guided.scheduler.config).config == plain.config
 
 
 WRAPPED: dict[str, Any] = {
