@@ -189,8 +189,9 @@ class WrittenWeights:
         """Overwrite parameters and buffers by name; what is there already is left alone."""
         live, replaced = self._live(), self.replaced
         for key, value in values.items():
-            if value is not live[key]:
-                replaced.setdefault(key, live[key].clone())
+            if not value.is_set_to(live[key]):
+                with torch.inference_mode(False):  # for it is used beyond it, and in training
+                    replaced.setdefault(key, live[key].clone())
                 live[key].copy_(value)
 
     @torch.no_grad()

@@ -163,6 +163,29 @@ def test_what_is_merged_within_an_autocast_is_not_kept_beyond_it() -> None:
     assert torch.equal(bank.predict(x, 1), expected)
 
 
+def test_a_merge_overwrites_and_remembers_nothing_but_what_an_expert_changes() -> None:
+    bank = lora_bank()
+    seen = {name: tensor._version for name, tensor in bank.predictor.network.named_parameters()}
+    bank.merge(1)
+    adapted = {"conv1.weight", "layer1.conv1.weight"}
+    assert set(bank.overwritten) == adapted
+    for name, tensor in bank.predictor.network.named_parameters():
+        assert (tensor._version > seen[name]) == (name in adapted)
+
+
+def test_a_bank_that_was_merged_in_inference_mode_can_be_trained_afterwards() -> None:
+    merged, plain = (scrambled(ExpertBank(tiny_predictor(), 2, ADAPTERS[0])) for _ in range(2))
+    with torch.inference_mode():
+        merged.merge(1)
+    assert not any(value.is_inference() for value in merged.overwritten.values())
+    found = []
+    for bank in (merged, plain):
+        x = images(2).requires_grad_()
+        bank.train().predict(x, 0).square().sum().backward()
+        found.append(x.grad)
+    assert torch.equal(*found)
+
+
 def test_a_bank_that_was_used_in_inference_mode_has_a_gradient_afterwards(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
