@@ -18,6 +18,9 @@ from ppap.tasks.protocol import SupervisedTask, TransferTask
 
 __all__ = ["Distillation", "Loss", "Objective", "Supervision"]
 
+AT_ONCE = 256
+"""Targets that are looked at together."""
+
 
 @dataclass(frozen=True, eq=False)
 class Loss:
@@ -139,8 +142,12 @@ class Supervision:
         """Compare the lowest and the highest label with predictions: graphs do not look at them."""
         if self.targets.is_floating_point() or not self.targets.numel():
             return
-        labels = self.targets.long().reshape(len(self.targets), -1)
-        rows = torch.stack([labels.amin(1).argmin(), labels.amax(1).argmax()]).cpu()
+        lowest, highest = [], []
+        for part in torch.split(self.targets, AT_ONCE):  # int64 takes eight times as much as bytes
+            labels = part.long().reshape(len(part), -1)
+            lowest.append(labels.amin(1))
+            highest.append(labels.amax(1))
+        rows = torch.stack([torch.cat(lowest).argmin(), torch.cat(highest).argmax()]).cpu()
         device = next(bank.parameters()).device
         prediction = bank.teacher_prediction(from_uint8(images[rows].to(device)))
         task.supervised_loss(prediction, self.targets[rows].to(device))

@@ -61,7 +61,8 @@ def check_images(images: Tensor) -> None:
             f"expected float (N, C, H, W) images, at least one, got {images.dtype} "
             f"{tuple(images.shape)}; from_uint8 converts stored pixels"
         )
-    if not images.abs().amax() <= 1.001:
+    low, high = images.aminmax()  # NaN if any is, and without a copy of all images
+    if not (low >= -1.001 and high <= 1.001):
         raise ValueError("images leave [-1, 1]; rescale or clamp them first")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ppap.diffusion.schedule import linear_schedule
+from ppap.experts import objectives
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
@@ -145,8 +146,9 @@ def test_a_teacher_needs_a_batch_and_room(options: dict[str, int]) -> None:
 )
 @pytest.mark.parametrize("order", ["ascending", "together"])
 def test_a_label_that_does_not_exist_is_found_before_any_step(
-    predictor: Predictor, task: Any, wrong: int, order: Any
+    predictor: Predictor, task: Any, wrong: int, order: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(objectives, "AT_ONCE", 8)
     shape = (20,) if isinstance(task, ClassTask) else (20, 8, 8)
     labels = torch.ones(shape).long()
     labels.view(-1)[-1] = wrong
