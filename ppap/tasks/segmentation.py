@@ -89,9 +89,8 @@ def _top(logits: Tensor) -> Tensor:
 
 def _pixels_of(labels: Tensor, counted: Tensor, classes: int) -> Tensor:
     """(B, K) how many pixels of (B, H, W) labels each class has, of those that count."""
-    images = torch.arange(len(labels), device=labels.device)[:, None, None]
-    places = (images * classes + labels)[counted]
-    return torch.bincount(places, minlength=len(labels) * classes).view(len(labels), classes)
+    none = torch.zeros(len(labels), classes, dtype=torch.int64, device=labels.device)
+    return none.scatter_add(1, labels.flatten(1), counted.flatten(1).long())
 
 
 def _compared(prediction: Any, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -94,3 +94,14 @@ def test_segmentation_can_be_traced() -> None:
 
     graph = make_fx(likelihood)(logits, labels)
     torch.testing.assert_close(graph(logits, 2 - labels), task.log_likelihood(logits, 2 - labels))
+
+
+def test_intersections_over_unions_are_counted_image_by_image_under_vmap_and_on_meta() -> None:
+    task, logits = SegmentationTask(), maps(3, 4, 5, 6)
+    labels = maps(3, 5, 5, 6, seed=1).argmax(1) - 1
+
+    def one(found: Tensor, wanted: Tensor) -> Tensor:
+        return task.score(found[None], wanted[None])[0]
+
+    assert torch.equal(torch.func.vmap(one)(logits, labels), task.score(logits, labels))
+    assert task.score(logits.to("meta"), labels.to("meta")).shape == (3,)
