@@ -160,12 +160,12 @@ def less_wrong(method: str) -> list[float]:
 def times_the_cost_of_ppap(
     method: str, folder: str = PEERS_ON_SCENES, predictor: str = "resnet"
 ) -> float:
-    """Of an image."""
-    seconds = [
-        float(row_of(folder, "peers", one, predictor)["seconds_per_image"])
+    """Of an image, both in times of one without guidance."""
+    times = [
+        float(row_of(folder, "peers", one, predictor)["relative_seconds"])
         for one in (method, "ppap")
     ]
-    return seconds[0] / seconds[1]
+    return times[0] / times[1]
 
 
 def least_ahead(folder: str, refined: str) -> list[float]:
@@ -184,6 +184,11 @@ def least_ahead(folder: str, refined: str) -> list[float]:
 def peers_settled(folder: str, method: str, verdict: str) -> list[float]:
     """By how much a way to guide is better than PPAP-5 as published, at equal distance."""
     return settled(folder, "peers", f"{method} beats ppap", "resnet", verdict, *INTERVAL)
+
+
+def split_by_thousands(count: float) -> list[float]:
+    """A number as it is written, with a space before its last three digits."""
+    return list(map(float, divmod(round(count), 1000)))
 
 
 def costs_of(method: str) -> list[float]:
@@ -345,13 +350,13 @@ README = {
         *least_ahead(PEERS_ON_SCENES, "ppap, calibrated"),
     ],
     "after 447 s of preparation |": lambda: [peer("ppap, held back", "preparation_seconds")],
-    "garments ✓ 0.090 [0.047, 0.134], scenes ? 0.100 [0.031, 0.168] | 1.7 and 2.8 |": lambda: [
+    "garments ✓ 0.090 [0.047, 0.134], scenes ? 0.100 [0.031, 0.168] | 1.6 and 2.5 |": lambda: [
         *peers_settled(PEERS, "freedom + experts on x_t", "supported"),
         *peers_settled(PEERS_ON_SCENES, "freedom + experts on x_t", "open"),
         *costs_of("freedom + experts on x_t"),
     ],
     "garments ? 0.043 [-0.009, 0.094], scenes ? 0.131 [0.039, 0.223]; with the ViT ✓ 0.200 "
-    "[0.140, 0.261], with a better denoiser ✓ 0.239 [0.177, 0.301] | 8.3 and 4.6; 5.2, 4.8": (
+    "[0.140, 0.261], with a better denoiser ✓ 0.239 [0.177, 0.301] | 5.4 and 5.4; 5.3, 5.5": (
         lambda: [
             *peers_settled(PEERS, "freedom", "open"),
             *peers_settled(PEERS_ON_SCENES, "freedom", "open"),
@@ -362,12 +367,44 @@ README = {
             times_the_cost_of_ppap("freedom", PEERS_LONG),
         ]
     ),
-    "garments ✗ -0.101 [-0.141, -0.061], scenes ✗ -0.313 [-0.361, -0.264] | 1.7 and 1.3": lambda: [
+    "garments ? 0.014 [-0.030, 0.057], scenes ✓ 0.125 [0.067, 0.183] | 1.6 and 1.4 |": lambda: [
+        *peers_settled(PEERS, "elucd + experts on x_0", "open"),
+        *peers_settled(PEERS_ON_SCENES, "elucd + experts on x_0", "supported"),
+        *costs_of("elucd + experts on x_0"),
+    ],
+    "is 0.125 [0.067, 0.183] better, supported, for 1.4 times": lambda: [
+        *peers_settled(PEERS_ON_SCENES, "elucd + experts on x_0", "supported"),
+        costs_of("elucd + experts on x_0")[1],
+    ],
+    "reaches 0.990, the most": lambda: [
+        max(
+            float(row["score"])
+            for row in rows_of(PEERS_ON_SCENES, "peers-curves")
+            if row["predictor"] == "resnet"
+        )
+    ],
+    "to be (+0.014 [-0.030, 0.057])": lambda: peers_settled(
+        PEERS, "elucd + experts on x_0", "open"
+    ),
+    "better (-0.009 [-0.116, 0.097] and -0.036 [-0.098, 0.026])": lambda: [
+        *peers_settled(PEERS_ON_SCENES, "universal", "open"),
+        *peers_settled(PEERS_ON_SCENES, "x0-gradient", "open"),
+    ],
+    "against FreeDoM after 1333 images": lambda: [peer("freedom", "cheaper_after_passes")],
+    "with 500 000 synthetic images, after 166 667, which is predicted": lambda: [
+        *split_by_thousands(500_000),
+        *split_by_thousands(peer("freedom", "cheaper_after_at_scale")),
+    ],
+    "at the paper's 500 000 synthetic images after 166 667, as predicted": lambda: [
+        *split_by_thousands(500_000),
+        *split_by_thousands(peer("freedom", "cheaper_after_at_scale")),
+    ],
+    "garments ✗ -0.101 [-0.141, -0.061], scenes ✗ -0.313 [-0.361, -0.264] | 1.5 and 1.4": lambda: [
         *peers_settled(PEERS, "elucd", "refuted"),
         *peers_settled(PEERS_ON_SCENES, "elucd", "refuted"),
         *costs_of("elucd"),
     ],
-    "garments 0.820 accurate, as near to real images as unguided samples | 14.2 |": lambda: [
+    "garments 0.820 accurate, as near to real images as unguided samples | 10.0 |": lambda: [
         *best_on_garments("fk-steering", "resnet"),
         times_the_cost_of_ppap("fk-steering", PEERS),
     ],
@@ -375,7 +412,7 @@ README = {
         *of_depth("ppap, held back", "ppap")[0],
         *less_wrong("ppap, held back"),
     ],
-    "after 967 images of garments and 2334 of": lambda: [
+    "after 2285 images of garments and 2278 of": lambda: [
         peer("freedom", "cheaper_after"),
         float(row_of(PEERS_ON_SCENES, "peers", "freedom", "resnet")["cheaper_after"]),
     ],
@@ -504,7 +541,7 @@ README = {
     "is 0.090 [0.047, 0.134] better than PPAP-5": lambda: settled(
         PEERS, "peers", "freedom + experts on x_t beats ppap", "resnet", "supported", *INTERVAL
     ),
-    "for 1.7 times the time, and TFG with experts on x̂₀ 0.130 [0.078, 0.183], for 7.3": lambda: [
+    "for 1.6 times the time, and TFG with experts on x̂₀ 0.130 [0.078, 0.183], for 7.4": lambda: [
         times_the_cost_of_ppap("freedom + experts on x_t", PEERS),
         *settled(
             PEERS, "peers", "tfg + experts on x_0 beats ppap", "resnet", "supported", *INTERVAL
@@ -526,7 +563,7 @@ README = {
         float(best_point(PEERS_ON_SCENES, method, "resnet", "peers")["score"])
         for method in ("freedom + experts on x_t", "ppap")
     ],
-    "they are 0.100 [0.031, 0.168] better, open after correction, for 2.8 times": lambda: [
+    "they are 0.100 [0.031, 0.168] better, open after correction, for 2.5 times": lambda: [
         *peer_on_scenes("freedom + experts on x_t beats ppap", "open", *INTERVAL),
         times_the_cost_of_ppap("freedom + experts on x_t"),
     ],
@@ -537,7 +574,7 @@ README = {
         *of_depth("ppap, held back", "freedom in 5 steps")[0],
         *of_depth("ppap, held back", "dps in 10 steps")[0],
     ],
-    "FreeDoM in 25 steps reaches 0.007 [0.004, 0.010] further than as published, for 4.9": lambda: [
+    "FreeDoM in 25 steps reaches 0.007 [0.004, 0.010] further than as published, for 5.7": lambda: [
         25.0,
         *turned(PEERS_ON_SCENES, "peers", f"freedom {FURTHER}", "depth", "supported"),
         times_the_cost_of_ppap("freedom", PEERS_ON_SCENES, "depth"),
@@ -547,7 +584,7 @@ README = {
         for method in ("freedom", "ppap, held back")
     ],
     "0.895 of samples right, a depth error of 0.055 and 0.046": lambda: at_once("ppap, held back"),
-    "FreeDoM, at 4.9 times PPAP's cost, 0.895, 0.058 and 0.062": lambda: [
+    "FreeDoM, at 5.1 times PPAP's cost, 0.895, 0.058 and 0.062": lambda: [
         times_the_cost_of_ppap("freedom", PEERS_ON_SCENES, "all three"),
         *at_once("freedom"),
     ],
@@ -567,7 +604,7 @@ README = {
     "With the ViT it is 0.200 [0.140, 0.261] better": lambda: with_the_vit(
         "freedom beats ppap", "supported"
     ),
-    "0.185 [0.111, 0.259] at the best of strengths, supported, for 5.2 times": lambda: [
+    "0.185 [0.111, 0.259] at the best of strengths, supported, for 5.3 times": lambda: [
         *with_the_vit(f"freedom {FURTHER}", "supported"),
         times_the_cost_of_ppap("freedom", PEERS, "vit"),
     ],
@@ -594,7 +631,7 @@ README = {
         10.0,
         *turned(PEERS_LONG, "peers", f"dps in 10 steps {FURTHER}", "resnet", "open"),
     ],
-    "In 25 steps it takes 4.8 times as long": lambda: [
+    "In 25 steps it takes 5.5 times as long": lambda: [
         25.0,
         times_the_cost_of_ppap("freedom", PEERS_LONG),
     ],
@@ -612,7 +649,7 @@ README = {
     "On scenes FreeDoM is 0.131 [0.039, 0.223] better": lambda: peer_on_scenes(
         "freedom beats ppap", "open", *INTERVAL
     ),
-    "and takes 4.6 times as long": lambda: [times_the_cost_of_ppap("freedom")],
+    "and takes 5.4 times as long": lambda: [times_the_cost_of_ppap("freedom")],
     "it is 0.101 [0.061, 0.141] worse than PPAP-5 on garments": lambda: worse(
         PEERS, "peers", "elucd beats ppap"
     ),
@@ -636,17 +673,17 @@ README = {
     "of DPM-Solver++ held back is [0.039 [0.028, 0.050]]": lambda: settled(
         SCENES, "refinements", "held back: nearer", "segmentation", "refuted", *INTERVAL
     ),
-    "FreeDoM 0.054 [0.040, 0.068], for 4.9 times": lambda: [
+    "FreeDoM 0.054 [0.040, 0.068], for 5.2 times": lambda: [
         *less_wrong("freedom"),
         times_the_cost_of_ppap("freedom", predictor="segmentation"),
     ],
-    "on scenes against FreeDoM after 2334": lambda: [
+    "on scenes against FreeDoM after 2278": lambda: [
         float(row_of(PEERS_ON_SCENES, "peers", "freedom", "resnet")["cheaper_after"])
     ],
-    "take 8.3, 7.5 and 7.5 times as long": lambda: [
+    "take 5.4, 5.0 and 7.2 times as long": lambda: [
         times_the_cost_of_ppap(method, PEERS) for method in ("freedom", "universal", "tfg")
     ],
-    "against TFG after 1084, against": lambda: [peer("tfg", "cheaper_after")],
+    "against TFG after 1467, against": lambda: [peer("tfg", "cheaper_after")],
     "fast path 1.79 [1.62, 1.91] times": lambda: times_as_fast(
         "resnet", "fast path", interval=True
     ),
@@ -681,9 +718,9 @@ README = {
             if row["supervision"] == "none" and row["method"] != "naive"
         )
     ],
-    "preparation after 967 images": lambda: [peer("freedom", "cheaper_after")],
-    "gradient through x̂₀ after 1761": lambda: [peer("x0-gradient", "cheaper_after")],
-    "against DPS after 3715": lambda: [peer("dps", "cheaper_after")],
+    "preparation after 2285 images": lambda: [peer("freedom", "cheaper_after")],
+    "gradient through x̂₀ after 3571": lambda: [peer("x0-gradient", "cheaper_after")],
+    "against DPS after 4906": lambda: [peer("dps", "cheaper_after")],
     "On x_t they help DPS by 0.227 [0.153, 0.301]": lambda: experts_help("dps, x_t"),
     "EluCD by 0.128 [0.099, 0.158] and FreeDoM": lambda: experts_help("elucd, x_t"),
     "FreeDoM by 0.043 [0.021, 0.065], and": lambda: experts_help("freedom, x_t"),
@@ -692,7 +729,7 @@ README = {
     "EluCD by 0.111 [0.081, 0.142] and TFG": lambda: experts_help("elucd, x_0"),
     "TFG by 0.050 [0.016, 0.084]: supported": lambda: experts_help("tfg, x_0"),
     "whether they help Adam is open": lambda: not_settled("experts help adam, x_t"),
-    "at 14.2 times PPAP's cost": lambda: [times_the_cost_of_ppap("fk-steering", PEERS)],
+    "at 10.0 times PPAP's cost": lambda: [times_the_cost_of_ppap("fk-steering", PEERS)],
     "lies at 65.": lambda: [
         min(
             float(row["pixel_fid"])
