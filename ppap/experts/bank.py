@@ -30,7 +30,7 @@ from ppap.experts.fresh import check_adaptable, fresh_experts
 from ppap.experts.identity import PredictorIdentity, former_fingerprints
 from ppap.experts.merging import NetworkWeights, keep_out_of_state
 from ppap.experts.mixed import MixedPass
-from ppap.experts.routing import NoiseRanges
+from ppap.experts.routing import NoiseRanges, check_not_traced
 from ppap.files.checkpoints import CheckpointError
 from ppap.files.images import check_finite
 from ppap.guidance.guides import LikelihoodGuide, Targets
@@ -144,13 +144,7 @@ class ExpertBank(nn.Module):
             RuntimeError: within torch.export or torch.jit.trace.
             ValueError: for a timestep outside all ranges, or another number of them.
         """
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if tracing or torch.compiler.is_exporting():
-            raise RuntimeError(
-                "a bank chooses experts by the values of timesteps, which an exported or traced "
-                "graph does not look at; export what bank.merge(expert) gives, and save it before "
-                "another is merged"
-            )
+        check_not_traced()
         experts = self.ranges.expert_of(timesteps, len(x_t))
         return self.predict_mixed(x_t, experts)
 

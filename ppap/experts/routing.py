@@ -11,7 +11,7 @@ from torch import Tensor
 from ppap.compute.options import check_whole
 from ppap.diffusion.schedule import Floats, Schedule
 
-__all__ = ["NoiseRanges"]
+__all__ = ["NoiseRanges", "check_not_traced"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,21 @@ class NoiseRanges:
             raise ValueError(f"timesteps must lie in [{low}, {high}), got {timesteps.tolist()}")
         inner = torch.tensor(self.boundaries[1:-1], device=timesteps.device)
         return torch.bucketize(timesteps.contiguous(), inner, right=not self.inclusive)
+
+
+def check_not_traced() -> None:
+    """Refuse a graph that would hold the experts of its example's timesteps.
+
+    Raises:
+        RuntimeError: within torch.export or torch.jit.trace.
+    """
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing or torch.compiler.is_exporting():
+        raise RuntimeError(
+            "a bank chooses experts by the values of timesteps, which an exported or traced graph "
+            "does not look at; export what bank.merge(expert) gives, and save it before another "
+            "is merged"
+        )
 
 
 def _split(rising: Floats, cuts: Floats) -> tuple[int, ...]:
