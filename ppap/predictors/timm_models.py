@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
+from ppap.predictors.model_options import options_named
 from ppap.predictors.predictor import Predictor
 
 __all__ = ["load_timm"]
@@ -49,16 +50,12 @@ def load_timm(
             f"{', '.join(close) or 'none'}, all are in timm.list_models()"
         )
     try:
-        network = timm.create_model(name, pretrained=weights is None, **options)
+        with options_named("timm", architecture, options):
+            network = timm.create_model(name, pretrained=weights is None, **options)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"timm cannot make {name} with its weights ({one_line(error)}); give a local file, "
             f"or a name of timm.list_pretrained()"
-        ) from error
-    except TypeError as error:  # of the network's own constructor
-        raise ValueError(
-            f"timm's {architecture} does not take these options ({one_line(error)}); it was given "
-            f"{', '.join(options)}"
         ) from error
     if getattr(network, "num_classes", None) == 0:
         raise ValueError(

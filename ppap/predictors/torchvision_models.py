@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
+from ppap.predictors.model_options import options_named
 from ppap.predictors.predictor import Predictor
 from ppap.predictors.wrappers import SelectOutput
 from ppap.tasks.classes import ClassTask
@@ -73,15 +74,9 @@ def load_torchvision(
             f"{architecture} has no weights {chosen!r}; choose from {', '.join(names)}, DEFAULT"
         )
     version = versions[chosen or "DEFAULT"]
-    try:
-        network = models.get_model(
-            architecture, **_published_options(architecture, version) | options
-        )
-    except TypeError as error:  # of the network's own constructor
-        raise ValueError(
-            f"torchvision's {architecture} does not take these options ({one_line(error)}); it was "
-            f"given {', '.join(options)}"
-        ) from error
+    published = _published_options(architecture, version)
+    with options_named("torchvision", architecture, options):
+        network = models.get_model(architecture, **published | options)
     path = _fetched(version.url) if weights is None else Path(weights)
     check_and_load(network, _of_today(load_state(path)), path.name)
     for head in AUXILIARY_HEADS:
