@@ -99,23 +99,15 @@ def _rows(found: list[dict[str, Any]], options: Options, lab: Lab) -> list[PeerR
                 "none that this code makes",
                 "name its plugin with --plugin, or others with --rows",
             )
-        samples = replace(row.cost.samples, trial=_trial(record))
+        samples = replace(row.cost.samples, trial=Trial.of(record["trial"]))
         rows.append(replace(row, cost=replace(row.cost, samples=samples)))
     return rows
-
-
-def _trial(record: Mapping[str, Any]) -> Trial:
-    trial = record["trial"]
-    options = tuple((str(name), value) for name, value in trial["options"])
-    return Trial(trial["scale"], trial["eta"], options)
 
 
 def _with_costs(record: Mapping[str, Any], row: PeerRow, cost: Artifact) -> dict[str, Any]:
     """The record, and in its provenance when and where its costs were measured."""
     stamp, known = dict(cost.meta["provenance"]), record["provenance"]
-    machines = list(known.get("machines", [known["hardware"]]))
-    machines += [stamp["hardware"]] * (stamp["hardware"] not in machines)
-    provenance = {**known, "machines": machines, "costs": stamp}
+    provenance = {**known, "machines": records.machines([known, stamp]), "costs": stamp}
     figures = {**cost.meta["metrics"], "preparation_passes": row.preparation_passes}
     return {**record, **figures, "provenance": provenance}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -64,6 +64,12 @@ class Trial:
     eta: float
     options: tuple[Option, ...] = ()
 
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Trial:
+        """The trial that a search, or a row's record of it, tells."""
+        options = tuple((str(name), value) for name, value in found["options"])
+        return cls(found["scale"], found["eta"], options)
+
 
 @dataclass(frozen=True)
 class PeerSamples(Samples):
@@ -99,9 +105,7 @@ class PeerSamples(Samples):
         """The trial, read from the search if it was searched for."""
         if isinstance(self.trial, Trial):
             return self.trial
-        found = load(self.trial).meta["trial"]
-        options = tuple((str(name), value) for name, value in found["options"])
-        return Trial(found["scale"], found["eta"], options)
+        return Trial.of(load(self.trial).meta["trial"])
 
     def prepared(
         self, load: Load, seeds: Sequence[int]

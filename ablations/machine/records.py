@@ -26,7 +26,7 @@ from ablations.errors import UserError
 from ppap.compute.cpu import cpu_model, instruction_limits, instruction_set
 from reports.identity import GRIDS_FILE, RECORDS_FILE, latest
 
-__all__ = ["joined", "locked", "read", "stamp", "update", "write_grids"]
+__all__ = ["joined", "locked", "machines", "read", "stamp", "update", "write_grids"]
 
 if sys.platform != "win32":
     import fcntl
@@ -70,16 +70,22 @@ def joined(stamps: Iterable[Record]) -> dict[str, Any]:
     Wall time is that of the parts together; ``machines`` are the differing ``hardware``.
     """
     stamps = sorted(stamps, key=lambda stamp: stamp["created"])
-    machines: list[Any] = []
-    for found in stamps:
-        machines += [found["hardware"]] * (found["hardware"] not in machines)
     return {
         **stamps[0],
         "dirty": any(stamp["dirty"] for stamp in stamps),
         "commits": sorted({stamp["commit"] for stamp in stamps}),
         "wall_seconds": round(sum(stamp["wall_seconds"] for stamp in stamps), 1),
-        "machines": machines,
+        "machines": machines(stamps),
     }
+
+
+def machines(stamps: Iterable[Record]) -> list[Any]:
+    """The differing ``hardware`` of what has these provenances, in their order."""
+    seen: list[Any] = []
+    for stamp in stamps:
+        for found in stamp.get("machines", [stamp["hardware"]]):
+            seen += [found] * (found not in seen)
+    return seen
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
