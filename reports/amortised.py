@@ -48,7 +48,7 @@ def with_cheaper_after(rows: pd.DataFrame) -> pd.DataFrame:
     ways = {
         "cheaper_after": (_column(rows, "seconds_per_image"), _column(rows, "preparation_seconds")),
         "cheaper_after_passes": (passes, prepared),
-        "cheaper_after_at_scale": (passes, prepared.where(~(prepared > 0), PUBLISHED_PASSES)),
+        "cheaper_after_at_scale": (passes, prepared.mask(prepared > 0, PUBLISHED_PASSES)),
     }
     return rows.assign(
         **{

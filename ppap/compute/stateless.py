@@ -40,7 +40,7 @@ def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> An
                 if tensor is not None:
                     names.setdefault(id(tensor), []).append(f"{path}.{leaf}" if path else leaf)
     if module.training:
-        state = state | _own_buffers(module, state)
+        state |= _own_buffers(module, state)
     whole = dict(state)
     for tied in names.values():
         if len(tied) > 1:

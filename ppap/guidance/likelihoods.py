@@ -214,7 +214,7 @@ class SumOfLikelihoods(Several):
             mend = (
                 "take its likelihood(target)"
                 if hasattr(part, "likelihood")
-                else ("such as ppap.ImageLikelihood(predictor, task, targets)")
+                else "such as ppap.ImageLikelihood(predictor, task, targets)"
             )
             raise TypeError(
                 f"a sum of likelihoods takes likelihoods, got {type(part).__name__}; {mend}"
