@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ppap.tasks.checks import check_alike, checked_labels, checked_scores, without_nan
 
-__all__ = ["ClassTask"]
+__all__ = ["ClassTask", "divergences"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,7 @@ class ClassTask:
         check_alike(student, teacher)
         if student.is_cuda:  # loss and gradient in one pass over the logits
             return transfer_loss(student, teacher, self.temperature)
-        target = F.log_softmax(teacher.detach() / self.temperature, dim=1)
-        return F.kl_div(
-            F.log_softmax(student, dim=1), target, reduction="batchmean", log_target=True
-        )
+        return divergences(student, teacher, self.temperature).sum() / len(student)
 
     def supervised_loss(self, student: Any, targets: Tensor) -> Tensor:
         """Cross-entropy, batch mean in nats; (B, K) logits against (B,) class indices."""
@@ -79,3 +76,19 @@ class ClassTask:
         """(B, K) logits, and (B,) int64 labels that they have."""
         logits = self._logits(prediction)
         return logits, checked_labels(targets, logits.shape[:1], logits.shape[1])
+
+
+def divergences(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """What each class adds to KL(teacher || student), in nats; no gradient reaches the teacher.
+
+    Args:
+        student: (B, K, ...) logits.
+        teacher: (B, K, ...) logits; a class that it leaves out, by -inf, adds nothing.
+        temperature: of the teacher.
+
+    Returns:
+        (B, K, ...), of which the sum over classes is the divergence.
+    """
+    target = F.log_softmax(teacher.detach() / temperature, dim=1)
+    added = target.exp() * (target - F.log_softmax(student, dim=1))
+    return torch.where(target == -math.inf, 0, added)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ppap.tasks.checks import check_alike, checked_labels, checked_scores, without_nan
+from ppap.tasks.classes import divergences
 from ppap.tasks.maps import known_mean
 
 __all__ = ["IGNORED", "SegmentationTask"]
@@ -43,9 +44,7 @@ class SegmentationTask:
         """KL(teacher || student) in nats, mean over pixels and images."""
         student, teacher = _logits(student), _logits(teacher)
         check_alike(student, teacher)
-        target = F.log_softmax(teacher.detach() / self.temperature, dim=1)
-        ours = F.log_softmax(student, dim=1)
-        return F.kl_div(ours, target, reduction="none", log_target=True).sum(dim=1).mean()
+        return divergences(student, teacher, self.temperature).sum(dim=1).mean()
 
     def supervised_loss(self, student: Any, targets: Tensor) -> Tensor:
         """Cross-entropy in nats, mean over labelled pixels and then over images."""

@@ -80,6 +80,17 @@ def test_a_certain_teacher_is_cross_entropy(function: Function) -> None:
 
 
 @both
+def test_a_class_that_both_leave_out_adds_nothing(function: Function) -> None:
+    student, teacher = logits()
+    expected = function(student[:, :3], teacher[:, :3], 0.5)
+    student[:, 3:] = teacher[:, 3:] = -math.inf
+    student.requires_grad_()
+    loss = function(student, teacher, 0.5)
+    torch.testing.assert_close(loss.detach(), expected)
+    assert torch.autograd.grad(loss, student)[0].isfinite().all()
+
+
+@both
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
 @pytest.mark.parametrize("whose", [0, 1])
 def test_what_is_no_distribution_has_no_loss(function: Function, whose: int, wrong: float) -> None:

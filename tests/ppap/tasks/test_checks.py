@@ -181,6 +181,24 @@ def test_scores_that_leave_classes_out_are_measured() -> None:
     assert torch.equal(ClassTask().target(some), LOGITS[:, :2].argmax(1))
 
 
+@pytest.mark.parametrize("task", [ClassTask(), SegmentationTask()])
+def test_a_class_that_the_teacher_leaves_out_teaches_nothing(task: Task) -> None:
+    """0 log 0 is 0: the divergence is that over the classes which are left, and not NaN."""
+    shape = (2, 5) if isinstance(task, ClassTask) else (2, 5, 3, 3)
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(shape, generator=generator) for _ in range(2))
+    student.requires_grad_()
+    apart = task.transfer_loss(student[:, :3], teacher[:, :3])
+    wanted = torch.autograd.grad(apart, student)[0]
+    teacher[:, 3:] = -math.inf
+    loss = task.transfer_loss(torch.cat([student[:, :3], teacher[:, 3:]], 1), teacher)
+    torch.testing.assert_close(loss, apart)
+    torch.testing.assert_close(torch.autograd.grad(loss, student)[0], wanted)
+    # What the student gives to the other classes it does not give to those that are left.
+    given = student.log_softmax(1)[:, :3].exp().sum(1).log().mean()
+    torch.testing.assert_close(task.transfer_loss(student, teacher), apart - given)
+
+
 def test_unknown_depth_and_unlabelled_pixels_stay_allowed() -> None:
     holes = MAPS.where(MAPS > 0.5, math.nan)
     assert DepthTask().log_likelihood(MAPS, holes).isfinite().all()
