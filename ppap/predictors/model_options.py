@@ -8,7 +8,7 @@ from typing import Any
 
 from ppap.files.checkpoints import one_line
 
-__all__ = ["options_named"]
+__all__ = ["made_for", "options_named"]
 
 
 @contextmanager
@@ -30,3 +30,17 @@ def options_named(library: str, architecture: str, options: Mapping[str, Any]) -
             f"{library}'s {architecture} does not take these options ({one_line(error)}); it was "
             f"given {', '.join(options)}"
         ) from error
+
+
+def made_for(options: Mapping[str, Any], *names: str) -> tuple[int, int] | None:
+    """(H, W) of the images that options make a network for; None if none of them is given.
+
+    Args:
+        options: that were given.
+        names: of those that say it, as a number or as two.
+    """
+    side = next((options[name] for name in names if options.get(name)), None)
+    if side is None:
+        return None
+    height, width = (side, side) if isinstance(side, int) else side
+    return height, width

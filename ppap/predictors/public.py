@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from ppap.files.checkpoints import one_line
+from ppap.files.checkpoints import CheckpointError, one_line
 from ppap.predictors.captions import text_targets
 from ppap.predictors.predictor import Predictor
+from ppap.predictors.preprocessing import SIDES
 from ppap.predictors.timm_models import load_timm
 from ppap.predictors.torchvision_models import load_torchvision
 from ppap.predictors.transformers_models import load_transformers
@@ -28,7 +29,8 @@ def load_predictor(
     """A public model with the normalisation and input size of its weights, on the CPU.
 
     Args:
-        name: ``"timm/resnet50.tv2_in1k"``, a classifier of ``timm.list_models()``;
+        name: ``"timm/resnet50.tv2_in1k"``, a classifier of ``timm.list_models()`` or the
+            tower of a CLIP that sees images;
             ``"torchvision/deeplabv3_resnet50"`` or ``"torchvision/resnet50:IMAGENET1K_V2"``, a
             classifier or segmenter of ``torchvision.models.list_models()`` and, if need be, the
             name of its weights; ``"transformers/Intel/dpt-hybrid-midas"``, a hub id or folder of
@@ -69,22 +71,35 @@ def load_predictor(
             "or transformers/HUB_ID or transformers/FOLDER of a depth, classification, "
             "segmentation or CLIP model"
         )
-    if size is not None:
-        _check_size(predictor.eval(), kind)
+    if size is not None or options or kind == "transformers":
+        _check_prediction(predictor.eval(), kind, size is not None)
     if dtype != torch.float32:
         predictor.network = MixedPrecision(predictor.network, dtype)
     return predictor.eval()
 
 
 @torch.no_grad()
-def _check_size(predictor: Predictor, kind: str) -> None:
-    """Show the network one image of a size that was asked for, which may not be its weights'."""
-    assert predictor.size is not None
+def _check_prediction(predictor: Predictor, kind: str, sized: bool) -> None:
+    """Show the network one image, of whose prediction its task must be able to make a target.
+
+    Args:
+        predictor: that was loaded.
+        kind: the library that it is of.
+        sized: whether its size was asked for, which may not be its weights' own.
+    """
+    height, width = predictor.size or (SIDES[0], SIDES[0])
+    example = torch.zeros(1, predictor.mean.shape[1], height, width)
     try:
-        predictor(torch.zeros(1, predictor.mean.shape[1], *predictor.size))
+        predictor.task.target(predictor(example))
     except Exception as error:  # networks raise whatever they like
+        said = one_line(error)
+        if not sized:
+            raise CheckpointError(
+                f"{predictor.name} makes nothing of an image of {height} x {width} ({said}); "
+                "look at its options, its configuration and its preprocessing"
+            ) from error
         resampled = " or, for a ViT, add dynamic_img_size=True" if kind == "timm" else ""
         raise ValueError(
-            f"{predictor.name} takes no images of {predictor.size[0]} x {predictor.size[1]} "
-            f"({one_line(error)}); leave size out for that of its weights{resampled}"
+            f"{predictor.name} takes no images of {height} x {width} ({said}); leave size out "
+            f"for that of its weights{resampled}"
         ) from error

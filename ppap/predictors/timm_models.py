@@ -1,4 +1,4 @@
-"""Classifiers of timm, by name, with the weights it publishes."""
+"""Classifiers and CLIP's towers of timm, by name, with the weights it publishes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
-from ppap.predictors.model_options import options_named
+from ppap.predictors.model_options import made_for, options_named
 from ppap.predictors.predictor import Predictor
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.similarity import SimilarityTask
 
 __all__ = ["load_timm"]
+
+HEAD_WIDTH = 64
+"""Of an attention head, whose multiples the widths of embeddings are, and no published classes."""
 
 
 def load_timm(
@@ -19,19 +24,22 @@ def load_timm(
     size: tuple[int, int] | None = None,
     **options: Any,
 ) -> Predictor:
-    """A classifier of timm with the normalisation and input size of its weights.
+    """A model of timm with the normalisation and input size of its weights.
 
     The size is that at which timm tests the weights, which for many is larger than that at which
     they were trained (``resnet50.tv2_in1k``: 224 after 176).
 
+    The tower of a CLIP that sees images (``vit_base_patch16_clip_224.openai``) gives embeddings,
+    unless ``num_classes`` says that its last layer has become a classifier.
+
     Args:
         name: of the architecture and maybe its weights, e.g. ``"resnet50.tv2_in1k"``.
         weights: a local file in timm's format; None fetches what is published.
-        size: input size; None takes the weights' own.
+        size: input size; None takes the option ``img_size``, or the weights' own.
         options: further arguments of ``timm.create_model``, e.g. ``num_classes``.
 
     Returns:
-        The predictor in evaluation mode: logits (B, K).
+        The predictor in evaluation mode: logits (B, K), or embeddings (B, D) of a CLIP.
 
     Raises:
         ValueError: for a name that timm does not know, options that the model does not take, a
@@ -70,10 +78,24 @@ def load_timm(
             f"nothing is published on how to normalise images of {channels} channels for {name}; "
             "wrap the network in a ppap.Predictor with the mean and std that it was trained with"
         )
+    embeds = "num_classes" not in options and _embeds(network)
     return Predictor(
         network.eval(),
         settings["mean"],
         settings["std"],
-        size or tuple(settings["input_size"][1:]),
+        size or made_for(options, "img_size") or tuple(settings["input_size"][1:]),
         f"timm/{name}",
+        SimilarityTask() if embeds else ClassTask(),
     )
+
+
+def _embeds(network: Any) -> bool:
+    """Whether the numbers that weights are published for are an embedding's, as of a CLIP.
+
+    timm counts them as classes in either case. Its data sets of classes are none of a width.
+    """
+    from timm.data.imagenet_info import infer_imagenet_subset
+
+    published = network.pretrained_cfg.get("num_classes", 0)
+    known = infer_imagenet_subset({"num_classes": published})
+    return bool(published > 0 and known is None and published % HEAD_WIDTH == 0)

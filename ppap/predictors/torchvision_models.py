@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
-from ppap.predictors.model_options import options_named
+from ppap.predictors.model_options import made_for, options_named
 from ppap.predictors.predictor import Predictor
 from ppap.predictors.wrappers import SelectOutput
 from ppap.tasks.classes import ClassTask
@@ -44,8 +44,9 @@ def load_torchvision(
             ``"resnet50:IMAGENET1K_V2"``; by default torchvision's ``DEFAULT``.
         weights: a local file in torchvision's format, of the network that the name means; None
             fetches the published one.
-        size: input size; None takes the weights' own: the side of the crop, to which the whole
-            image is resized, or for a segmenter that of the short side.
+        size: input size; None takes that of the options (``image_size`` of a ViT), or the weights'
+            own: the side of the crop, to which the whole image is resized, or for a segmenter that
+            of the short side.
         options: further arguments of the architecture, e.g. ``num_classes``.
 
     Returns:
@@ -90,7 +91,7 @@ def load_torchvision(
         (SelectOutput(network, "out") if segments else network).eval(),
         preset.mean,
         preset.std,
-        size or (side, side),
+        size or made_for(options, "image_size", "input_size") or (side, side),
         f"torchvision/{name}",
         SegmentationTask() if segments else ClassTask(),
     )

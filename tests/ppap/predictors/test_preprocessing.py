@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,20 @@ from tests.ppap.predictors.saved_models import SIZE, in_range, pixels, saved
 
 
 @pytest.mark.parametrize(
-    ("model", "settings", "size"),
+    ("kind", "settings", "size"),
     [
-        ("segformer", {"size": 24}, (24, 24)),
-        ("segformer", {"size": {"height": 24, "width": 20}}, (24, 20)),
-        ("clip", {"size": {"shortest_edge": 24}, "do_center_crop": False}, (24, 24)),
-        ("clip", {"size": {"shortest_edge": 28}, "crop_size": 28}, (28, 28)),
+        ("Segformer", {"size": 24}, (24, 24)),
+        ("Segformer", {"size": {"height": 24, "width": 20}}, (24, 20)),
+        ("CLIP", {"size": {"shortest_edge": 24}, "do_center_crop": False}, (24, 24)),
+        ("CLIP", {"size": {"shortest_edge": 28}, "crop_size": 28}, (28, 28)),
     ],
 )
 def test_sizes_are_the_processors(
-    model: str, settings: dict[str, Any], size: tuple[int, int], tmp_path: Path
+    kind: str, settings: dict[str, Any], size: tuple[int, int], tmp_path: Path
 ) -> None:
-    saved(model, tmp_path)
-    path = tmp_path / "preprocessor_config.json"
-    bilinear = {"resample": 2}
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings | bilinear))
+    saved("segformer", tmp_path)  # which takes any size
+    made = getattr(transformers, f"{kind}ImageProcessor")(**settings, resample=2)
+    made.save_pretrained(tmp_path)
     predictor = load_predictor(f"transformers/{tmp_path}")
     assert predictor.size == size
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
@@ -39,11 +37,18 @@ def test_sizes_are_the_processors(
     prepared = predictor.prepare(in_range(images))
     # The processor rounds to bytes after each of two passes; two halves of a step are this far.
     assert (prepared - expected).abs().max() < 1 / 255 / predictor.std.min()
-    if model == "clip":  # whose positions are for its own size
-        with pytest.raises(ValueError, match="takes no images of 16 x 16"):
-            load_predictor(f"transformers/{tmp_path}", size=(16, 16))
-    else:
-        assert load_predictor(f"transformers/{tmp_path}", size=(16, 16)).size == (16, 16)
+    assert load_predictor(f"transformers/{tmp_path}", size=(16, 16)).size == (16, 16)
+
+
+@pytest.mark.parametrize("model", ["clip", "vit"])
+def test_a_size_that_fixed_positions_are_not_for_is_refused(model: str, tmp_path: Path) -> None:
+    """That of a processor of another model as well as one that is asked for."""
+    saved(model, tmp_path)
+    with pytest.raises(ValueError, match="takes no images of 16 x 16"):
+        load_predictor(f"transformers/{tmp_path}", size=(16, 16))
+    transformers.ViTImageProcessor(size={"height": 24, "width": 24}).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"makes nothing of an image of 24 x 24 .*doesn't"):
+        load_predictor(f"transformers/{tmp_path}")
 
 
 def test_a_processor_that_leaves_sizes_gives_a_predictor_that_does(tmp_path: Path) -> None:

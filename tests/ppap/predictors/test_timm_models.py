@@ -11,6 +11,9 @@ import torch
 
 from ppap.files.checkpoints import CheckpointError, save_weights
 from ppap.predictors.public import load_predictor
+from ppap.tasks.classes import ClassTask
+from ppap.tasks.protocol import Task
+from ppap.tasks.similarity import SimilarityTask
 
 
 def test_a_timm_checkpoint_loads_strictly_with_its_own_settings(tmp_path: Path) -> None:
@@ -60,6 +63,52 @@ def test_what_is_no_classifier_with_a_published_normalisation_is_refused(
     save_weights(timm.create_model(name, **known).state_dict(), tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match=why):
         load_predictor(f"timm/{name}", tmp_path / "a.safetensors", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "task"),
+    [({}, SimilarityTask()), ({"num_classes": 512}, ClassTask())],
+    ids=["tower", "classifier"],
+)
+def test_the_tower_of_a_clip_embeds_and_is_no_classifier(
+    options: dict[str, Any], task: Task, tmp_path: Path
+) -> None:
+    """timm counts the numbers of an embedding as classes."""
+    name, path = "vit_xsmall_patch16_clip_224.tinyclip_yfcc15m", tmp_path / "a.safetensors"
+    torch.manual_seed(0)
+    tower = timm.create_model(name, depth=1).eval()
+    save_weights(tower.state_dict(), path)
+    predictor = load_predictor(f"timm/{name}", path, depth=1, **options)
+    assert predictor.task == task
+    x = torch.rand(2, 3, 224, 224)
+    prepared = predictor.prepare(2 * x - 1)
+    mean, std = (torch.tensor(tower.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    torch.testing.assert_close(prepared, (x - mean) / std)
+    with torch.no_grad():
+        torch.testing.assert_close(predictor(2 * x - 1), tower(prepared))
+
+
+@pytest.mark.parametrize("side", [64, (64, 96)])
+def test_the_size_that_a_network_is_made_for_is_that_of_its_images(
+    side: int | tuple[int, int], tmp_path: Path
+) -> None:
+    path, name = tmp_path / "a.safetensors", "vit_tiny_patch16_224"
+    small: dict[str, Any] = {"depth": 1, "img_size": side}
+    save_weights(timm.create_model(name, **small).state_dict(), path)
+    predictor = load_predictor(f"timm/{name}", path, **small)
+    assert predictor.size == ((64, 64) if side == 64 else side)
+    assert predictor(torch.zeros(2, 3, 32, 32)).shape == (2, 1000)
+
+
+@pytest.mark.parametrize("options", [{"features_only": True}, {"num_classes": 1}])
+def test_a_prediction_that_is_not_a_classifiers_is_named_where_it_is_loaded(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    save_weights(timm.create_model("resnet10t", **options).state_dict(), tmp_path / "a.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"makes nothing of an image of 224 x 224 \(class pred"
+    ):
+        load_predictor("timm/resnet10t", tmp_path / "a.safetensors", **options)
 
 
 def test_a_size_that_a_network_cannot_take_is_refused_where_it_is_given(tmp_path: Path) -> None:

@@ -84,6 +84,13 @@ def test_torchvision_files_of_old_load_as_torchvision_loads_them(name: str, tmp_
     torch.testing.assert_close(predictor(x), network(predictor.prepare(x)), rtol=1e-4, atol=1e-4)
 
 
+def test_the_size_that_a_torchvision_vit_is_made_for_is_that_of_its_images(tmp_path: Path) -> None:
+    torchvision_file("vit_b_32", tmp_path / "vit.pth", image_size=64)
+    predictor = load_predictor("torchvision/vit_b_32", tmp_path / "vit.pth", image_size=64)
+    assert predictor.size == (64, 64)
+    assert predictor(torch.zeros(1, 3, 96, 96)).shape == (1, 1000)
+
+
 def test_options_that_a_torchvision_network_does_not_take_are_named(tmp_path: Path) -> None:
     torchvision_file("resnet18", tmp_path / "resnet18.pth")
     with pytest.raises(ValueError, match=r"does not take these options.*given classes") as caught:
