@@ -21,6 +21,7 @@ __all__ = [
     "CheckpointError",
     "check_and_load",
     "check_state",
+    "check_values",
     "fingerprint",
     "load_state",
     "load_weights",
@@ -139,13 +140,27 @@ def check_state(
             f"{source} does not fit {whose}: {problems}; "
             "check that the file and the architecture's settings belong together"
         )
-    weights = [key for key, tensor in own.items() if tensor.is_floating_point()]
-    if whole := [key for key in weights if not state[key].is_floating_point()]:
+    check_values(
+        {key: state[key] for key, tensor in own.items() if tensor.is_floating_point()}, source
+    )
+
+
+def check_values(weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse what no network computes with.
+
+    Args:
+        weights: that should be floating-point numbers.
+        source: they are from, for the message.
+
+    Raises:
+        CheckpointError: for integers, as of a quantised network, and for NaN.
+    """
+    if whole := [key for key in weights if not weights[key].is_floating_point()]:
         raise CheckpointError(
             f"{source} holds integers for {_some(whole)}; weights that were quantised are of use "
             "to what quantised them alone: fetch those of before"
         )
-    if unknown := [key for key in weights if _has_nan(state[key])]:
+    if unknown := [key for key in weights if _has_nan(weights[key])]:
         raise CheckpointError(
             f"{source} holds NaN in {_some(unknown)}: a training went astray, or the file is "
             "damaged; take an earlier one"

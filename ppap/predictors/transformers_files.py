@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppap.files.checkpoints import CheckpointError, load_state, misfit, one_line
+from ppap.files.checkpoints import (
+    CheckpointError,
+    check_values,
+    load_state,
+    misfit,
+    one_line,
+)
 from ppap.files.hub import extra, hub_folder, no_bars, quiet, read_settings
 
 __all__ = ["EMBEDDERS", "SETTINGS_FILES", "load_network", "settle"]
@@ -24,8 +30,16 @@ WEIGHTS = {
     "pytorch_model.bin": "pytorch_model-*.bin",
 }
 """Files and, where they are cut up, their shards, in the order in which they are looked for."""
-NOT_SETTINGS = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation")
-"""Entries of a config that name code or kernels to run, or another kind of weights."""
+NOT_SETTINGS = (
+    "auto_map",
+    "quantization_config",
+    "attn_implementation",
+    "_attn_implementation",
+    "return_dict",
+    "use_return_dict",
+)
+"""Entries of a config that name code or kernels to run, another kind of weights, or another form
+of what is predicted."""
 
 
 def load_network(source: str | Path, folder: Path) -> tuple[Any, list[str]]:
@@ -59,6 +73,9 @@ def load_network(source: str | Path, folder: Path) -> tuple[Any, list[str]]:
     ]
     if problems := misfit([], sorted(found["unexpected_keys"]), wrong):
         raise CheckpointError(f"{source} does not fit its own config: {problems}; fetch it again")
+    own = {key for key, value in network.state_dict().items() if value.is_floating_point()}
+    weights = {k: value for k, value in state.items() if k in own or value.is_floating_point()}
+    check_values(weights, str(source))
     return network, sorted(found["missing_keys"])
 
 

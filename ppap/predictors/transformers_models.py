@@ -33,6 +33,11 @@ OUTPUTS: dict[str, tuple[str, Task]] = {
     "ForSemanticSegmentation": ("logits", SegmentationTask()),
 }
 """What an architecture predicts, and what that means, by the end of its name."""
+NO_CLASSES = {
+    "multi_label_classification": "a score of its own, of which several may be right",
+    "regression": "a number",
+}
+"""What the architecture of a classifier may have been trained to give, by the problem's name."""
 
 
 class ImageEmbedding(nn.Module):
@@ -54,8 +59,9 @@ def load_transformers(
 
     The model's own image processor is run on plain squares, and what it does to them is done
     here, differentiably: normalisation, and a size, to which the whole image is resized
-    bilinearly, also where the processor would cut out its centre or use another filter. A
-    processor that keeps sizes gives a predictor that keeps them.
+    bilinearly, also where the processor would cut out its centre, add a margin (ZoeDepth's
+    reflects the edges) or use another filter. A processor that keeps sizes gives a predictor that
+    keeps them.
 
     Published DPTs lack weights of their first fusion layer. Missing weights are accepted if the
     prediction does not depend on them, and set to 0, where transformers draws them at random.
@@ -71,15 +77,15 @@ def load_transformers(
 
     Raises:
         CheckpointError: if something is missing, damaged, hostile or of another kind, such as a
-            classifier of several labels at once.
+            classifier of several labels at once, or a regression.
         ImportError: without the extra ``public``.
     """
     folder = hub_folder(source, SETTINGS_FILES, nested=False)
     network, missing = load_network(source, folder)
-    if getattr(network.config, "problem_type", None) == "multi_label_classification":
+    if (problem := getattr(network.config, "problem_type", None)) in NO_CLASSES:
         raise CheckpointError(
-            f"{source} gives each label a score of its own, of which several may be right, and no "
-            "distribution over classes; wrap the network in a ppap.Predictor with a task of yours"
+            f"{source} gives each label {NO_CLASSES[problem]}, and no distribution over classes; "
+            "wrap the network in a ppap.Predictor with a task of yours"
         )
     mean, std, own_size = preprocessing(source, folder)
     kind = type(network).__name__

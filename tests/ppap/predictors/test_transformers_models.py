@@ -50,11 +50,26 @@ def test_a_model_that_scores_each_label_by_itself_is_no_classifier(tmp_path: Pat
     saved("vit", tmp_path)
     path = tmp_path / "config.json"
     settings = json.loads(path.read_text())
-    for kind in ("single_label_classification", "multi_label_classification"):
+    path.write_text(json.dumps(settings | {"problem_type": "single_label_classification"}))
+    assert load_predictor(f"transformers/{tmp_path}").task == ClassTask()
+    for kind, given in (
+        ("multi_label_classification", "a score of its own"),
+        ("regression", "a number"),
+    ):
         path.write_text(json.dumps(settings | {"problem_type": kind}))
-        if kind.startswith("single"):
-            assert load_predictor(f"transformers/{tmp_path}").task == ClassTask()
-            continue
-        with pytest.raises(CheckpointError, match="each label a score of its own") as caught:
+        with pytest.raises(CheckpointError, match=f"each label {given}.*no distribution") as caught:
             load_predictor(f"transformers/{tmp_path}")
         assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("entry", ["return_dict", "use_return_dict", "output_hidden_states"])
+def test_a_config_that_asks_for_another_form_of_output_changes_nothing(
+    entry: str, tmp_path: Path
+) -> None:
+    network = saved("vit", tmp_path)
+    path = tmp_path / "config.json"
+    asked = {entry: entry.startswith("output")}
+    path.write_text(json.dumps(json.loads(path.read_text()) | asked))
+    predictor, x = load_predictor(f"transformers/{tmp_path}"), in_range(pixels(SIDE))
+    torch.testing.assert_close(predictor(x), network(predictor.prepare(x)).logits)
