@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from ppap.files.checkpoints import one_line
 
@@ -23,6 +23,14 @@ SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 """How TIFFs may be compressed with loss."""
+FEW_BITS = ("L;2", "L;4")
+"""How greys of fewer bits than 8 are packed."""
+WHITE = {"L": 255, "I": 65535}
+"""Of a PGM in Pillow, by its mode."""
+KIND_OF_PAGE, PHOTOMETRIC, SAMPLE_FORMAT = 254, 262, 339
+"""Tags of TIFFs."""
+WHITE_IS_ZERO, SIGNED = 0, 2
+"""Values of the last two."""
 T = TypeVar("T")
 Numbers = npt.NDArray[Any]
 
@@ -43,7 +51,7 @@ def read_picture(path: str | Path) -> Image.Image:
 
 
 def read_grey(path: str | Path, coloured: bool = False, exact: bool = False) -> Numbers:
-    """(H, W) grey levels of an image file, upright: 8 or 16 bits, or what a TIFF holds.
+    """(H, W) grey levels of an image file, upright: 8 or 16 bits, or what a TIFF or PGM holds.
 
     A palette of greys gives its greys, and black and white are 0 and 255.
 
@@ -53,8 +61,8 @@ def read_grey(path: str | Path, coloured: bool = False, exact: bool = False) -> 
         exact: whether single numbers mean something, which compression with loss does not keep.
 
     Raises:
-        PictureError: if the file is missing or damaged, has colours or transparent pixels, or is
-            compressed with loss and must not be.
+        PictureError: if the file is missing or damaged, has colours or transparent pixels, holds
+            several images, or is compressed with loss and must not be.
     """
     return _opened(path, lambda image: _levels(path, image, coloured, exact))
 
@@ -64,8 +72,8 @@ def read_labels(path: str | Path) -> Numbers:
 
     Raises:
         PictureError: if the file is missing, damaged, compressed with loss, of colours without a
-            palette, or does not say which numbers it means: a palette of greys other than their
-            places, or greys of fewer than 8 bits.
+            palette, of several images, or does not say which numbers it means: a palette of greys
+            other than their places, greys of fewer than 8 bits, or white that is 0.
     """
     return _opened(path, lambda image: _label_numbers(path, image))
 
@@ -73,6 +81,7 @@ def read_labels(path: str | Path) -> Numbers:
 def _opened(path: str | Path, read: Callable[[Image.Image], T]) -> T:
     try:
         with Image.open(path) as image:
+            _refuse_misread(path, image)
             return read(image)
     except PictureError:
         raise
@@ -80,11 +89,45 @@ def _opened(path: str | Path, read: Callable[[Image.Image], T]) -> T:
         raise PictureError(f"{path} cannot be read as an image ({one_line(error)})") from error
 
 
+def _refuse_misread(path: str | Path, image: Image.Image) -> None:
+    """What Pillow takes for something else."""
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "L" and SIGNED in tags.get(SAMPLE_FORMAT, ()):
+        raise PictureError(f"{path} holds signed numbers of 8 bits; save 16 bits")
+    if image.mode in SIXTEEN_BITS and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        raise PictureError(f"{path} holds 16 bits of which 0 is white; save it so that 0 is black")
+
+
+def _refuse_several(path: str | Path, image: Image.Image) -> None:
+    """Of several images, but for smaller copies of the first, nobody can tell which is meant."""
+    count: int = getattr(image, "n_frames", 1)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        smaller = 0
+        for page in range(1, count):
+            image.seek(page)
+            smaller += image.tag_v2.get(KIND_OF_PAGE, 0) & 1
+        image.seek(0)
+        count -= smaller
+    if count > 1:
+        raise PictureError(f"{path} holds {count} images; save the one that is meant")
+
+
+def _refuse_white_zero(path: str | Path, image: Image.Image) -> None:
+    tags = getattr(image, "tag_v2", {})
+    bits = image.format == "PPM" and image.mode == "1"
+    if bits or tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        raise PictureError(
+            f"{path} has white where it holds 0, and either the numbers or the greys may be meant; "
+            "save it so that 0 is black"
+        )
+
+
 def _in_colour(path: str | Path, image: Image.Image) -> Image.Image:
+    top = _pgm_top(image, shown=True)
     image = ImageOps.exif_transpose(image)
     if image.mode in (*SIXTEEN_BITS, "I", "F"):
         clear = _clear_grey(image)
-        eight = _eight_bits(path, np.asarray(image))
+        eight = _eight_bits(path, _unstretched(np.asarray(image), top))
         image = Image.fromarray(eight if clear is None else np.where(clear, np.uint8(255), eight))
     if not image.has_transparency_data:
         return image.convert("RGB")
@@ -124,10 +167,14 @@ def _eight_bits(path: str | Path, numbers: Numbers) -> npt.NDArray[np.uint8]:
 
 
 def _levels(path: str | Path, image: Image.Image, coloured: bool, exact: bool) -> Numbers:
+    _refuse_several(path, image)
     if exact:
         _refuse_loss(path, image)
+    if not coloured:
+        _refuse_white_zero(path, image)
     if _has_clear_pixels(image):
         raise PictureError(f"{path} has transparent pixels; lay it on a plain ground first")
+    top = _pgm_top(image, shown=coloured)
     image = ImageOps.exif_transpose(image)
     if image.mode == "P":
         if not coloured and not _grey_palette(image):
@@ -135,16 +182,19 @@ def _levels(path: str | Path, image: Image.Image, coloured: bool, exact: bool) -
         image = image.convert("RGB").convert("L")
     elif image.mode == "1":
         image = image.convert("L")
-    return _one_channel(path, image)
+    return _unstretched(_one_channel(path, image), top)
 
 
 def _label_numbers(path: str | Path, image: Image.Image) -> Numbers:
+    _refuse_several(path, image)
     _refuse_loss(path, image)
-    if any(tile.args in ("L;2", "L;4") for tile in getattr(image, "tile", [])):
+    _refuse_white_zero(path, image)
+    if any(_raw_mode(tile) in FEW_BITS for tile in getattr(image, "tile", [])):
         raise PictureError(
             f"{path} holds greys of fewer than 8 bits, which may stand for 0, 1, 2 or be spread "
             "over 0 to 255; save 8 bits"
         )
+    top = _pgm_top(image, shown=False)
     image = ImageOps.exif_transpose(image)
     if image.mode == "P" and (palette := _grey_palette(image)):
         used = np.unique(np.asarray(image)).tolist()
@@ -153,8 +203,30 @@ def _label_numbers(path: str | Path, image: Image.Image) -> Numbers:
                 f"{path} has a palette of greys that are not their places, and either may be "
                 "meant; save the labels as greys without a palette"
             )
-    found = _one_channel(path, image)
+    found = _unstretched(_one_channel(path, image), top)
     return found.astype(np.uint8) if image.mode == "1" else found
+
+
+def _raw_mode(tile: Any) -> Any:
+    """How pixels are packed in a part of a file."""
+    return tile.args[0] if isinstance(tile.args, tuple) else tile.args
+
+
+def _pgm_top(image: Image.Image, shown: bool) -> int | None:
+    """The number that a PGM has for white, of which Pillow makes the one that is ``shown``."""
+    if image.format != "PPM" or image.mode not in WHITE:
+        return None
+    (tile,) = getattr(image, "tile", [])
+    stretched = tile.codec_name.startswith("ppm")
+    return tile.args[1] if stretched and not shown else WHITE[image.mode]
+
+
+def _unstretched(found: Numbers, top: int | None) -> Numbers:
+    """The numbers of a PGM, up to the one for white, in 8 or 16 bits."""
+    if top is None:
+        return found
+    white = WHITE["L" if found.dtype == np.uint8 else "I"]
+    return (found * (top / white)).round().astype(np.uint8 if white == 255 else np.uint16)
 
 
 def _refuse_loss(path: str | Path, image: Image.Image) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,89 @@ def test_labels_in_what_may_be_compressed_with_loss_are_refused(
 def test_labels_in_tiffs_without_loss_are_read(compression: str, tmp_path: Path) -> None:
     Image.fromarray(SMALL).save(tmp_path / "a.tiff", compression=compression)
     assert np.array_equal(read_labels(tmp_path / "a.tiff"), SMALL)
+
+
+def tiff(numbers: np.ndarray, bits: int, white: int = 1, signed: int = 1) -> bytes:
+    """A TIFF of greys, whose 0 is white if ``white`` is 0, signed if ``signed`` is 2."""
+    content, (height, width) = numbers.tobytes(), numbers.shape
+    width = width * 8 * numbers.itemsize // bits
+    start = 10 + 12 * 9 + 4
+    values = {256: width, 257: height, 258: bits, 259: 1, 262: white, 273: start, 278: height}
+    entries = (values | {279: len(content), 339: signed}).items()
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<IH", 8, 9) + tags + bytes(4) + content
+
+
+def test_tiffs_whose_numbers_pillow_takes_for_others_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tiff"
+    wide = SMALL.astype("<u2") * 257
+    for content in (tiff(SMALL, 8), tiff(wide, 16)):
+        path.write_bytes(content)
+        assert np.array_equal(shown(path)[..., 0], SMALL)
+        assert np.array_equal(read_labels(path).astype(np.uint8), SMALL)
+    everything = (read_picture, read_grey, read_labels)
+    white = "0 is white|white where it holds 0"
+    for content, why, readers in (
+        (tiff(SMALL, 8, signed=2), "signed numbers of 8 bits", everything),
+        (tiff(wide, 16, white=0), white, everything),
+        (tiff(SMALL, 8, white=0), white, everything[1:]),
+        (tiff(SMALL, 4), "fewer than 8 bits", everything[2:]),
+    ):
+        path.write_bytes(content)
+        for read in readers:
+            with pytest.raises(PictureError, match=why):
+                read(path)
+    path.write_bytes(tiff(SMALL, 8, white=0))
+    assert np.array_equal(shown(path)[..., 0], 255 - SMALL)
+
+
+@pytest.mark.parametrize(
+    "header", [b"P5 3 2 7\n", b"P5 3 2 255\n", b"P2 3 2 7\n", b"P5 3 2 4095\n", b"P5 3 2 65535\n"]
+)
+def test_numbers_of_a_pgm_are_as_they_are_in_the_file(header: bytes, tmp_path: Path) -> None:
+    """Pillow makes 255 or 65535 of what is white there; a picture is that."""
+    numbers, top = SMALL % 8, int(header.split()[3])
+    text = " ".join(map(str, numbers.flat)).encode()
+    kind = ">u2" if top > 255 else "u1"
+    content = text if header.startswith(b"P2") else numbers.astype(kind).tobytes()
+    (tmp_path / "a.pgm").write_bytes(header + content)
+    for read in (read_labels, read_grey):
+        found = read(tmp_path / "a.pgm")
+        assert found.dtype == (np.uint16 if top > 255 else np.uint8)
+        assert np.array_equal(found, numbers)
+    assert np.array_equal(shown(tmp_path / "a.pgm")[..., 0], (numbers * (255 / top)).round())
+
+
+def test_bits_whose_1_is_black_are_a_picture_and_no_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.pbm").write_bytes(b"P1 3 1\n0 1 0\n")
+    assert shown(tmp_path / "a.pbm")[0, :, 0].tolist() == [255, 0, 255]
+    assert read_grey(tmp_path / "a.pbm", coloured=True)[0].tolist() == [255, 0, 255]
+    for read in (read_labels, read_grey):
+        with pytest.raises(PictureError, match="white where it holds 0"):
+            read(tmp_path / "a.pbm")
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "gif", "png"])
+def test_of_several_images_in_a_file_the_first_is_not_taken_for_all(
+    suffix: str, tmp_path: Path
+) -> None:
+    path, pages = tmp_path / f"a.{suffix}", [Image.fromarray(SMALL + k) for k in range(3)]
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    for read in (read_labels, read_grey, functools.partial(read_grey, coloured=True)):
+        with pytest.raises(PictureError, match=r"holds 3 images; save the one"):
+            read(path)
+    assert np.array_equal(shown(path)[..., 0], SMALL)  # what a viewer shows at first
+
+
+def test_smaller_copies_in_a_tiff_are_of_the_same_image(tmp_path: Path) -> None:
+    smaller = Image.fromarray(SMALL[:1, :1])
+    smaller.encoderinfo = {"tiffinfo": {254: 1}}
+    path = tmp_path / "a.tiff"
+    Image.fromarray(SMALL).save(path, save_all=True, append_images=[smaller])
+    with Image.open(path) as image:
+        assert image.n_frames == 2
+    assert np.array_equal(read_labels(path), SMALL)
+    assert np.array_equal(read_grey(path), SMALL)
 
 
 def test_labels_of_one_bit_are_0_and_1(tmp_path: Path) -> None:
