@@ -6,8 +6,9 @@ Sources: the READMEs of openai/guided-diffusion and openai/improved-diffusion, a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -18,6 +19,10 @@ from ppap.diffusion.denoiser import Denoiser, RescaledTimesteps
 from ppap.diffusion.schedule import make_schedule
 
 __all__ = ["ClassifierFlags", "DenoiserFlags", "Flags", "GlideFlags", "UNetFlags"]
+
+N = TypeVar("N", int, float)
+Numbers = str | float | Sequence[float] | None
+"""As published, in a text; or one number or several."""
 
 CHANNEL_MULT = {
     512: (0.5, 1, 1, 2, 2, 4, 4),
@@ -49,10 +54,11 @@ class UNetFlags:
     """Flags of improved-diffusion and guided-diffusion, under their published names.
 
     Defaults are guided-diffusion's. ``attention_resolutions`` are sizes of maps, e.g.
-    ``"32,16,8"``; an empty ``channel_mult`` follows from the image size.
+    ``"32,16,8"``, and may be numbers themselves, as in files of settings; an empty
+    ``channel_mult`` follows from the image size.
 
     Raises:
-        ValueError: for an image size without published multipliers.
+        ValueError: for an image size without published multipliers, or what are no numbers.
     """
 
     image_size: int = 64
@@ -61,8 +67,8 @@ class UNetFlags:
     num_heads: int = 4
     num_heads_upsample: int = -1
     num_head_channels: int = -1
-    attention_resolutions: str = "16,8"
-    channel_mult: str = ""
+    attention_resolutions: Numbers = "16,8"
+    channel_mult: Numbers = ""
     dropout: float = 0.0
     class_cond: bool = False
     use_scale_shift_norm: bool = True
@@ -113,11 +119,11 @@ class GlideFlags:
     image_size: int = 64
     num_channels: int = 192
     num_res_blocks: int = 3
-    channel_mult: str = ""
+    channel_mult: Numbers = ""
     num_heads: int = 1
     num_head_channels: int = 64
     num_heads_upsample: int = -1
-    attention_resolutions: str = "32,16,8"
+    attention_resolutions: Numbers = "32,16,8"
     dropout: float = 0.1
     text_ctx: int = 128
     xf_width: int = 512
@@ -169,11 +175,11 @@ class ClassifierFlags:
     image_size: int = 64
     classifier_width: int = 128
     classifier_depth: int = 2
-    classifier_attention_resolutions: str = "32,16,8"
+    classifier_attention_resolutions: Numbers = "32,16,8"
     classifier_use_scale_shift_norm: bool = True
     classifier_resblock_updown: bool = True
     classifier_pool: str = "attention"
-    channel_mult: str = ""
+    channel_mult: Numbers = ""
     num_classes: int = 1000
 
     def network(self) -> EncoderUNetModel:
@@ -193,14 +199,29 @@ class ClassifierFlags:
         )
 
 
-def _multipliers(image_size: int, text: str) -> tuple[float, ...]:
-    if text:
-        return tuple(float(part) for part in text.split(","))
+def _multipliers(image_size: int, given: Numbers) -> tuple[float, ...]:
+    if found := _numbers("channel_mult", given, float):
+        return found
     if image_size not in CHANNEL_MULT:
         known = ", ".join(map(str, CHANNEL_MULT))
         raise ValueError(f"give channel_mult for image_size={image_size}; it is known for {known}")
     return CHANNEL_MULT[image_size]
 
 
-def _factors(image_size: int, resolutions: str) -> tuple[int, ...]:
-    return tuple(image_size // int(size) for size in resolutions.split(","))
+def _factors(image_size: int, resolutions: Numbers) -> tuple[int, ...]:
+    sizes = _numbers("attention resolutions", resolutions, int)
+    if not all(size > 0 for size in sizes):
+        raise ValueError(f"attention resolutions are sizes of maps, got {resolutions!r}")
+    return tuple(image_size // size for size in sizes)
+
+
+def _numbers(what: str, given: Numbers, kind: Callable[[Any], N]) -> tuple[N, ...]:
+    """Numbers as flags have them, ``"32,16"``, or as files of settings do, 16 or [32, 16]."""
+    parts = given.split(",") if isinstance(given, str) else given
+    try:
+        several = parts if isinstance(parts, Iterable) else (parts,)
+        return tuple(kind(part) for part in several if part not in ("", None))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'{what} are numbers such as "32,16" or (32, 16), got {given!r}'
+        ) from error

@@ -27,7 +27,7 @@ F = TypeVar("F", bound=Flags)
 
 
 def load_denoiser(
-    name: str,
+    name: str | Path,
     path: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     **flags: Any,
@@ -51,6 +51,7 @@ def load_denoiser(
         ValueError: for an unknown name or flag.
         CheckpointError: for a file that is absent, damaged, hostile or of another network.
     """
+    name = str(name)
     if name in DENOISERS:
         model = _replaced(name, DENOISERS[name], flags)
         denoiser = model.flags.denoiser(_load(name, model, path, dtype))

@@ -411,6 +411,10 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_may_be_a_path(folder: Path) -> None:
+    assert load_denoiser(folder).shape == (3, 8, 8)
+
+
 def test_flags_are_not_for_diffusers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leave out image_size"):
         load_denoiser(str(tmp_path), image_size=3)

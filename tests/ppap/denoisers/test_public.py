@@ -280,6 +280,33 @@ def test_wrong_files_are_refused_in_one_line_that_names_the_right_one(
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("sizes", [16, (16,), [16], "16", "16,"])
+@pytest.mark.parametrize("multipliers", [(1, 2), [1, 2], "1,2", "1, 2"])
+def test_flags_are_texts_as_published_or_numbers_as_in_files_of_settings(
+    sizes: Any, multipliers: Any
+) -> None:
+    flags = UNetFlags(
+        32, 32, 1, attention_resolutions=sizes, channel_mult=multipliers, num_head_channels=8
+    )
+    network = flags.network()
+    attending = [key for key in network.state_dict() if key.endswith("qkv.weight")]
+    assert attending == [
+        "input_blocks.3.1.qkv.weight",
+        "middle_block.1.qkv.weight",
+        "output_blocks.0.1.qkv.weight",
+        "output_blocks.1.1.qkv.weight",
+    ]
+    assert network.out[0].num_channels == 32
+
+
+@pytest.mark.parametrize("wrong", [{"attention_resolutions": "16x8"}, {"channel_mult": [1, "two"]}])
+def test_flags_that_are_no_numbers_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r'are numbers such as "32,16" or \(32, 16\), got'):
+        UNetFlags(**wrong).network()
+    with pytest.raises(ValueError, match="resolutions are sizes of maps, got 0"):
+        UNetFlags(attention_resolutions=0).network()
+
+
 def test_unknown_names_and_flags_and_no_path_say_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"choose from adm-imagenet64-cond, .*glide-base"):
         load_denoiser("adm-256", tmp_path)
