@@ -81,21 +81,26 @@ def class_labels(y: Tensor, classes: int) -> Tensor:
     return labels
 
 
-def small_images(low_res: Tensor | None) -> Tensor:
+def small_images(low_res: Tensor | None, channels: int) -> Tensor:
     """What an up-sampling stage sees of the stage before it.
 
+    Args:
+        low_res: (B, C, h, w).
+        channels: C, as of the noisy images.
+
     Raises:
-        ValueError: if it is missing, or no floating-point images, such as bytes.
+        ValueError: if it is missing, of other channels, or no floating-point images, such as bytes.
     """
     if low_res is None:
         raise ValueError(
             "an up-sampler sees small images: denoiser.with_conditions(low_res=...), or "
             "ppap.diffusion.cascade.sample_cascade"
         )
-    if low_res.ndim != 4 or not low_res.is_floating_point():
+    fits = low_res.ndim == 4 and low_res.shape[1] == channels
+    if not (fits and low_res.is_floating_point()):
         raise ValueError(
-            f"low_res are floating-point (B, C, h, w) images in [-1, 1], got {low_res.dtype} "
-            f"{tuple(low_res.shape)}; from_uint8 converts stored pixels"
+            f"low_res are floating-point (B, {channels}, h, w) images in [-1, 1], got "
+            f"{low_res.dtype} {tuple(low_res.shape)}; from_uint8 converts stored pixels"
         )
     return low_res
 

@@ -101,7 +101,7 @@ class IFNetwork(nn.Module):
             )
         seen = x_t
         if low_res is not None:
-            resized = small_images(low_res)
+            resized = small_images(low_res, x_t.shape[1])
             if low_res.shape[2:] != x_t.shape[2:]:
                 resized = F.interpolate(low_res, x_t.shape[2:], mode="bilinear", align_corners=True)
             seen = torch.cat([x_t, resized.to(x_t.dtype).expand(len(x_t), -1, -1, -1)], dim=1)

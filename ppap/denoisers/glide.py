@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ppap.compute.known import values_known
 from ppap.compute.options import check_captions
 from ppap.denoisers.blocks import at_least_float32, small_images
 from ppap.denoisers.unet import UNetModel
@@ -138,15 +139,16 @@ class Text2ImUNet(UNetModel):
         Args:
             x: (B, C, H, W) noisy images.
             timesteps: (B,) original timesteps.
-            tokens: (B or 1, text_ctx) int64, from :class:`TextEncoder`; one row serves all
+            tokens: (B or 1, text_ctx) integers, from :class:`TextEncoder`; one row serves all
                 images, and is encoded once.
-            mask: (B or 1, text_ctx) bool, False where tokens pad the caption.
+            mask: (B or 1, text_ctx) bool or 0 and 1, False where tokens pad the caption.
 
         Returns:
             (B, out_channels, H, W) in the dtype of ``x``.
 
         Raises:
-            ValueError: for tokens without a mask or of a wrong shape.
+            ValueError: for tokens without a mask, of a wrong shape or type, or that the vocabulary
+                does not have.
         """
         whole, per_token = self._encode_text(*self._caption(x.device, tokens, mask))
         emb = self._embed(timesteps)
@@ -162,7 +164,26 @@ class Text2ImUNet(UNetModel):
             return padding, torch.zeros_like(padding, dtype=torch.bool)
         if tokens is None or mask is None or not tokens.shape[1:] == mask.shape[1:] == (length,):
             raise ValueError(f"captions need tokens and a mask, both (B, {length})")
-        return tokens, mask
+        return self._known_tokens(tokens), _as_mask(mask)
+
+    def _known_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens as an embedding takes them; a GPU's values are not looked at."""
+        count = self.token_embedding.num_embeddings
+        whole = not (tokens.is_floating_point() or tokens.is_complex()) and tokens.ndim == 2
+        if not whole or tokens.dtype == torch.bool:
+            raise ValueError(
+                f"tokens are (B, {tokens.shape[-1]}) integers from 0 to {count - 1}, got "
+                f"{tokens.dtype} {tuple(tokens.shape)}"
+            )
+        tokens = tokens.long()
+        if not tokens.is_cuda and values_known(tokens):
+            low, high = map(int, tokens.aminmax())
+            if low < 0 or high >= count:
+                wrong = low if low < 0 else high
+                raise ValueError(
+                    f"token {wrong} is none of the {count} of the vocabulary; take a TextEncoder's"
+                )
+        return tokens
 
     def _encode_text(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What is added to the timestep embedding: (B, 4M), and tokens: (B, xf_width, T)."""
@@ -178,6 +199,13 @@ class Text2ImUNet(UNetModel):
         for module in (*self.transformer.modules(), self.transformer_proj, self.token_embedding):
             if isinstance(module, nn.Linear | nn.Embedding):
                 module.to(dtype)
+
+
+def _as_mask(mask: Tensor) -> Tensor:
+    """A mask as bool, of integers that are 0 and 1 as other tokenizers give them."""
+    if mask.is_floating_point() or mask.is_complex() or mask.ndim != 2:
+        raise ValueError(f"a mask of tokens is (B, T) bool, got {mask.dtype} {tuple(mask.shape)}")
+    return mask.bool()
 
 
 class SuperResText2ImUNet(Text2ImUNet):
@@ -203,7 +231,7 @@ class SuperResText2ImUNet(Text2ImUNet):
         Raises:
             ValueError: also for small images that are missing or no floating-point numbers.
         """
-        small = small_images(low_res)
+        small = small_images(low_res, x.shape[1])
         resized = F.interpolate(small, x.shape[2:], mode="bilinear", align_corners=False)
         seen = torch.cat([x, resized.to(x.dtype).expand(len(x), -1, -1, -1)], dim=1)
         return super().forward(seen, timesteps, tokens, mask)

@@ -121,6 +121,8 @@ def test_the_upsampler_heeds_the_small_image() -> None:
     # Bytes would be resized as they are, and taken for images from 0 to 255.
     with pytest.raises(ValueError, match=r"got torch.uint8 \(2, 3, 4, 4\); from_uint8"):
         network(x, t, to_uint8(low_res))
+    with pytest.raises(ValueError, match=r"floating-point \(B, 3, h, w\)"):
+        network(x, t, low_res[:, :1])
 
 
 def test_bytes_pair_in_the_order_of_the_merges(encoder: TextEncoder) -> None:
@@ -146,6 +148,32 @@ def test_missing_and_wrong_vocabularies_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"not gzip")
     with pytest.raises(ValueError, match="no byte-pair vocabulary"):
         TextEncoder(tmp_path)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.uint8])
+def test_tokens_and_masks_are_integers_of_any_width(base: Text2ImUNet, dtype: torch.dtype) -> None:
+    x, t = inputs()
+    tokens = torch.arange(2 * CONTEXT).view(2, CONTEXT) % (len(VOCABULARY) - 1)
+    mask = tokens < 4
+    expected = base(x, t, tokens, mask)
+    assert torch.equal(base(x, t, tokens.to(dtype), mask.to(dtype)), expected)
+
+
+def test_tokens_that_there_are_not_are_named(base: Text2ImUNet) -> None:
+    x, t = inputs()
+    tokens = torch.zeros(2, CONTEXT, dtype=torch.int64)
+    mask = tokens.bool()
+    for wrong, why in (
+        (tokens + len(VOCABULARY), "token 13 is none of the 13"),
+        (tokens - 1, "token -1 is none"),
+        (tokens.float(), "integers from 0 to 12, got torch.float32"),
+        (mask, "integers from 0 to 12, got torch.bool"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            base(x, t, wrong, mask)
+    with pytest.raises(ValueError, match=r"mask of tokens is \(B, T\) bool, got torch.float32"):
+        base(x, t, tokens, mask.float())
 
 
 def test_tokens_need_a_mask_and_the_width_of_the_context(base: Text2ImUNet) -> None:
