@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from ppap.compute.precision import widened
+
 __all__ = [
     "Images",
     "NonFiniteError",
@@ -69,7 +71,7 @@ def check_images(images: Tensor) -> None:
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1], any shape, as rounded bytes in 0..255; what lies outside is clipped.
 
-    The one place where pixels become bytes.
+    The one place where pixels become bytes, of which half precision keeps every one.
 
     Raises:
         NonFiniteError: for NaN or infinity, which would become a black or white pixel.
@@ -78,7 +80,7 @@ def to_uint8(images: Tensor) -> Tensor:
     if not images.is_floating_point():
         raise ValueError(f"expected floating-point images in [-1, 1], got {images.dtype}")
     check_finite(images[None] if images.ndim == 0 else images, "the image")
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return ((widened(images).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def from_uint8(images: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from ppap.experts.objectives import Distillation, Supervision
 from ppap.experts.training import Training
 from ppap.experts.transfer import transfer
 from ppap.fast.path import FastPath
-from ppap.files.images import NonFiniteError, to_uint8
+from ppap.files.images import NonFiniteError, from_uint8, to_uint8
 from ppap.guidance.diffusers_pipeline import GuidedScheduler
 from ppap.guidance.guides import naive_guide
 from ppap.predictors.predictor import Predictor
@@ -120,6 +120,12 @@ def test_bytes_are_not_made_bytes_again() -> None:
 def test_images_for_an_up_sampler_are_what_a_file_would_hold() -> None:
     held = eight_bit_images(images(4).clamp(-1, 1), range(4))["low_res"]
     assert torch.equal(to_uint8(held).float() / 127.5 - 1, held)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_every_byte(dtype: torch.dtype) -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(from_uint8(every).to(dtype)), every)
 
 
 def test_a_teacher_that_is_not_finite_is_refused() -> None:
