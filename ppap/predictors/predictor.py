@@ -74,6 +74,7 @@ class Predictor(nn.Module):
                 raise ValueError(f"a size is (H, W), got {size}")
             for side in size:
                 check_whole("a side of the size", side)
+            size = int(size[0]), int(size[1])  # compared with shapes, which no list equals
         self.network = network if isinstance(network, nn.Module) else Function(network)
         self.size = size
         self.name = name or getattr(network, "__name__", type(network).__name__)

@@ -43,6 +43,13 @@ def test_resizing_is_differentiable_and_anti_aliased() -> None:
     assert (gradient > 0).all()
 
 
+def test_a_size_of_settings_is_that_of_images() -> None:
+    """A list equals no shape, so that images of the right size were resized once more."""
+    predictor = Predictor(nn.Identity(), size=[4, 6])  # type: ignore[arg-type]
+    assert predictor.size == (4, 6)
+    assert predictor.size == torch.zeros(1, 3, 4, 6).shape[2:]
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="std"):
         Predictor(nn.Identity(), (0.5,), (0.0,))
