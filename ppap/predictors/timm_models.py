@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ppap.files.checkpoints import CheckpointError, check_and_load, load_state, one_line
+from ppap.files.wrapped import fitted
 from ppap.predictors.model_options import made_for, options_named
 from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
@@ -34,7 +39,8 @@ def load_timm(
 
     Args:
         name: of the architecture and maybe its weights, e.g. ``"resnet50.tv2_in1k"``.
-        weights: a local file in timm's format; None fetches what is published.
+        weights: a local file in timm's format, or one that timm makes it of; None fetches what is
+            published.
         size: input size; None takes the option ``img_size``, or the weights' own.
         options: further arguments of ``timm.create_model``, e.g. ``num_classes``.
 
@@ -71,7 +77,7 @@ def load_timm(
             "network in a ppap.Predictor with task=SimilarityTask()"
         )
     if weights is not None:
-        check_and_load(network, load_state(weights), Path(weights).name)
+        check_and_load(network, _of_today(network, load_state(weights)), Path(weights).name)
     settings = resolve_model_data_config(network, use_test_size=True)  # type: ignore[no-untyped-call]
     if (channels := options.get("in_chans", len(settings["mean"]))) != len(settings["mean"]):
         raise ValueError(
@@ -87,6 +93,24 @@ def load_timm(
         f"timm/{name}",
         SimilarityTask() if embeds else ClassTask(),
     )
+
+
+def _of_today(network: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Weights whose names are not the network's, as timm itself renames those that it fetches.
+
+    Files of before a change of its architectures, and the authors' own, become what they are
+    there. Whatever comes of it must fit as strictly.
+    """
+    rename = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    own = network.state_dict()
+    found = fitted(own, state)
+    if rename is None or own.keys() == found.keys():
+        return state
+    try:
+        renamed: Mapping[str, Tensor] = rename(dict(found), network)
+    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
+        return state
+    return renamed if own.keys() == renamed.keys() else state
 
 
 def _embeds(network: Any) -> bool:

@@ -111,6 +111,27 @@ def test_a_prediction_that_is_not_a_classifiers_is_named_where_it_is_loaded(
         load_predictor("timm/resnet10t", tmp_path / "a.safetensors", **options)
 
 
+@torch.no_grad()
+def test_files_of_other_names_load_as_timm_renames_them(tmp_path: Path) -> None:
+    """Swin's authors put what makes maps smaller at the end of a stage, and masks beside it."""
+    torch.manual_seed(0)
+    name, small = "swin_tiny_patch4_window7_224", {"depths": (2, 2), "num_heads": (1, 2)}
+    network = timm.create_model(name, embed_dim=16, **small).eval()
+    theirs = {
+        key.replace("layers.1.downsample", "layers.0.downsample").replace("head.fc.", "head."): part
+        for key, part in network.state_dict().items()
+    }
+    theirs["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
+    torch.save({"model": theirs}, tmp_path / "swin.pth")
+    predictor = load_predictor(f"timm/{name}", tmp_path / "swin.pth", embed_dim=16, **small)
+    x = torch.rand(1, 3, 224, 224) * 2 - 1
+    torch.testing.assert_close(predictor(x), network(predictor.prepare(x)))
+    del theirs["norm.bias"]
+    torch.save({"model": theirs}, tmp_path / "swin.pth")
+    with pytest.raises(CheckpointError, match=r"does not fit Swin.*missing .*norm\.bias"):
+        load_predictor(f"timm/{name}", tmp_path / "swin.pth", embed_dim=16, **small)
+
+
 def test_a_size_that_a_network_cannot_take_is_refused_where_it_is_given(tmp_path: Path) -> None:
     path, name, small = tmp_path / "a.safetensors", "vit_tiny_patch16_224", {"depth": 1}
     save_weights(timm.create_model(name, **small).state_dict(), path)
