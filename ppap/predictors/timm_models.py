@@ -49,8 +49,8 @@ def load_timm(
 
     Raises:
         ValueError: for a name that timm does not know, options that the model does not take, a
-            model that gives features and no classes, or another number of channels than that of
-            the published normalisation.
+            model that gives features and no classes, another number of classes than what is fetched
+            has, or another number of channels than that of the published normalisation.
         CheckpointError: for weights that cannot be fetched, are damaged or of another network.
     """
     import timm
@@ -65,7 +65,7 @@ def load_timm(
         )
     try:
         with options_named("timm", architecture, options):
-            network = timm.create_model(name, pretrained=weights is None, **options)
+            network: Any = timm.create_model(name, pretrained=weights is None, **options)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"timm cannot make {name} with its weights ({one_line(error)}); give a local file, "
@@ -75,6 +75,13 @@ def load_timm(
         raise ValueError(
             f"timm's {name} gives features and no classes; name weights that classify, or wrap the "
             "network in a ppap.Predictor with task=SimilarityTask()"
+        )
+    published = network.pretrained_cfg.get("num_classes")
+    classes = options.get("num_classes", published)
+    if weights is None and classes != published:
+        raise ValueError(
+            f"what is published for {name} has {published} classes, and timm would draw a last "
+            f"layer of {classes} at random; give the file of one that was trained"
         )
     if weights is not None:
         check_and_load(network, _of_today(network, load_state(weights)), Path(weights).name)

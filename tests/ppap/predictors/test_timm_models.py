@@ -111,6 +111,16 @@ def test_a_prediction_that_is_not_a_classifiers_is_named_where_it_is_loaded(
         load_predictor("timm/resnet10t", tmp_path / "a.safetensors", **options)
 
 
+def test_a_last_layer_that_nobody_trained_is_refused(tmp_path: Path) -> None:
+    """timm draws one at random if it fetches weights of another number of classes."""
+    save_weights(timm.create_model("resnet10t").state_dict(), tmp_path / "hub.safetensors")
+    overlay = {"file": str(tmp_path / "hub.safetensors")}  # in place of the hub
+    fetched = load_predictor("timm/resnet10t", pretrained_cfg_overlay=overlay)
+    assert fetched(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+    with pytest.raises(ValueError, match=r"has 1000 classes, .* a last layer of 7 at random"):
+        load_predictor("timm/resnet10t", num_classes=7, pretrained_cfg_overlay=overlay)
+
+
 @torch.no_grad()
 def test_files_of_other_names_load_as_timm_renames_them(tmp_path: Path) -> None:
     """Swin's authors put what makes maps smaller at the end of a stage, and masks beside it."""
