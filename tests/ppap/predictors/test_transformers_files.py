@@ -14,7 +14,7 @@ from torch import Tensor
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
-from ppap.files.checkpoints import CheckpointError, save_weights
+from ppap.files.checkpoints import CheckpointError, load_state, save_weights
 from ppap.predictors.public import load_predictor
 from tests.ppap.predictors.saved_models import SIDE, Hostile, in_range, pixels, saved
 
@@ -59,6 +59,25 @@ def test_weights_that_no_prediction_needs_may_be_missing(tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match=r"missing neck\.fusion_stage\.layers\.0") as caught:
         load_predictor(f"transformers/{tmp_path}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [
+        ("segformer", "block.3.0.attention.self.query.weight"),
+        ("dpt-hybrid", "encoder.layer.1.attention.attention.key.bias"),
+    ],
+)
+def test_weights_of_attention_among_few_tokens_may_not_be_missing(
+    model: str, part: str, tmp_path: Path
+) -> None:
+    saved(model, tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_state(path)
+    (gone,) = [key for key in state if key.endswith(part)]
+    save_weights({key: value for key, value in state.items() if key != gone}, path)
+    with pytest.raises(CheckpointError, match="does not fit its own config: missing"):
+        load_predictor(f"transformers/{tmp_path}")
 
 
 @pytest.mark.parametrize(
