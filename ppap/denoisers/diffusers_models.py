@@ -22,7 +22,7 @@ from ppap.denoisers.blocks import class_labels, small_images
 from ppap.diffusion.denoiser import Denoiser, freeze
 from ppap.diffusion.diffusers_scheduler import TARGETS, check_family
 from ppap.diffusion.schedule import Schedule
-from ppap.files.checkpoints import CheckpointError, one_line
+from ppap.files.checkpoints import CheckpointError, check_values, one_line
 from ppap.files.hub import extra, hub_folder, quiet, read_settings
 
 __all__ = ["IFNetwork", "ImageUNet", "encode_if_captions", "load_diffusers", "load_schedule"]
@@ -157,6 +157,7 @@ def load_diffusers(source: str | Path, dtype: torch.dtype = torch.float32) -> De
         ) from error
     if wrong := {name: keys for name, keys in found.items() if keys}:
         raise CheckpointError(f"{source} does not fit its own config: {wrong}")
+    check_values(dict(unet.named_parameters()), str(source))
     channels = unet.config.in_channels
     if unet.config.class_embed_type is not None and kind == "UNet2DConditionModel":
         channels //= 2  # an up-sampling stage sees the small image, too

@@ -287,6 +287,7 @@ class Hostile:
         ("absent", "weights are missing"),
         ("lacks", "does not fit its own config: .*conv_in"),
         ("shape", "another network"),
+        ("nan", r"holds NaN in conv_in\.bias: a training went astray"),
         ("json", "config.json is damaged"),
         ("scheduler", "holds neither scheduler/scheduler_config.json"),
         ("kind", "holds a VQModel; what can be used is UNet2DModel"),
@@ -324,6 +325,7 @@ def test_wrong_folders_are_refused_in_one_line(damage: str, reason: str, tmp_pat
             {key: value for key, value in state.items() if key != "conv_in.bias"}, weights
         ),
         "shape": lambda: torch.save(state | {"conv_in.bias": torch.zeros(3)}, weights),
+        "nan": lambda: torch.save(state | {"conv_in.bias": torch.full((8,), torch.nan)}, weights),
         "json": lambda: config.write_text("{"),
         "scheduler": scheduler.unlink,
         "kind": lambda: change(config, _class_name="VQModel"),
