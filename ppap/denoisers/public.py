@@ -48,10 +48,11 @@ def load_denoiser(
         :meth:`ppap.diffusion.denoiser.Denoiser.with_conditions`.
 
     Raises:
-        ValueError: for an unknown name or flag.
+        ValueError: for an unknown name or flag, or a dtype of no floating-point numbers.
         CheckpointError: for a file that is absent, damaged, hostile or of another network.
     """
     name = str(name)
+    _check_dtype(dtype)
     if name in DENOISERS:
         model = _replaced(name, DENOISERS[name], flags)
         denoiser = model.flags.denoiser(_load(name, model, path, dtype))
@@ -87,13 +88,19 @@ def load_noisy_classifier(
         :class:`ppap.guidance.guides.LikelihoodGuide`.
 
     Raises:
-        ValueError: for an unknown name or flag.
+        ValueError: as :func:`load_denoiser`.
         CheckpointError: as :func:`load_denoiser`.
     """
+    _check_dtype(dtype)
     if name not in CLASSIFIERS:
         raise ValueError(f"unknown classifier {name!r}; choose from {', '.join(CLASSIFIERS)}")
     model = _replaced(name, CLASSIFIERS[name], flags)
     return cast(EncoderUNetModel, freeze(_load(name, model, path, dtype)))
+
+
+def _check_dtype(dtype: Any) -> None:
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype is a floating-point type such as torch.float16, got {dtype!r}")
 
 
 def _replaced(name: str, model: PublicModel[F], flags: Mapping[str, Any]) -> PublicModel[F]:

@@ -112,11 +112,11 @@ def load_labels(path: str | Path, size: Size | None = None) -> Tensor:
     return labels if size is None else _nearest(labels, size)
 
 
-def mask_labels(mask: Tensor | str | Path, inside: int, outside: int = IGNORED) -> Tensor:
+def mask_labels(mask: Tensor | Numbers | str | Path, inside: int, outside: int = IGNORED) -> Tensor:
     """Labels from a mask, as drawn by hand.
 
     Args:
-        mask: (..., H, W) true or positive inside, or an NPY file of that, or an image. Of an
+        mask: (..., H, W) true or positive inside, or an NPY file of that, or an image file. Of an
             image's two brightnesses the brighter is inside; if it has one, white is inside and
             black is not; if its edges are soft, from black to white in 17 steps or more, what is
             brighter than the middle is inside.
@@ -129,8 +129,8 @@ def mask_labels(mask: Tensor | str | Path, inside: int, outside: int = IGNORED) 
     Raises:
         ValueError: for a file that is missing or no such mask, such as one of numbered objects.
     """
-    if isinstance(mask, Tensor):
-        return torch.where(mask > 0, inside, outside)
+    if not isinstance(mask, str | Path):
+        return torch.where(torch.as_tensor(mask) > 0, inside, outside)
     found = _read(mask, partial(read_grey, coloured=True))
     above = 0.0 if _is_npy(mask) else _ground(mask, found)
     return torch.where(torch.from_numpy(found > above), inside, outside)

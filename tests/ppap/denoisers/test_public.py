@@ -316,5 +316,12 @@ def test_unknown_names_and_flags_and_no_path_say_what_there_is(tmp_path: Path) -
         load_denoiser("adm-imagenet256", tmp_path, width=3)
     with pytest.raises(CheckpointError, match=r"needs 256x256_diffusion_uncond.pt; fetch https://"):
         load_denoiser("adm-imagenet256")
+    for dtype in ("float16", torch.int8):
+        for load, known in (
+            (load_denoiser, "adm-imagenet256"),
+            (load_noisy_classifier, "adm-classifier64"),
+        ):
+            with pytest.raises(ValueError, match="dtype is a floating-point type such as"):
+                load(known, tmp_path, dtype)
     with pytest.raises(ValueError, match="give channel_mult for image_size=48"):
         UNetFlags(image_size=48).network()

@@ -108,6 +108,8 @@ def test_labels_are_read_from_both_kinds_of_file(tmp_path: Path) -> None:
 def test_a_mask_asks_for_a_label_and_leaves_the_rest_alone(tmp_path: Path) -> None:
     drawn = torch.tensor([[True, False], [False, True]])
     assert mask_labels(drawn, 4).tolist() == [[4, -1], [-1, 4]]
+    assert mask_labels(drawn.numpy(), 4).tolist() == [[4, -1], [-1, 4]]
+    assert mask_labels(255 * drawn.numpy().astype(np.uint8), 4).tolist() == [[4, -1], [-1, 4]]
     Image.fromarray(drawn.numpy()).save(tmp_path / "mask.png")
     assert mask_labels(tmp_path / "mask.png", 4, outside=0).tolist() == [[4, 0], [0, 4]]
 
