@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ppap.compute.precision import widened
-
 __all__ = [
     "Images",
     "NonFiniteError",
@@ -80,7 +78,8 @@ def to_uint8(images: Tensor) -> Tensor:
     if not images.is_floating_point():
         raise ValueError(f"expected floating-point images in [-1, 1], got {images.dtype}")
     check_finite(images[None] if images.ndim == 0 else images, "the image")
-    return ((widened(images).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    wide = images.float() if images.dtype.itemsize < 4 else images
+    return ((wide.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def from_uint8(images: Tensor) -> Tensor:
