@@ -21,6 +21,10 @@ TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 """Without any of these transformers would make up a vocabulary."""
 SMALL_LETTERS = ("SiglipModel",)
 """Architectures trained on captions in small letters, which not all of their tokenizers see to."""
+ENDED = ("CLIPModel",)
+"""Architectures that take a caption's embedding from where it ends."""
+EARLY_END = 2
+"""What configurations of OpenAI's CLIPs have for the end, which is another token there."""
 
 
 @torch.no_grad()
@@ -52,7 +56,8 @@ def text_targets(source: str | Path, captions: Sequence[str]) -> Tensor:
         )
     if type(network).__name__ in SMALL_LETTERS:
         captions = [caption.lower() for caption in captions]
-    ids = _tokens(source, folder, captions, network.config.text_config)
+    ended = type(network).__name__ in ENDED
+    ids = _tokens(source, folder, captions, network.config.text_config, ended)
     project = getattr(network, "text_projection", nn.Identity())
 
     def embed() -> Tensor:
@@ -62,7 +67,7 @@ def text_targets(source: str | Path, captions: Sequence[str]) -> Tensor:
     return F.normalize(embed(), dim=1)
 
 
-def _tokens(source: str, folder: Path, captions: Sequence[str], config: Any) -> Tensor:
+def _tokens(source: str, folder: Path, captions: Sequence[str], config: Any, ended: bool) -> Tensor:
     """(B, length) of captions, filled up to the length that the model was trained with."""
     try:
         if not any((folder / file).is_file() for file in TOKENIZERS):
@@ -79,6 +84,10 @@ def _tokens(source: str, folder: Path, captions: Sequence[str], config: Any) -> 
         ).input_ids
         if int(ids.max()) >= config.vocab_size:
             raise ValueError(f"it knows more than the model's {config.vocab_size} tokens")
+        early = config.eos_token_id == EARLY_END
+        end = tokenizer.eos_token_id if early else config.eos_token_id
+        if ended and (end is None or not (ids == end).any(dim=1).all()):
+            raise ValueError("it does not end captions, of whose end the model makes an embedding")
         return torch.as_tensor(ids)
     except Exception as error:  # transformers raises whatever it meets
         raise CheckpointError(

@@ -58,16 +58,32 @@ def test_captions_are_embedded_by_clips_own_text_tower(tmp_path: Path) -> None:
         torch.testing.assert_close(logits, both.logits_per_image[:, caption], rtol=1e-4, atol=1e-4)
 
 
-@torch.no_grad()
-def test_captions_of_siglip(tmp_path: Path) -> None:
-    network = saved("siglip", tmp_path)
+def tokenizer_of_words(folder: Path, **settings: Any) -> None:
+    """One without anything before or after a caption."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = Tokenizer(models.WordLevel({"<pad>": 0, "a": 1, "dog": 2, "<unk>": 3}, "<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>"
-    ).save_pretrained(tmp_path)
+        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", **settings
+    ).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("settings", [{}, {"eos_token": "<end>"}])
+def test_captions_that_do_not_end_have_no_embedding(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """CLIP would take that of their first token, the same for all of them."""
+    saved("clip", tmp_path)
+    tokenizer_of_words(tmp_path, **settings)
+    with pytest.raises(CheckpointError, match=r"no tokenizer .*it does not end captions"):
+        text_targets(tmp_path, ["dog", "dog dog"])
+
+
+@torch.no_grad()
+def test_captions_of_siglip(tmp_path: Path) -> None:
+    network = saved("siglip", tmp_path)
+    tokenizer_of_words(tmp_path)
     ids = torch.tensor([[1, 2] + 10 * [0]])
     expected = pooled(network.get_text_features(ids))
     found = text_targets(tmp_path, ["a dog"])
