@@ -105,16 +105,39 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
 def check_and_load(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Fill a module from tensors, strictly, or say all that is wrong in one line.
 
-    Wrappers' prefixes of names are taken off (:func:`ppap.files.wrapped.fitted`).
+    Wrappers' prefixes of names are taken off (:func:`ppap.files.wrapped.fitted`). Of a weight that
+    is called by several names the file may hold one, as safetensors' own ``save_model`` writes it.
 
     Raises:
-        CheckpointError: as :func:`load_weights`.
+        CheckpointError: as :func:`load_weights`, and if the file holds different weights where the
+            network has one.
     """
     own = module.state_dict()
     state = fitted(own, state)
-    check_state(own, state, source, type(module).__name__)
+    whose, shared = type(module).__name__, _shared(own)
+    for names in shared:
+        held = [name for name in names if name in state]
+        state |= {name: state[held[0]] for name in names if held and name not in held}
+    check_state(own, state, source, whose)
+    for first, *others in shared:
+        for name in others:
+            if not torch.equal(state[first], state[name].to(state[first].dtype)):
+                raise CheckpointError(
+                    f"{source} holds different weights for {first} and {name}, which are one in "
+                    f"{whose}; make the network without sharing them"
+                )
     own.update(state)  # rather than a plain dict, which lacks the versions of layers
     module.load_state_dict(own)
+
+
+def _shared(own: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names of one weight each that is in several places, as of layers that are tied."""
+    places: dict[Any, list[str]] = {}
+    for key, tensor in own.items():
+        if tensor.numel() and not tensor.is_meta:
+            place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+            places.setdefault(place, []).append(key)
+    return [names for names in places.values() if len(names) > 1]
 
 
 def check_state(
@@ -153,8 +176,14 @@ def check_values(weights: Mapping[str, Tensor], source: str) -> None:
         source: they are from, for the message.
 
     Raises:
-        CheckpointError: for integers, as of a quantised network, and for NaN.
+        CheckpointError: for integers, as of a quantised network, for NaN, and for tensors that are
+            sparse or, on the device ``meta``, have no values.
     """
+    if other := [k for k, value in weights.items() if value.is_meta or value.is_sparse]:
+        raise CheckpointError(
+            f"{source} holds tensors that are sparse or have no values for {_some(other)}; save "
+            "dense ones, on a device that has memory"
+        )
     if whole := [key for key in weights if not weights[key].is_floating_point()]:
         raise CheckpointError(
             f"{source} holds integers for {_some(whole)}; weights that were quantised are of use "

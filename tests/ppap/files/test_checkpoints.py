@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from ppap.files.checkpoints import CheckpointError, load_state, load_weights, save_weights
@@ -232,6 +233,40 @@ def test_what_is_no_weight_is_refused(
     with pytest.raises(CheckpointError, match=said):
         load_weights(target, tmp_path / "a.safetensors")
     assert torch.equal(before, target.state_dict()["0.weight"])
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize("change", [Tensor.to_sparse, lambda w: w.to("meta")])
+def test_weights_that_are_sparse_or_have_no_values_are_refused(
+    tmp_path: Path, change: Callable[[Tensor], Tensor]
+) -> None:
+    state = network().state_dict()
+    torch.save(state | {"0.weight": change(state["0.weight"])}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"sparse or have no values for 0\.weight"):
+        load_weights(network(), tmp_path / "a.pth")
+
+
+def test_a_weight_of_several_names_is_one(tmp_path: Path) -> None:
+    """The last name's would have been taken for all of them."""
+
+    def tied() -> nn.Module:
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+        layers[1].weight = layers[0].weight
+        return layers
+
+    source, target = tied(), tied()
+    nn.init.normal_(source[0].weight)
+    save_model(source, str(tmp_path / "one.safetensors"))  # which writes one of the names
+    load_weights(target, tmp_path / "one.safetensors")
+    assert torch.equal(target[0].weight, source[0].weight)
+    save_weights(source.state_dict(), tmp_path / "both.safetensors")
+    load_weights(tied(), tmp_path / "both.safetensors")
+    apart = {"0.weight": torch.ones(3, 3), "1.weight": torch.zeros(3, 3)}
+    save_weights(apart, tmp_path / "apart.safetensors")
+    with pytest.raises(CheckpointError, match=r"different weights for 0\.weight and 1\.weight"):
+        load_weights(target, tmp_path / "apart.safetensors")
+    assert torch.equal(target[0].weight, source[0].weight)
 
 
 def test_an_infinite_mask_and_weights_of_eight_bits_are_loaded(tmp_path: Path) -> None:
