@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -18,6 +19,8 @@ from ppap.tasks.classes import ClassTask
 from ppap.tasks.similarity import SimilarityTask
 
 __all__ = ["load_timm"]
+
+logger = logging.getLogger(__name__)
 
 HEAD_WIDTH = 64
 """Of an attention head, whose multiples the widths of embeddings are, and no published classes."""
@@ -40,7 +43,7 @@ def load_timm(
     Args:
         name: of the architecture and maybe its weights, e.g. ``"resnet50.tv2_in1k"``.
         weights: a local file in timm's format, or one that timm makes it of; None fetches what is
-            published.
+            published. A name without weights then has the normalisation of timm's default.
         size: input size; None takes the option ``img_size``, or the weights' own.
         options: further arguments of ``timm.create_model``, e.g. ``num_classes``.
 
@@ -91,6 +94,8 @@ def load_timm(
             f"nothing is published on how to normalise images of {channels} channels for {name}; "
             "wrap the network in a ppap.Predictor with the mean and std that it was trained with"
         )
+    if weights is not None and "." not in name:
+        _tell_of_others(name, settings)
     embeds = "num_classes" not in options and _embeds(network)
     return Predictor(
         network.eval(),
@@ -118,6 +123,25 @@ def _of_today(network: Any, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]
     except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
         return state
     return renamed if own.keys() == renamed.keys() else state
+
+
+def _tell_of_others(name: str, settings: Mapping[str, Any]) -> None:
+    """Say that the weights in a file may be some that are normalised in another way."""
+    import timm
+
+    taken = [*settings["mean"], *settings["std"]]
+    others = []
+    for tagged in timm.list_pretrained(f"{name}.*"):
+        config = timm.get_pretrained_cfg(tagged)
+        if config and config.num_classes and [*config.mean, *config.std] != taken:
+            others.append(tagged)
+    if others:
+        logger.warning(
+            "%s are normalised in another way than the weights that timm means by %s, whose mean "
+            "and std are taken; if the file is one of them, name it so",
+            ", ".join(others),
+            name,
+        )
 
 
 def _embeds(network: Any) -> bool:

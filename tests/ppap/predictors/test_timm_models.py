@@ -111,6 +111,23 @@ def test_a_prediction_that_is_not_a_classifiers_is_named_where_it_is_loaded(
         load_predictor("timm/resnet10t", tmp_path / "a.safetensors", **options)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("efficientnet_b0", ["efficientnet_b0.ra4_e3600_r224_in1k"]),
+        ("efficientnet_b0.ra_in1k", []),
+        ("resnet10t", []),
+    ],
+)
+def test_a_name_whose_weights_are_normalised_in_several_ways_is_told_of(
+    name: str, told: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_weights(timm.create_model(name).state_dict(), tmp_path / "a.safetensors")
+    load_predictor(f"timm/{name}", tmp_path / "a.safetensors")
+    messages = [record.getMessage() for record in caplog.records if "normalised" in record.msg]
+    assert [message.split(" are ")[0] for message in messages] == told
+
+
 def test_a_last_layer_that_nobody_trained_is_refused(tmp_path: Path) -> None:
     """timm draws one at random if it fetches weights of another number of classes."""
     save_weights(timm.create_model("resnet10t").state_dict(), tmp_path / "hub.safetensors")
