@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,12 @@ def load_depth(path: str | Path, size: Size | None = None, unknown: float | None
         (H, W) float32, NaN where nothing is known.
 
     Raises:
+        TypeError: for what is unknown that is no number.
         ValueError: for a file that is missing or holds no such map.
     """
+    given: Any = unknown
+    if given is not None and not isinstance(given, Real):
+        raise TypeError(f"unknown is one number that marks pixels without depth, got {unknown!r}")
     read = partial(read_grey, exact=unknown is not None)
     depth = torch.from_numpy(_read(path, read).astype(np.float32))
     if unknown is not None:

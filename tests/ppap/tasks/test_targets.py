@@ -160,6 +160,16 @@ def test_the_last_of_16_bits_is_unlabelled_and_255_a_label(tmp_path: Path) -> No
     assert load_labels(tmp_path / "labels.tiff").tolist() == labels.tolist()
 
 
+def test_what_is_unknown_is_a_number(tmp_path: Path) -> None:
+    """No pixel equals a text or a list, so that none was marked."""
+    np.save(tmp_path / "a.npy", np.array([[0.0, 1.0]]))
+    for number in (0, 0.0, np.float32(0), np.int64(0)):
+        assert load_depth(tmp_path / "a.npy", unknown=number).isnan().tolist() == [[True, False]]
+    for wrong in ("0", [0, 1]):
+        with pytest.raises(TypeError, match="unknown is one number that marks"):
+            load_depth(tmp_path / "a.npy", unknown=wrong)  # type: ignore[arg-type]
+
+
 def test_files_that_hold_no_map_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         load_depth(tmp_path / "absent.png")
