@@ -19,6 +19,7 @@ from ablations.settings.setting import SelectionRule, device
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.stepping import AnyGuide
+from ppap.guidance import METHODS
 from ppap.guidance.guides import IgnoreTimestep
 from ppap.guidance.likelihoods import (
     AtLeastNoise,
@@ -67,8 +68,13 @@ class Trial:
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> Trial:
         """The trial that a search, or a row's record of it, tells."""
-        options = tuple((str(name), value) for name, value in found["options"])
+        options = tuple((str(name), _as_given(value)) for name, value in found["options"])
         return cls(found["scale"], found["eta"], options)
+
+
+def _as_given(value: Any) -> Any:
+    """An option's value as a plugin gave it, which had tuples where JSON has lists."""
+    return tuple(map(_as_given, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,13 @@ class PeerSamples(Samples):
         return denoiser, guide, replace(self.sampler, eta=trial.eta), likelihood
 
     def likelihood(self, load: Load, seeds: Sequence[int], options: dict[str, Any]) -> Likelihood:
-        """Of the targets of images from these seeds; takes its own options out of ``options``."""
+        """Of the targets of images from these seeds; takes its own options out of ``options``.
+
+        Of a plugin it takes none: whatever their names, they are its class's.
+        """
         tasks, numbers = self.setup.load().tasks, self.target_numbers(seeds)
-        softplus, marginal = options.pop("softplus", 0), options.pop("marginal", None)
+        own = options if self.peer.method in METHODS else {}
+        softplus, marginal = own.pop("softplus", 0), own.pop("marginal", None)
         parts: list[Likelihood] = []
         for part in self.guidance:
             targets = tasks[part.model.task].targets(numbers)

@@ -116,6 +116,11 @@ def search_space(name: str) -> Mapping[str, tuple[Any, ...]]:
                 f"plugin {name}: SEARCH[{option!r}] is {values!r}",
                 "give a tuple of values; one of a single value ends in a comma",
             )
+        if unfit := [value for value in values if not _is_plain(value)]:
+            raise UserError(
+                f"plugin {name}: SEARCH[{option!r}] has {unfit[0]!r}, a {type(unfit[0]).__name__}",
+                "give numbers, words, None or tuples of these, which a record can hold",
+            )
     scale = space["scale"]
     numbers = all(isinstance(end, int | float) and math.isfinite(end) for end in scale)
     if len(scale) != 2 or not numbers or not 0 < scale[0] < scale[1]:
@@ -131,6 +136,12 @@ def search_space(name: str) -> Mapping[str, tuple[Any, ...]]:
             f"choose from {', '.join(known)}",
         )
     return {option: tuple(values) for option, values in space.items()}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _class_of(name: str) -> type[Any]:

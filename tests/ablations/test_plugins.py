@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 
 from ablations.__main__ import main
 from ablations.cells.guidance import Guidance, Model
+from ablations.cells.peers import Peer, PeerSamples, Trial
 from ablations.cells.plugins import Method, defines_guide, digest, load_guide, search_space
 from ablations.cells.results import Row
 from ablations.cells.samples import Samples
@@ -30,9 +33,11 @@ from ablations.settings.catalogue import load_setting
 from ablations.settings.plugins import derived, load_plugin, setting
 from ablations.settings.setting import Setting
 from ablations.sweeps import SWEEPS, Lab, sweep
+from ablations.sweeps.peers import trials
 from ppap.diffusion.ddim import DDIM
 from ppap.evaluation.metrics import correct
 from ppap.files.images import from_uint8
+from ppap.tasks.classes import ClassTask
 
 EXAMPLES = "ablations.examples"
 PULL = f"{EXAMPLES}.signed"
@@ -218,6 +223,8 @@ def test_two_guides_in_one_module_are_one_too_many(tmp_path: Path) -> None:
         ("{'power': (0.5)}", r"SEARCH\['power'\] is 0.5; .*ends in a comma"),
         ("{'power': 'half'}", r"SEARCH\['power'\] is 'half'; give a tuple"),
         ("{'power': ()}", r"SEARCH\['power'\] is \(\); give a tuple"),
+        ("{'power': ([1, 2],)}", r"SEARCH\['power'\] has \[1, 2\], a list; give numbers"),
+        ("{'power': ({'a': 1},)}", r"SEARCH\['power'\] has {'a': 1}, a dict; give numbers"),
         ("{'powr': (0.5,)}", "Guide takes no powr, which is in SEARCH; choose from .*scale, power"),
     ],
 )
@@ -239,6 +246,24 @@ def test_a_search_may_have_values_of_options(tmp_path: Path) -> None:
     )
     wanted = {"scale": (1, 4), "power": (0.5, 1.0)}
     assert search_space(load_plugin(str(path)).__name__) == wanted
+
+
+def test_a_guides_options_are_its_own_whatever_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "namesake.py"
+    path.write_text(
+        f"{GUIDE}    SEARCH = {{'marginal': (0.25,), 'softplus': (3.0,), 'pair': ((1, (2, 3)),)}}\n"
+        "    def __init__(self, likelihood, scale, **options):\n"
+        "        self.likelihood, self.options = likelihood, options\n"
+    )
+    name = load_plugin(str(path)).__name__
+    trial = trials(name, 1)[0]
+    trial = Trial.of(json.loads(json.dumps(asdict(trial))))  # as a search tells it
+    guidance = (Guidance(Model("resnet"), 1.0),)
+    given = Setup.of(load_setting("fashion")), DDIM(2), guidance, 7, 2, Peer(name, "x_t"), trial
+    guide: Any = PeerSamples(*given).guide(computed, range(7, 9))
+    assert guide.options == {"marginal": 0.25, "softplus": 3.0, "pair": (1, (2, 3))}
+    assert isinstance(guide.likelihood.task, ClassTask)
+    assert "Softplus" not in repr(guide.likelihood.model)
 
 
 def test_a_setting_that_calls_itself_otherwise_is_refused() -> None:
