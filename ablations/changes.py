@@ -23,7 +23,8 @@ RECIPE: dict[str, Any] = {
     **{name: kind for name, kind in get_type_hints(Recipe).items() if name not in NAMED},
     "learning_rate": get_type_hints(FineTuning)["learning_rate"],
 }
-LEAST_SAMPLES = 10
+SAMPLES = ("samples", "selection_samples", "ancestral_samples", "curve_samples")
+LEAST = dict.fromkeys(SAMPLES, 10) | {"resamples": 2}
 """Below, FID and intervals cannot be had."""
 
 
@@ -103,7 +104,7 @@ def _parse(name: str, text: str, kind: Any) -> Any:
 def _check(name: str, value: Any, option: str) -> None:
     """Refuse numbers that nothing can be run with."""
     numbers = value if isinstance(value, tuple) else (value,)
-    least = LEAST_SAMPLES if name.endswith("samples") and name != "resamples" else 1
+    least = LEAST.get(name, 1)
     for number in numbers:
         if isinstance(number, bool | str):
             continue

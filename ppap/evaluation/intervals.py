@@ -68,8 +68,8 @@ def bootstrap_mean(groups: Sequence[Samples], resamples: int = 1000, seed: int =
         The mean of the groups' means, with its interval.
 
     Raises:
-        ValueError: for no groups, or a group which is empty, no vector or not finite, or no
-            resamples.
+        ValueError: for no groups, or a group which is empty, no vector or not finite, or fewer
+            than 2 resamples.
     """
     value, replicates = _replicate_means(groups, resamples, seed)
     low, high = np.percentile(replicates, [2.5, 97.5])
@@ -101,11 +101,12 @@ def bootstrap_fid(
 
     Raises:
         ValueError: for no groups, fewer than 2 images in one, another D, features that are not
-            finite, or no resamples.
+            finite, or fewer than 2 resamples.
     """
     arrays = [reference.check(group) for group in groups]
-    if not arrays or resamples < 1:
-        raise ValueError(f"expected groups and resamples >= 1, got {len(arrays)} and {resamples}")
+    _check_resamples(resamples)
+    if not arrays:
+        raise ValueError("expected a group of features for each seed, got none")
     rng = np.random.default_rng(seed)
     value = float(np.mean([matrix_fid(array, reference) for array in arrays]))
     replicates = np.array(
@@ -190,16 +191,20 @@ def fid_corrected(features: Features, reference: ReferenceStatistics) -> float:
 def _replicate_means(groups: Sequence[Samples], resamples: int, seed: int) -> tuple[float, Floats]:
     """The mean of the groups' means, and its hierarchical bootstrap replicates."""
     arrays = [as_floats(group) for group in groups]
-    if not arrays or resamples < 1 or any(a.ndim != 1 or not a.size for a in arrays):
-        shapes = [array.shape for array in arrays]
-        raise ValueError(
-            f"expected resamples >= 1 and vectors of samples, got {resamples} and {shapes}"
-        )
+    _check_resamples(resamples)
+    if not arrays or any(a.ndim != 1 or not a.size for a in arrays):
+        raise ValueError(f"expected vectors of samples, got {[array.shape for array in arrays]}")
     if not all(np.isfinite(array).all() for array in arrays):
         raise ValueError("samples must be finite; leave out images without a figure, and say so")
     rng = np.random.default_rng(seed)
     replicates = [np.mean([r.mean() for r in _resample(arrays, rng)]) for _ in range(resamples)]
     return float(np.mean([array.mean() for array in arrays])), np.array(replicates)
+
+
+def _check_resamples(resamples: int) -> None:
+    """Refuse a single one: it has no spread, and would call any difference certain."""
+    if resamples < 2:
+        raise ValueError(f"expected resamples >= 2, got {resamples}; 200 and more are usual")
 
 
 def _resample(groups: Sequence[Floats], rng: np.random.Generator) -> list[Floats]:
@@ -253,8 +258,7 @@ def paired_fid(
         ValueError: if the two sides do not pair up, or as ``bootstrap_fid`` does.
     """
     pairs = _pairs([statistics.check(a) for a in ours], [statistics.check(b) for b in reference])
-    if resamples < 1:
-        raise ValueError(f"expected resamples >= 1, got {resamples}")
+    _check_resamples(resamples)
 
     def difference(a: Floats, b: Floats) -> float:
         return matrix_fid(a, statistics) - matrix_fid(b, statistics)

@@ -148,6 +148,7 @@ def test_a_change_reaches_every_bank_that_it_is_for() -> None:
         (["--set", "batch=many"], "--set batch=many: invalid literal"),
         (["--set", "batch=0"], "batch must be at least 1, got 0"),
         (["--set", "selection_samples=3"], "selection_samples must be at least 10, got 3"),
+        (["--set", "resamples=1"], "resamples must be at least 2, got 1"),
         (["--set", "temperature=-1"], "temperature cannot be -1"),
         (["--set", "length=nan"], "length cannot be nan"),
         (["--set", "scales="], "scales has no value"),

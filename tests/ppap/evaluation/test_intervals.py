@@ -165,15 +165,16 @@ def test_samples_may_be_tensors_of_any_type() -> None:
     assert paired_mean(given, arrays, 20).value == 0
 
 
-def test_intervals_need_a_resample() -> None:
+@pytest.mark.parametrize("resamples", [0, 1])
+def test_a_single_resample_has_no_spread_and_is_refused(resamples: int) -> None:
     groups = [normal(20).features]
     for interval in (
-        lambda: bootstrap_mean([np.ones(3)], resamples=0),
-        lambda: paired_mean([np.ones(3)], [np.zeros(3)], resamples=0),
-        lambda: bootstrap_fid(groups, reference(), resamples=0),
-        lambda: paired_fid(groups, groups, reference(), resamples=0),
+        lambda: bootstrap_mean([np.ones(3)], resamples=resamples),
+        lambda: paired_mean([np.ones(3)], [np.zeros(3)], resamples=resamples),
+        lambda: bootstrap_fid(groups, reference(), resamples=resamples),
+        lambda: paired_fid(groups, groups, reference(), resamples=resamples),
     ):
-        with pytest.raises(ValueError, match="resamples >= 1"):
+        with pytest.raises(ValueError, match=f"resamples >= 2, got {resamples}"):
             interval()
 
 
