@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ablations import preflight
 from ablations.cells import launched
+from ablations.cells.curves import Claim
 from ablations.cells.plugins import defines_guide
 from ablations.cells.results import Result, Row
 from ablations.changes import Changes
@@ -177,11 +178,10 @@ class Options:
             UserError: if no sweep has a row that was asked for.
         """
         found = self._built(lab)
-        labels = {cell.about.method for cells in found.values() for cell in cells}
+        labels = _labels(found.values())
         for wanted in self.rows:
             if not any(is_row(label, (wanted,)) for label in labels):
-                every = [SWEEPS[name].build(replace(lab, rows=())) for name in self.names]
-                known = dict.fromkeys(cell.about.method for cells in every for cell in cells)
+                known = _labels(self._built(replace(lab, rows=())).values())
                 raise UserError(
                     f"no sweep of {', '.join(self.names)} has a row {wanted!r}",
                     f"choose from {'; '.join(known)}",
@@ -214,6 +214,12 @@ class Options:
         chosen = self.predictors or setting.predictors
         _require_of(setting, "predictor", chosen, setting.predictors)
         return chosen
+
+
+def _labels(sweeps: Iterable[Iterable[Result]]) -> list[str]:
+    """Of the rows and curves: a claim comes with its curves, and not by its name."""
+    cells = (cell for sweep in sweeps for cell in sweep if not isinstance(cell, Claim))
+    return list(dict.fromkeys(cell.about.method for cell in cells))
 
 
 def _require_of(setting: Setting, kind: str, chosen: Iterable[str], known: Iterable[str]) -> None:

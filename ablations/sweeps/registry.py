@@ -73,7 +73,9 @@ class Sweep:
         self._check_labels(arms)
         self._check_axes([*rows, *arms])
         self._check_references(rows)
-        kept = {id(cell) for cell in results if is_row(cell.about.method, lab.rows)}
+        # Of some rows alone a claim comes with its curves, and not by what it is called.
+        named = [cell for cell in results if not (lab.rows and isinstance(cell, Claim))]
+        kept = {id(cell) for cell in named if is_row(cell.about.method, lab.rows)}
         groups: tuple[list[Row] | list[Curve], ...] = (rows, arms)
         for alike in groups:
             families = {_family(cell) for cell in alike if id(cell) in kept}

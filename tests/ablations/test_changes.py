@@ -79,6 +79,13 @@ def test_an_unknown_row_is_told_with_those_there_are() -> None:
         options.results(options.lab())
 
 
+def test_the_name_of_a_claim_is_no_row() -> None:
+    options = Options(("claims",), rows=("experts beat one network",))
+    with pytest.raises(UserError, match="no sweep of claims has a row") as refused:
+        options.results(options.lab())
+    assert "beat" not in str(refused.value).partition("choose from")[2]
+
+
 def test_a_sweep_without_the_rows_is_left_out() -> None:
     options = Options(("methods", "rank"), rows=("rank 4",))
     assert list(options.results(options.lab())) == ["rank"]

@@ -155,3 +155,13 @@ def test_rows_are_chosen_by_their_labels() -> None:
     for result in some:
         if isinstance(result, Claim):
             assert result.comparisons == sizes[result.about.predictor, result.family] > 1
+
+
+def test_a_claim_comes_with_both_of_its_curves_or_not_at_all() -> None:
+    some = list(SWEEPS["peers"].build(lab(rows=("ppap*",))))
+    measured = {result.about.method for result in some if isinstance(result, Curve)}
+    claims = [result for result in some if isinstance(result, Claim)]
+    assert {"ppap, held back beats ppap", "ppap, calibrated beats ppap"} <= {
+        claim.about.method for claim in claims
+    }
+    assert {side for claim in claims for side in (claim.ours, claim.theirs)} <= measured
