@@ -45,7 +45,7 @@ def unheeded(build: Build, lab: Lab, budget: Budget, predictors: Sequence[str]) 
     built = _keys(build(lab))
     lines = []
     for option, others in options:
-        without = [_keys(build(other)) for other in others]
+        without = [_keys_if_possible(build, other) for other in others]
         same = [name for name in built if all(keys.get(name) == built[name] for keys in without)]
         if same and len(same) == len(built):
             raise UserError(
@@ -93,6 +93,14 @@ def _mend(build: Build, lab: Lab, option: str, built: Mapping[str, list[str]]) -
 
 def _keys(built: Mapping[str, Sequence[Cell]]) -> dict[str, list[str]]:
     return {name: [cell.key for cell in cells] for name, cells in built.items()}
+
+
+def _keys_if_possible(build: Build, lab: Lab) -> dict[str, list[str]]:
+    """None where the sweeps cannot be built without an option, which is then one with an effect."""
+    try:
+        return _keys(build(lab))
+    except UserError:
+        return {}
 
 
 def _is_ours(name: str) -> bool:

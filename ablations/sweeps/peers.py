@@ -346,11 +346,17 @@ def trials(method: str, count: int, scales: tuple[float, ...] = ()) -> tuple[Tri
         scales: in turn, instead of those that are drawn.
 
     Raises:
-        UserError: for a scale of 0, of which a curve would have no other strengths.
+        UserError: for a scale of 0, of which a curve would have no other strengths; or more scales
+            than trials, some of which nobody would try.
     """
     if 0 in scales:
         raise UserError(
             "the search of a peer cannot try a guidance scale of 0", "leave it out of --scales"
+        )
+    if len(scales) > count:
+        raise UserError(
+            f"the search of a peer has {count} trials, which are fewer than {len(scales)} scales",
+            f"add --set trials={len(scales)}, or leave some out of --scales",
         )
     space = SPACES[method] if method in SPACES else search_space(method)
     rng = np.random.default_rng(zlib.crc32(method.encode()))

@@ -69,6 +69,7 @@ def test_without_options_there_is_nothing_to_tell(sweep: str) -> None:
         ("claims", {"scales": (4.0,), "changes": ("units=2", "doublings=1", "order=descending")}),
         ("tuning", {"seeds": 1, "changes": ("noisy_images=10",)}),
         ("peers", {"predictors": ("vit",), "changes": ("trials=2", "timed_images=8")}),
+        ("peers", {"scales": tuple(map(float, range(1, 14))), "changes": ("trials=13",)}),
         ("rank", {"predictors": ("vit",), "changes": ("learning_rate=0.01", "start=base")}),
         ("scale", {"scales": (3.0, 5.0)}),
         ("memory", {"changes": ("expert_counts=1,5",)}),

@@ -11,6 +11,7 @@ from ablations.cells.curves import Claim, Curve
 from ablations.cells.peer_costs import PeerRow
 from ablations.cells.peers import ExtendedPeerSamples
 from ablations.cells.results import Row
+from ablations.errors import UserError
 from ablations.settings.catalogue import BUDGETS, load_setting
 from ablations.sweeps import SWEEPS, Lab
 from ablations.sweeps.peers import ROWS, SPACES, STRENGTHS, trials
@@ -47,6 +48,12 @@ def test_scales_that_are_given_are_tried_in_turn() -> None:
     (row,) = (r for r in results if isinstance(r, PeerRow) and r.about.method == "dps")
     assert row.search is not None
     assert [trial.scale for trial in row.search.trials] == [1.0, 4.0] * 6
+
+
+def test_no_scale_that_is_given_goes_untried() -> None:
+    assert {trial.scale for trial in trials("dps", 3, (1.0, 2.0, 4.0))} == {1.0, 2.0, 4.0}
+    with pytest.raises(UserError, match=r"2 trials, .* fewer than 3 scales; add --set trials=3"):
+        trials("dps", 2, (1.0, 2.0, 4.0))
 
 
 def test_every_row_has_the_same_number_of_trials_on_the_same_seeds_and_a_curve() -> None:
