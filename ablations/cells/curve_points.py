@@ -80,8 +80,7 @@ class CurveScore(Cell):
         images = from_uint8(torch.from_numpy(drawn.arrays["images"].copy()))
         targets = self.samples.targets(self.task)
         seen = extract(setting.extractor(), images)
-        metric = task.metrics[task.selection.metric]
-        scores = np.asarray(metric(judge(task, images, seen), targets))
+        scores = task.figures(task.selection.metric, judge(task, images, seen), targets)
         ends, belief = saturation(images), self.belief(load, task, images, targets)
         quality = image_quality(seen, setting.reference())
         figures = {

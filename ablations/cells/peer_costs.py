@@ -149,8 +149,8 @@ class Belief(Cell):
         images = from_uint8(torch.from_numpy(load(samples).arrays["images"].copy()))
         with torch.no_grad():
             seen = [torch.as_tensor(look(part.to(device()))).cpu() for part in images.split(128)]
-        values = task.metrics[name](torch.cat(seen), samples.targets(which))
-        believed, judged = float(np.mean(np.asarray(values))), float(load(self.score).meta[name])
+        values = task.figures(name, torch.cat(seen), samples.targets(which))
+        believed, judged = float(np.mean(values)), float(load(self.score).meta[name])
         gap = believed - judged if higher else judged - believed
         return Artifact({"belief": believed, "gap": gap})
 

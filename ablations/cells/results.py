@@ -253,7 +253,7 @@ class TradeoffPoint(Result):
             "scale": record_scale(meta["scales"]),
             "seed": 0,
             "samples": meta["count"],
-            "accuracy": meta["accuracy"],
+            "accuracy": meta.get("accuracy"),  # of a class that is judged by other figures
             "fid": meta["fid"],
         }
         return Artifact({"record": record})

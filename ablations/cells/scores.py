@@ -44,8 +44,8 @@ class Score(Cell):
         arrays = {}
         for name, task in setting.tasks.items():
             predicted, targets = judge(task, images, seen), self.samples.targets_of(name, drawn)
-            for metric, measure in task.metrics.items():
-                arrays[metric] = np.asarray(measure(predicted, targets))
+            for metric in task.metrics:
+                arrays[metric] = task.figures(metric, predicted, targets)
         if setting.order.paired:
             arrays[DIVERSITY] = diversity(seen.features, setting.reference())
         facts = {

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ablations.errors import UserError
 from ppap.diffusion.denoiser import Denoiser
 from ppap.evaluation.features import FeatureExtractor
+from ppap.evaluation.metrics import Quality
 from ppap.evaluation.reference import ReferenceStatistics
 from ppap.experts.adapters.lora import Lora
 from ppap.files.images import Images
@@ -34,6 +39,13 @@ RunPath = Literal["plain", "fast", "bf16"]
 """How networks are run: module by module, or merged, folded and compiled."""
 Metric = Callable[[Any, Tensor], Any]
 """(prediction for N images, (N, ...) targets) -> (N,) figures, an array or a tensor."""
+
+OF_SAMPLES = (*(one.name for one in fields(Quality)), "fid_infinity", "diversity", "features")
+OF_ROWS = (
+    "key", "sweep", "predictor", "method", "sampler", "axes", "scale", "scales", "samples",
+    "count", "extractor", "seed", "sample", "target",
+)  # fmt: skip
+"""What records and outcomes have beside a task's figures, which are called otherwise."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ class GuidedTask:
         labelled: reads a labelled split: images (N, C, H, W) uint8 and targets (N, ...).
         targets: (N, ...) by number, from no labelled split; in all tasks, targets of one number
             describe the same image.
-        metrics: figures of every image, by name in the records.
+        metrics: figures of every image, by name in the records; no two of a setting share one.
         selection: the rule that selects this task's guidance scale.
         judge: makes the independent network that predicts from images (N, C, H, W) in [-1, 1];
             None for the logits of the feature extractor.
@@ -124,6 +136,27 @@ class GuidedTask:
     judge: Callable[[], nn.Module] | None = None
     scale: float = 1.0
     shown_at: float | None = None
+
+    def figures(self, metric: str, predicted: Any, targets: Tensor) -> npt.NDArray[Any]:
+        """(N,) figures of N images by one of the metrics.
+
+        Args:
+            metric: by name.
+            predicted: by the judge, for the N images.
+            targets: (N, ...).
+
+        Raises:
+            UserError: unless there is a finite one of every image.
+        """
+        found = np.asarray(self.metrics[metric](predicted, targets))
+        if found.shape != (len(targets),) or not np.isfinite(found).all():
+            unknown = int((~np.isfinite(found)).sum())
+            raise UserError(
+                f"the figure {metric} of {len(targets)} images has shape {found.shape} and is not "
+                f"finite {unknown} times",
+                "let the metric return one finite number for each image",
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -155,6 +188,10 @@ class Setting:
         denoise_seconds: per image and step, on one core of the reference machine; for the
             estimate of the time left.
         path: on which its networks are run; both give the same but for rounding.
+
+    Raises:
+        UserError: for no predictor or no task ``"class"``; or for two figures of one name, one that
+            is called like what records have besides, or a selection by none of its task's.
     """
 
     name: str
@@ -177,6 +214,28 @@ class Setting:
     budget: str = "default"
     denoise_seconds: float = 0.0019
     path: RunPath = "plain"
+
+    def __post_init__(self) -> None:
+        if not self.predictors or "class" not in self.tasks:
+            raise UserError(
+                f"setting {self.name} has the predictors {self.predictors} and the tasks "
+                f"{', '.join(self.tasks) or 'none'}",
+                'give one predictor or more, and a task called "class"',
+            )
+        for name, times in Counter(self.metrics).items():
+            if times > 1 or name in (*OF_SAMPLES, *OF_ROWS):
+                whose = f"{times} tasks" if times > 1 else "its samples and a task"
+                raise UserError(
+                    f"setting {self.name} has a figure {name} of {whose}, of which a record would "
+                    "keep one",
+                    "give the task's a name of its own",
+                )
+        for name, task in self.tasks.items():
+            if task.selection.metric not in task.metrics:
+                raise UserError(
+                    f"task {name} of setting {self.name} selects by {task.selection.metric}",
+                    f"choose from its figures: {', '.join(task.metrics)}",
+                )
 
     def labelled(self, split: Split) -> tuple[Images, Tensor]:
         """A split: images (N, C, H, W) uint8 and their classes (N,)."""
