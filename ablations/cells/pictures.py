@@ -37,11 +37,13 @@ class Grid(Result):
     def compute(self, load: Load) -> Artifact:
         classes = self.setup.load().classes
         drawn = load(self.samples)
-        columns = max(1, min(GRID_COLUMNS, self.samples.count // len(classes)))
-        held = min(len(classes), self.samples.count)
-        rows = np.linspace(0, held - 1, min(GRID_ROWS, held)).round().astype(int)
-        # Image i shows class i mod K: one grid column holds K images in a row.
-        places = rows[:, None] + len(classes) * np.arange(columns)
+        asked = self.samples.targets("class").numpy()
+        present = np.unique(asked)
+        held = len(present)
+        rows = present[np.linspace(0, held - 1, min(GRID_ROWS, held)).round().astype(int)]
+        of_class = [np.flatnonzero(asked == row) for row in rows]
+        columns = min(GRID_COLUMNS, *map(len, of_class))
+        places = np.stack([found[:columns] for found in of_class])
         grid = np.moveaxis(drawn.arrays["images"][places], 2, -1)
         about, sampler = self.about, sampler_name(self.samples.sampler)
         record = self.head("grid") | {

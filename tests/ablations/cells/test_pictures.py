@@ -6,14 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from ablations.cells.pictures import Panel, Trajectory
+from ablations.cells.pictures import Grid, Panel, Trajectory
 from ablations.cells.samples import Samples
+from ablations.cells.setup import Setup
 from ablations.machine.cell import Cell
 from ablations.machine.kept import Kept
 from ablations.machine.store import Artifact, Store
 from ablations.runs import report
 from ablations.settings.catalogue import BUDGETS, load_setting
+from ablations.settings.setting import TargetOrder
 from ablations.sweeps import SWEEPS, Lab
 from ppap.diffusion.ddim import DDIM
 
@@ -21,6 +24,34 @@ from ppap.diffusion.ddim import DDIM
 def scenes_lab() -> Lab:
     budget = replace(BUDGETS["smoke"], steps=10, synthetic=16, seeds=1)
     return Lab(load_setting("scenes"), budget, "smoke", ("resnet",))
+
+
+@pytest.mark.parametrize(
+    ("order", "first", "count", "columns"),
+    [
+        (TargetOrder(), 50, 45, 4),  # the classes in turn
+        (TargetOrder(), 50, 7, 1),
+        (TargetOrder(from_seed=True), 53, 45, 4),
+        (TargetOrder(paired=True), 50, 64, 6),  # two of each in turn
+    ],
+)
+def test_a_grid_has_samples_of_one_class_in_a_row_whatever_their_order(
+    order: TargetOrder, first: int, count: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = replace(load_setting("fashion"), order=order)
+    monkeypatch.setattr(Setup, "load", lambda setup: setting)
+    setup = Setup.of(setting)
+    samples = Samples(setup, DDIM(25), (), first, count)
+    asked = samples.targets("class").numpy()
+    shade = np.stack([asked, np.arange(count)], axis=1).astype(np.uint8)[:, None, None]
+    lab = Lab(setting, BUDGETS["smoke"], "smoke", ("resnet",))
+    drawn = Artifact({"scales": []}, {"images": shade})
+    made = Grid(setup, lab.about("unguided", None), samples).compute(lambda cell: drawn)
+    grid, labels = made.arrays["grid"], made.meta["record"]["labels"]
+    assert grid.shape == (min(10, count), columns, 1, 2)
+    for row, label in zip(grid, labels, strict=True):
+        assert {setting.classes[number] for number in row[..., 0].ravel()} == {label}
+        assert (np.diff(row[:, 0, 1].astype(int)) > 0).all()  # the first ones, in their order
 
 
 def test_a_panel_shows_targets_samples_and_what_is_seen_in_them() -> None:
