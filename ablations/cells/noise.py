@@ -28,7 +28,7 @@ def noisy_test_images(
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """For each timestep (its number, x_t, (N,) timesteps, (N,) labels); one noise for all."""
     setting = setup.load()
-    images, labels = (part[:count] for part in setting.labelled("test"))
+    images, labels = setting.tasks["class"].held_out(count)
     schedule = setting.denoiser().schedule
     x_0 = from_uint8(images)
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
@@ -91,7 +91,7 @@ class GradientQuality(Cell):
 
     def compute(self, load: Load) -> Artifact:
         models = (self.model, self.reference)
-        labels = self.setup.load().labelled("test")[1][: self.count]
+        _, labels = self.setup.load().tasks["class"].held_out(self.count)
         guides = [model.guide(self.setup, load, labels, 1.0) for model in models]
         cosines = []
         for _, x_t, t, _ in noisy_test_images(self.setup, self.count, self.timesteps):

@@ -85,8 +85,7 @@ class Validation(Cell):
         if self.held_out is not None:
             drawn = load(self.held_out).arrays["images"][: self.count]
             return torch.from_numpy(drawn.copy()), None
-        images, targets = self.experts.setup.load().tasks[self.experts.task].labelled("test")
-        return images[: self.count], targets[: self.count]
+        return self.experts.setup.load().tasks[self.experts.task].held_out(self.count)
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,18 @@ class GuidedTask:
     scale: float = 1.0
     shown_at: float | None = None
 
+    def held_out(self, count: int) -> tuple[Tensor, Tensor]:
+        """So many images (N, C, H, W) uint8 of the test split, and their targets (N, ...).
+
+        The first ones; of a split that is sorted by class, as folders are, where these would be
+        of few classes, ones that are evenly spread.
+        """
+        images, targets = self.labelled("test")
+        chosen: slice | Tensor = slice(count)
+        if targets.ndim == 1 and len(targets) > count and bool((targets.diff() >= 0).all()):
+            chosen = torch.linspace(0, len(targets) - 1, count).round().long()
+        return images[chosen], targets[chosen]
+
     def figures(self, metric: str, predicted: Any, targets: Tensor) -> npt.NDArray[Any]:
         """(N,) figures of N images by one of the metrics.
 

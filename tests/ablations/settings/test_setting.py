@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -69,3 +70,20 @@ def test_every_image_has_a_figure(found: Any, message: str) -> None:
     task = replace(task, metrics={"accuracy": lambda predicted, targets: torch.tensor(found)})
     with pytest.raises(UserError, match=message):
         task.figures("accuracy", torch.zeros(3, 10), torch.zeros(3, dtype=torch.int64))
+
+
+def test_of_a_split_that_is_sorted_by_class_images_of_all_classes_are_held_out() -> None:
+    task = load_setting("fashion").tasks["class"]
+    images = torch.arange(200, dtype=torch.uint8).reshape(200, 1, 1, 1)
+    labels = torch.arange(200) % 10
+
+    def held_out(order: torch.Tensor, count: int) -> tuple[list[int], list[int]]:
+        split = images[order], labels[order]
+        some, targets = replace(task, labelled=lambda split_name: split).held_out(count)
+        assert labels[some.flatten().long()].tolist() == targets.tolist()
+        return some.flatten().tolist(), targets.tolist()
+
+    turns, by_class = torch.arange(200), labels.argsort(stable=True)
+    assert held_out(turns, 30)[0] == list(range(30))
+    assert Counter(held_out(by_class, 30)[1]) == dict.fromkeys(range(10), 3)
+    assert held_out(by_class, 300)[0] == by_class.tolist()
