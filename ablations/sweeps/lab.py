@@ -311,8 +311,8 @@ class Lab:
     ) -> float | Selection:
         if len(candidates) > 1:
             return Selection(self.setting.tasks[model.task].selection, candidates)
-        if isinstance(sampling.scale, float):
-            return sampling.scale
+        if sampling.scale is not None and sampling.scale != "usual":
+            return float(sampling.scale)
         usual = sampling.scale == "usual" and self.setting.published is None
         return (SCALE if usual else self.budget.scales[0]) * self._relative_scale(model)
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import ablations
@@ -20,8 +22,8 @@ from ablations.cells.synthesis import Synthesis
 from ablations.machine.cell import Cell
 from ablations.settings.catalogue import BUDGETS, load_setting
 from ablations.sweeps import HEADLINE, PPAP, SWEEPS, Sweep, sweep
-from ablations.sweeps.lab import Lab
-from ablations.sweeps.recipes import LORA
+from ablations.sweeps.lab import Lab, Sampling
+from ablations.sweeps.recipes import LORA, NAIVE
 from ppap.experts.routing import NoiseRanges
 from ppap.experts.stages import stages
 
@@ -153,6 +155,15 @@ def test_a_new_sweep_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     found = list(made.build(lab()))
     assert [type(cell).__name__ for cell in found] == ["Row"] * 3 + ["Comparison"] * 2
     assert made.record(lab())["title"] == "Learning rate of PPAP"
+
+
+@pytest.mark.parametrize("scale", [3.0, 3, np.int64(3), np.float32(3)])
+def test_a_scale_that_is_given_guides_whatever_number_it_is(scale: Any) -> None:
+    given = lab("smoke").row("naive", NAIVE, sampling=Sampling(scale=scale))
+    (row,) = (cell for cell in given if isinstance(cell, Row))
+    (guidance,) = row.figures.scores[0].samples.guidance
+    assert guidance.scale == 3
+    assert type(guidance.scale) is float
 
 
 @pytest.mark.parametrize("predictor", ["resnet", "vit"])
