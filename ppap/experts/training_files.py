@@ -8,17 +8,20 @@ the step alone (:mod:`ppap.experts.draws`) and needs no state.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppap.diffusion.schedule import Schedule
 from ppap.experts.bank import ExpertBank
@@ -282,17 +285,52 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
-def _described(value: Any) -> str:
-    """In words that are the same in another process: tensors as digests, others by their fields."""
-    if isinstance(value, Tensor):
-        return fingerprint({"tensor": value})
-    if isinstance(value, np.generic):
-        return repr(value.item())
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = (f"{f.name}={_described(getattr(value, f.name))}" for f in fields(value))
-        return f"{type(value).__name__}({', '.join(parts)})"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{', '.join(map(_described, value))}]"
+def _described(value: Any, seen: dict[int, Any] | None = None) -> str:
+    """In words that are the same in another process.
+
+    Tensors as digests, functions by their names, and others by their fields or attributes.
+
+    Args:
+        value: what is described.
+        seen: objects that have been, by their ids: the second time a name is enough.
+    """
     if value is None or isinstance(value, str | int | float | bool):
         return repr(value)
-    return type(value).__name__
+    if isinstance(value, np.generic):
+        return repr(value.item())
+    if isinstance(value, np.ndarray):
+        return repr((value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()))
+    if isinstance(value, Tensor):
+        return fingerprint({"tensor": value})
+    seen = {} if seen is None else seen
+    plain = is_dataclass(value) and not isinstance(value, type)
+    if isinstance(value, Sequence) and not plain:
+        return f"[{', '.join(_described(part, seen) for part in value)}]"
+    name = str(getattr(value, "__qualname__", type(value).__name__))
+    if not plain and id(value) in seen:
+        return name
+    seen[id(value)] = value
+    named = {f.name: getattr(value, f.name) for f in fields(value)} if plain else _attributes(value)
+    parts = ", ".join(f"{key}={_described(part, seen)}" for key, part in named.items())
+    return f"{name}({parts})" if named or plain else name
+
+
+def _attributes(value: Any) -> dict[Any, Any]:
+    """What tells an object that is no dataclass from others of its class."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset):
+        return dict.fromkeys(sorted(map(repr, value)))
+    if isinstance(value, type) or inspect.isroutine(value):
+        return {"of": value.__self__} if inspect.ismethod(value) else {}
+    if isinstance(value, partial):
+        return {"function": value.func, "arguments": value.args, "options": value.keywords}
+    if type(value).__module__.partition(".")[0] in sys.stdlib_module_names:
+        return {}  # such as loggers and locks, which are others in another process
+    found = dict(getattr(value, "__dict__", {}))
+    if isinstance(value, nn.Module):
+        own = {name: found[name] for name in found if not name.startswith("_")}
+        own.pop("training", None)
+        state = {k: v for k, v in value.state_dict().items() if isinstance(v, Tensor)}
+        return dict(sorted(own.items())) | {"state": fingerprint(state)}
+    return dict(sorted(found.items()))

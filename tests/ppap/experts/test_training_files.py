@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +196,50 @@ def test_through_accelerate_it_goes_on_as_well(tmp_path: Path) -> None:
         train(bank_of(), TRAINING, file, accelerator=accelerator, progress=interrupt_at(5))
     train(again, TRAINING, file, accelerator=accelerator)
     assert same(again, whole)
+
+
+class Weighted:
+    """A task of a user's that is no dataclass."""
+
+    def __init__(self, weights: Any, how: Any = None) -> None:
+        self.weights, self.how, self.whole = weights, how, self
+        self.inner, self.log = ClassTask(), logging.getLogger(f"of {weights}")
+        self.log.addHandler(logging.NullHandler())
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+def halved(value: float) -> float:
+    return value / 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (0.5, 0.25),
+        (np.array([1.0, 2.0]), np.array([1.0, 3.0])),
+        ({"a": 1.0}, {"a": 2.0}),
+        ({1, 2}, {1, 3}),
+        (torch.ones(2), torch.zeros(2)),
+        (partial(halved, value=1.0), partial(halved, value=2.0)),
+        (halved, len),
+        (nn.Linear(2, 2, bias=False), nn.Linear(2, 2)),
+        (nn.Dropout(0.1), nn.Dropout(0.2)),
+        ([Weighted(1)], [Weighted(2)]),
+    ],
+)
+def test_a_task_that_is_no_dataclass_is_told_by_its_attributes(
+    one: Any, other: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "training.safetensors"
+    losses = train(bank_of(), TRAINING, file, objective=Distillation(Weighted(one)))
+    again = train(bank_of(), TRAINING, file, objective=Distillation(Weighted(copy.deepcopy(one))))
+    assert again == losses
+    with pytest.raises(CheckpointError, match="of another training: objective differs"):
+        train(bank_of(), TRAINING, file, objective=Distillation(Weighted(other)))
 
 
 @pytest.mark.parametrize(
