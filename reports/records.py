@@ -20,7 +20,7 @@ from reports.claims import Finding, settle
 from reports.grids import Grid, Strip, read_grids
 from reports.identity import GRIDS_FILE, RECORDS_FILE, latest
 from reports.metrics import LEGACY, METRICS
-from reports.schema import RecordError, parse
+from reports.schema import RecordError, is_on_scale, parse
 
 __all__ = [
     "RECORDS_FILE",
@@ -281,9 +281,7 @@ def _require_numbers(info: SweepInfo, rows: list[Record]) -> None:
     for row in rows:
         for axis, value in row.get("axes", {}).items():
             scale = info.axes.get(axis, "category")
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            number = number and math.isfinite(value)
-            if scale != "category" and not (number and (value > 0 or scale != "log")):
+            if not is_on_scale(value, scale):
                 raise RecordError(
                     f"sweep {info.name}, row {row['method']}: {axis} is on a {scale} scale and "
                     f"cannot be {value!r}",

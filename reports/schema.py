@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from reports.errors import UserError
 from reports.metrics import METRICS
 
-__all__ = ["POINT_MEASURES", "QUANTITIES", "Quantity", "RecordError", "parse"]
+__all__ = ["POINT_MEASURES", "QUANTITIES", "Quantity", "RecordError", "is_on_scale", "parse"]
 
 Quantity = Literal[
     "score_at_matched_distance",
@@ -61,6 +61,11 @@ def parse(line: bytes, where: str) -> dict[str, Any]:
     if fault:
         raise RecordError(f"{where}: {kind}: {fault}", mend)
     return dict(record)
+
+
+def is_on_scale(value: Any, scale: str) -> bool:
+    """Whether a row's value can be drawn on an axis whose scale is linear, log or category."""
+    return scale == "category" or (_number(value) and (value > 0 or scale != "log"))
 
 
 def _curve_fault(record: dict[str, Any]) -> str:

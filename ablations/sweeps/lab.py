@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from ablations.cells.chosen import ChosenRefinement
 from ablations.cells.experts import Experts
 from ablations.cells.guidance import Guidance, Guiding, Model
@@ -223,6 +225,8 @@ class Lab:
         axes: tuple[Axis, ...] = (),
     ) -> About:
         """What the records of a row say of themselves."""
+        # A record holds no numbers of NumPy's, over whose ranges a sweep may go.
+        axes = tuple((n, v.item() if isinstance(v, np.generic) else v) for n, v in axes)
         common = About(self.sweep, self.budget_name, name, predictor, axes, reference)
         if predictor in self.setting.noisy:
             return replace(common, experts=1, supervision="labelled", adapter="from scratch")

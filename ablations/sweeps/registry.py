@@ -11,11 +11,22 @@ from typing import Any, Literal, get_args
 
 from ablations.cells.curves import Claim, Curve
 from ablations.cells.intervals import PairedTest
-from ablations.cells.results import Comparison, PartialComparison, Result, Row
+from ablations.cells.pictures import Grid, Panel
+from ablations.cells.results import (
+    Axis,
+    Comparison,
+    NoiseCurve,
+    PartialComparison,
+    Result,
+    Row,
+    TradeoffPoint,
+)
+from ablations.cells.samples import sampler_name
 from ablations.errors import UserError
 from ablations.sweeps.lab import Lab
 from ablations.sweeps.recipes import QUALITY
 from reports.metrics import METRICS
+from reports.schema import is_on_scale
 
 __all__ = ["SWEEPS", "Sweep", "is_row", "sweep"]
 
@@ -71,7 +82,8 @@ class Sweep:
         arms = [result for result in results if isinstance(result, Curve)]
         self._check_labels(rows)
         self._check_labels(arms)
-        self._check_axes([*rows, *arms])
+        self._check_one_a_label(results)
+        self._check_axes(results)
         self._check_references(rows)
         # Of some rows alone a claim comes with its curves, and not by what it is called.
         named = [cell for cell in results if not (lab.rows and isinstance(cell, Claim))]
@@ -107,15 +119,38 @@ class Sweep:
                 "give each a label of its own, or axes that tell them apart",
             )
 
-    def _check_axes(self, cells: list[Row | Curve]) -> None:
+    def _check_one_a_label(self, cells: list[Result]) -> None:
+        """Refuse pictures, points or curves of noise of two rows that axes alone tell apart."""
+        seen: dict[tuple[type, str, str, str], tuple[Axis, ...]] = {}
+        for cell in cells:
+            if not isinstance(cell, Grid | Panel | TradeoffPoint | NoiseCurve):
+                continue
+            about = cell.about
+            whose = (type(cell), about.predictor, _sampler_of(cell), about.method)
+            if seen.setdefault(whose, about.axes) != about.axes:
+                raise UserError(
+                    f"sweep {self.name} has pictures, trade-offs or accuracies on noise of several "
+                    f"rows {about.method!r} of the predictor {about.predictor}, of which records "
+                    "would keep one",
+                    "give the rows labels of their own",
+                )
+
+    def _check_axes(self, cells: list[Result]) -> None:
         """Refuse values that no table and no figure would show."""
         for cell in cells:
-            if unknown := [name for name, _ in cell.about.axes if name not in self.axes]:
-                raise UserError(
-                    f"row {cell.about.method!r} of sweep {self.name} has an axis {unknown[0]}, "
-                    "which the sweep does not declare",
-                    f'declare it: @sweep("{self.name}", axes={{"{unknown[0]}": ...}})',
-                )
+            for name, value in cell.about.axes:
+                if name not in self.axes:
+                    raise UserError(
+                        f"row {cell.about.method!r} of sweep {self.name} has an axis {name}, "
+                        "which the sweep does not declare",
+                        f'declare it: @sweep("{self.name}", axes={{"{name}": ...}})',
+                    )
+                if not is_on_scale(value, self.axes[name]):
+                    raise UserError(
+                        f"row {cell.about.method!r} of sweep {self.name} has {value!r} on the axis "
+                        f"{name}, whose scale is {self.axes[name]}",
+                        "give it a number (above 0, if logarithmic), or make the axis a category",
+                    )
 
     def _check_references(self, rows: list[Row]) -> None:
         """Refuse several references of a family: a table has one difference for each row."""
@@ -129,6 +164,16 @@ class Sweep:
                     f"{predictor} and sampler {sampler}: {', '.join(labels)}",
                     "compare all rows with one of them, or divide them into sweeps",
                 )
+        for reference in [row for row in rows if row.about.reference]:
+            drawn = _counts(reference)
+            for row in [row for row in rows if _family(row) == _family(reference)]:
+                if _counts(row) != drawn:
+                    raise UserError(
+                        f"sweep {self.name} compares the row {row.about.method!r}, of "
+                        f"{sum(_counts(row))} samples, with {reference.about.method!r}, of "
+                        f"{sum(drawn)}, and differences are of pairs",
+                        "draw as many of both, or make none of them a reference",
+                    )
 
     def record(self, lab: Lab) -> dict[str, Any]:
         """What the reports need to know of the sweep."""
@@ -195,6 +240,19 @@ def sweep(
 def is_row(label: str, rows: tuple[str, ...]) -> bool:
     """Whether a row's label is among these, or fits one with ``*``; any is if there are none."""
     return not rows or any(row == label or fnmatchcase(label, row) for row in rows)
+
+
+def _counts(row: Row) -> tuple[int, ...]:
+    """Samples of each seed."""
+    return tuple(score.samples.count for score in row.figures.scores)
+
+
+def _sampler_of(cell: Grid | Panel | TradeoffPoint | NoiseCurve) -> str:
+    """As the cell's record tells it; an accuracy on noise has none."""
+    if isinstance(cell, NoiseCurve):
+        return ""
+    samples = cell.score.samples if isinstance(cell, TradeoffPoint) else cell.samples
+    return sampler_name(samples.sampler)
 
 
 def _family(row: Row | Curve) -> tuple[str, str]:

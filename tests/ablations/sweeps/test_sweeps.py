@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -19,10 +20,11 @@ from ablations.cells.results import Comparison, Result, Row
 from ablations.cells.samples import Samples
 from ablations.cells.selection import Selection
 from ablations.cells.synthesis import Synthesis
+from ablations.errors import UserError
 from ablations.machine.cell import Cell
 from ablations.settings.catalogue import BUDGETS, load_setting
 from ablations.sweeps import HEADLINE, PPAP, SWEEPS, Sweep, sweep
-from ablations.sweeps.lab import Lab, Sampling
+from ablations.sweeps.lab import Lab, Measured, Sampling
 from ablations.sweeps.recipes import LORA, NAIVE
 from ppap.experts.routing import NoiseRanges
 from ppap.experts.stages import stages
@@ -155,6 +157,55 @@ def test_a_new_sweep_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
     found = list(made.build(lab()))
     assert [type(cell).__name__ for cell in found] == ["Row"] * 3 + ["Comparison"] * 2
     assert made.record(lab())["title"] == "Learning rate of PPAP"
+
+
+def of_two(
+    values: Iterable[Any],
+    scale: Any = "linear",
+    label: str = "v {}",
+    samples: tuple[tuple[float, int], ...] = (),
+    **options: Any,
+) -> Sweep:
+    """A sweep of a row for each value."""
+
+    def function(lab: Lab) -> Iterator[Result]:
+        for value in values:
+            sampling = Sampling(samples=dict(samples).get(value))
+            yield from lab.row(
+                label.format(value), NAIVE, sampling=sampling, value=value, **options,
+                reference=bool(samples) and value == 1,
+            )  # fmt: skip
+
+    return Sweep("two", function, {"value": scale}, ("accuracy",), "lines", False)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (of_two((0.0, 1.0), "log"), "row 'v 0.0' of sweep two has 0.0 on the axis value, .* log"),
+        (of_two((1, "a")), "has 'a' on the axis value, whose scale is linear"),
+        (of_two((1, float("nan"))), "has nan on the axis value"),
+        (of_two((1, 2), samples=((1, 10), (2, 20))), "'v 2', of 20 samples, with 'v 1', of 10"),
+        (
+            of_two((1, 2), label="same", measured=Measured(pictures=True)),
+            "pictures.* of several rows 'same' of the predictor resnet",
+        ),
+        (of_two((1, 2), label="same", measured=Measured(curve=True)), "several rows 'same'"),
+    ],
+)
+def test_what_could_not_be_recorded_or_compared_is_refused_before_it_is_computed(
+    made: Sweep, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        list(made.build(lab("smoke")))
+
+
+def test_values_on_an_axis_may_be_numpys() -> None:
+    found = list(of_two(np.arange(1, 3)).build(lab("smoke")))
+    assert [cell.about.axes for cell in found] == [(("value", 1),), (("value", 2),)]
+    assert [cell.key for cell in found] == [c.key for c in of_two((1, 2)).build(lab("smoke"))]
+    assert json.dumps([cell.about.facts() for cell in found])
+    assert list(of_two((1, 2), label="same").build(lab("smoke")))  # told apart by the axis
 
 
 @pytest.mark.parametrize("scale", [3.0, 3, np.int64(3), np.float32(3)])
