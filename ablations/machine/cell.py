@@ -14,14 +14,23 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
+
+from ablations.errors import UserError
 from ablations.machine.code import digest_of_class
 from ablations.machine.kept import Kept
 from ablations.machine.store import Artifact
 
-__all__ = ["Cell", "Load", "describe"]
+__all__ = ["Cell", "FieldError", "Load", "describe"]
 
 Load = Callable[["Cell"], Artifact]
 """Reads the artifact of an input."""
+MOST_TOLD = 200
+"""Characters of what is no field."""
+
+
+class FieldError(UserError, TypeError):
+    """A cell has something in a field that no key can be made of."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +88,10 @@ def describe(value: Any, root: bool = False) -> Any:
     """A JSON-compatible description of a field, in which nested cells are their keys.
 
     What is no cell and of no class of this repository has no version, and is described with its
-    class's code.
+    class's code. NumPy's numbers are described as others.
 
     Raises:
-        TypeError: for a field that is neither plain, a tuple nor a frozen dataclass.
+        FieldError: for a field that is neither plain, a tuple nor a frozen dataclass.
     """
     if isinstance(value, Cell) and not root:
         return {"cell": value.key}
@@ -98,7 +107,12 @@ def describe(value: Any, root: bool = False) -> Any:
         return [describe(part) for part in value]
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise TypeError(f"a cell's field cannot be a {type(value).__name__}: {value!r}")
+    if isinstance(value, np.generic):
+        return describe(value.item())
+    raise FieldError(
+        f"a cell's field cannot be a {type(value).__name__}: {value!r}"[:MOST_TOLD],
+        "give a number, a word, or a tuple or frozen dataclass of these",
+    )
 
 
 def _cells_in(value: Any) -> Iterator[Cell]:

@@ -227,7 +227,7 @@ class Lab:
         """What the records of a row say of themselves."""
         # A record holds no numbers of NumPy's, over whose ranges a sweep may go.
         axes = tuple((n, v.item() if isinstance(v, np.generic) else v) for n, v in axes)
-        common = About(self.sweep, self.budget_name, name, predictor, axes, reference)
+        common = About(self.sweep, self.budget_name, name, predictor, axes, bool(reference))
         if predictor in self.setting.noisy:
             return replace(common, experts=1, supervision="labelled", adapter="from scratch")
         if recipe is None or not recipe.experts:

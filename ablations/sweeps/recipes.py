@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from ablations.cells.refined import Refinement
 from ablations.cells.samples import AnySampler
 from ppap.experts.adapters.adapter import Adapter, full_adapter, ppap_adapter
@@ -113,6 +115,12 @@ class Recipe:
     normalised: bool = True
     guide: str | None = None
     refinement: Refinement | Choice | None = None
+
+    def __post_init__(self) -> None:
+        # A record holds no numbers of NumPy's, over whose ranges a sweep may go.
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
 
 
 NAIVE = Recipe(experts=0)

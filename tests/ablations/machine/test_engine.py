@@ -9,8 +9,10 @@ import time
 from multiprocessing import forkserver
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ablations.errors import UserError
 from ablations.machine.cell import describe
 from ablations.machine.engine import Outcome, plan, run
 from ablations.machine.leases import Leases
@@ -48,6 +50,14 @@ def test_a_new_version_has_a_new_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fields_that_cannot_be_keyed_are_refused() -> None:
     with pytest.raises(TypeError, match="field"):
         describe(Number([1]), root=True)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"field cannot be a dict: \{'a': 1\}; give a number"):
+        _ = Number({"a": 1}).key  # type: ignore[arg-type]
+
+
+def test_numpys_numbers_are_keyed_as_others() -> None:
+    for value in (np.int64(3), np.uint8(3)):
+        assert Number(value).key == Number(3).key  # type: ignore[arg-type]
+    assert describe((np.float32(0.5), np.bool_(True))) == [0.5, True]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

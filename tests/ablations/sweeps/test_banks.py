@@ -51,6 +51,22 @@ def test_a_field_of_a_recipe_reaches_the_bank_and_makes_it_another(name: str) ->
     assert changed.key != plain.key
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"experts": np.int64(3)},
+        {"length": np.float32(0.5), "images": np.float64(0.5)},
+        {"temperature": np.float32(0.5), "normalised": np.bool_(False)},
+    ],
+)
+def test_numpys_numbers_make_the_recipe_that_others_do(changes: dict[str, Any]) -> None:
+    made = replace(PPAP, **changes)
+    plain = replace(PPAP, **{name: value.item() for name, value in changes.items()})
+    assert made == plain
+    assert not any(isinstance(value, np.generic) for value in vars(made).values())
+    assert bank(made).key == bank(plain).key
+
+
 def test_every_field_is_one_of_training_or_of_guiding() -> None:
     assert {field.name for field in fields(Recipe)} == {*FIELDS} | OF_GUIDING
 

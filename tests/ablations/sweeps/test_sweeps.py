@@ -206,6 +206,7 @@ def test_values_on_an_axis_may_be_numpys() -> None:
     assert [cell.key for cell in found] == [c.key for c in of_two((1, 2)).build(lab("smoke"))]
     assert json.dumps([cell.about.facts() for cell in found])
     assert list(of_two((1, 2), label="same").build(lab("smoke")))  # told apart by the axis
+    assert lab().about("a", PPAP, reference=np.bool_(True)).reference is True  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scale", [3.0, 3, np.int64(3), np.float32(3)])
