@@ -29,9 +29,11 @@ def cheaper_after(
         figure is not known.
     """
     saved, advance = seconds - reference_seconds, reference_preparation - preparation
-    if math.isnan(saved) or math.isnan(advance) or saved <= 0:
+    if math.isnan(saved) or math.isnan(advance):
         return math.nan
-    return max(0.0, advance / saved)
+    if saved == 0:  # what is ahead at the start stays so
+        return 0.0 if advance < 0 else math.nan
+    return max(0.0, advance / saved) if saved > 0 else math.nan
 
 
 def with_cheaper_after(rows: pd.DataFrame) -> pd.DataFrame:

@@ -18,6 +18,8 @@ from reports.amortised import PUBLISHED_PASSES, cheaper_after, with_cheaper_afte
         ((0.5, 300.0), (0.1, 200.0), 0.0),
         ((0.1, 0.0), (0.1, 200.0), math.nan),
         ((0.1, 900.0), (0.2, 200.0), math.nan),  # the reference leads, and not for ever
+        ((0.1, 300.0), (0.1, 200.0), 0.0),  # as quick, and sooner ready
+        ((0.1, 200.0), (0.1, 200.0), math.nan),  # as dear in all
         ((math.nan, 0.0), (0.1, 200.0), math.nan),
     ],
 )
