@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -236,11 +237,13 @@ class Comparison:
         metrics = [metric for metric in FIGURES if any(f.metric == metric for f in own)]
         choices = [what for what in ("scale", "verdict") if any((n, what) in chosen for n in names)]
         lines = []
+        bare = Counter(name._replace(axes="") for name in names)
         for name in names:
             shown = {FIGURES[m].title: found.get((name, m), "") for m in metrics}
             shown |= {what: chosen.get((name, what), "") for what in choices}
             if any(shown.values()):
-                title = ", ".join(filter(None, (name.method, name.sampler)))
+                axes = name.axes * (bare[name._replace(axes="")] > 1)
+                title = ", ".join(filter(None, (name.method, name.sampler, axes)))
                 lines.append({"predictor": name.predictor, "method": title} | shown)
         if not lines:
             return ""

@@ -17,6 +17,7 @@ from matplotlib.ticker import LogLocator, StrMethodFormatter
 from reports.figures import DPI, theme
 from reports.metrics import METRICS
 from reports.records import NO_PREDICTOR, Records
+from reports.tables import told_by_axes
 
 __all__ = [
     "drawn_metrics",
@@ -98,6 +99,11 @@ def points_figure(records: Records) -> Figure:
     metrics = drawn_metrics(records)
     several = rows["predictor"].nunique() > 1 or rows["sampler"].nunique() > 1
     labels = [_label(row, rows) if several else str(row["method"]) for _, row in rows.iterrows()]
+    if told_by_axes(rows):
+        labels = [
+            ", ".join([label, *(f"{axis} {value}" for axis, value in axes.items())])
+            for label, axes in zip(labels, rows["axes"], strict=True)
+        ]
     with theme():
         figure = Figure(figsize=(2.2 + 3.4 * len(metrics), 1.1 + 0.27 * len(rows)), dpi=DPI)
         figure.set_layout_engine("constrained")

@@ -10,7 +10,16 @@ import pandas as pd
 from reports.metrics import METRICS
 from reports.records import NO_PREDICTOR, Records
 
-__all__ = ["Cell", "Table", "csv_table", "headline", "legend", "markdown_table", "p_text"]
+__all__ = [
+    "Cell",
+    "Table",
+    "csv_table",
+    "headline",
+    "legend",
+    "markdown_table",
+    "p_text",
+    "told_by_axes",
+]
 
 LEADING = {"supervision": "", "experts": "", "adapter": "", "sampler": ""}
 TRAILING = {"trainable_share": "", "scale": "g", "seeds": "", "samples": ",d"}
@@ -77,8 +86,12 @@ class Table:
         if rows["predictor"].nunique() > 1 or (rows["predictor"] != NO_PREDICTOR).any():
             columns["predictor"] = _words(rows["predictor"])
             words.add("predictor")
+        if told_by_axes(rows):
+            for axis in records.info.axes:
+                columns[axis] = _words(pd.Series([axes.get(axis, "") for axes in rows["axes"]]))
+                words.add(axis)
         for name, spec in LEADING.items():
-            if _is_worth_a_column(rows, name):
+            if name not in columns and _is_worth_a_column(rows, name):
                 columns[name] = _fact_cells(rows, name, spec)
                 words |= {name} - {"experts"}
         for name in records.info.metrics:
@@ -188,6 +201,11 @@ def legend(records: Records) -> list[str]:
             "samples: over all seeds."
         )
     return lines
+
+
+def told_by_axes(rows: pd.DataFrame) -> bool:
+    """Whether only their values on the sweep's axes tell some rows from each other."""
+    return bool(rows.duplicated(["method", "predictor", "sampler"]).any())
 
 
 def _words(values: pd.Series) -> list[Cell]:

@@ -144,6 +144,18 @@ def test_a_row_without_a_sampler_is_compared_beside_those_with_one(tmp_path: Pat
     assert "| vit         | single       |" in found.markdown()
 
 
+def test_rows_that_axes_alone_tell_apart_are_told_by_them(tmp_path: Path) -> None:
+    made = [
+        row("ppap", "vit", fid=float(rank)) | {"axes": {"rank": rank}, "key": f"rank-{rank}"}
+        for rank in (1, 2)
+    ]
+    folder = write_folder(tmp_path / "a", [*made, row("single", "vit")])
+    lines = compare(folder, folder).markdown().splitlines()
+    assert sum('ppap, ddim25, {"rank": 1}' in line for line in lines) == 1
+    assert sum('ppap, ddim25, {"rank": 2}' in line for line in lines) == 1
+    assert any("| single, ddim25 " in line for line in lines)
+
+
 def test_a_bar_in_a_name_leaves_the_table_whole(tmp_path: Path) -> None:
     named = {"method": "a|b"}
     first = write_folder(tmp_path / "a", [row("ppap", "vit") | named])

@@ -11,6 +11,7 @@ import pytest
 
 from reports.latex import escaped, latex_table
 from reports.records import Records
+from reports.sweep_figures import points_figure
 from reports.tables import Table, csv_table, headline, legend, markdown_table
 from tests.reports.conftest import (
     PROVENANCE,
@@ -209,6 +210,18 @@ def test_a_sweep_says_which_columns_it_has_and_keeps_its_order(tmp_path: Path) -
     assert "supervision" not in lines[0], "the same in every row"
     table = csv_rows(records)
     assert [line["axis:rank"] for line in table] == ["1", "4", "16"]
+
+
+def test_rows_that_axes_alone_tell_apart_show_them(tmp_path: Path) -> None:
+    about, *rows, _ = ranks()
+    first = read(tmp_path, about, *(record | {"method": "ppap"} for record in rows))
+    assert [(line["method"], line["rank"]) for line in cells(first)] == [
+        ("ppap", "1"), ("ppap", "4"), ("ppap", "16"),
+    ]  # fmt: skip
+    (axes, *_) = points_figure(first).axes
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown == ["ppap, rank 1", "ppap, rank 4", "ppap, rank 16"]
+    assert "rank" not in cells(read(tmp_path / "others", *ranks()))[0]
 
 
 def test_differences_to_the_reference_row_come_with_their_corrected_p(tmp_path: Path) -> None:
