@@ -330,7 +330,8 @@ class Lab:
         model = _predicting(guiding)
         standard = long_trained_bank(self.setting, self.budget, model.predictor)
         reference = Model(model.predictor, standard)
-        return GradientQuality(self.setup, model, reference, self.budget.noisy_images // 5)
+        count = max(1, self.budget.noisy_images // 5)
+        return GradientQuality(self.setup, model, reference, count)
 
 
 def _predicting(guiding: Guiding) -> Model:

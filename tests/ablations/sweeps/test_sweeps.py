@@ -200,6 +200,16 @@ def test_what_could_not_be_recorded_or_compared_is_refused_before_it_is_computed
         list(made.build(lab("smoke")))
 
 
+@pytest.mark.parametrize(("images", "looked_at"), [(4, 1), (9, 1), (10, 2), (1000, 200)])
+def test_gradients_are_held_against_each_other_on_an_image_or_more(
+    images: int, looked_at: int
+) -> None:
+    few = replace(lab(), budget=replace(BUDGETS["smoke"], noisy_images=images))
+    (row,) = few.row("naive", NAIVE, measured=Measured(gradients=True))
+    assert isinstance(row, Row)
+    assert {cell.count for cell in row.gradients} == {looked_at}
+
+
 def test_values_on_an_axis_may_be_numpys() -> None:
     found = list(of_two(np.arange(1, 3)).build(lab("smoke")))
     assert [cell.about.axes for cell in found] == [(("value", 1),), (("value", 2),)]
