@@ -45,7 +45,7 @@ def read_given(path: Path, setting: Setting) -> tuple[Bytes, Labels | None]:
     labels = [found for _, found in parts if found is not None]
     if labels and len(labels) < len(parts):
         raise UserError(f"some files of {path} have labels, others none", "label all or none")
-    images = np.concatenate([found for found, _ in parts])
+    images = _joined([found for found, _ in parts], path)
     classes = np.concatenate(labels) if labels else None
     known = range(len(setting.classes))
     if classes is not None and not {*classes.tolist()} <= {*known}:
@@ -118,7 +118,22 @@ def _pictures(files: Sequence[Path], setting: Setting) -> Bytes:
     fitting = [
         _fitting(image[None], file, setting) for image, file in zip(images, files, strict=True)
     ]
-    return np.concatenate(fitting)
+    return _joined(fitting, files[0].parent)
+
+
+def _by(size: Sequence[int]) -> str:
+    return " x ".join(map(str, size))
+
+
+def _joined(parts: Sequence[Bytes], path: Path) -> Bytes:
+    """Images of one size, which a cascade's may have of any."""
+    sizes = list(dict.fromkeys(part.shape[2:] for part in parts))
+    if len(sizes) > 1:
+        raise UserError(
+            f"{path} has images of {_by(sizes[0])} and of {_by(sizes[1])} pixels",
+            "resize them to one size",
+        )
+    return np.concatenate(parts)
 
 
 def _archive(path: Path, setting: Setting) -> tuple[Bytes, Labels | None]:

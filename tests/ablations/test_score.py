@@ -256,3 +256,15 @@ def test_no_row_takes_the_place_of_one_of_other_images(samples: Samples, tmp_pat
     require_free(output, "samples", replace(given, digest="of others"))
     with pytest.raises(UserError, match=r"has a row samples already, of other images.*--name"):
         require_free(output, "samples", given)
+
+
+@pytest.mark.parametrize("where", [("a.png", "b.png"), ("0/a.png", "1/b.png")])
+def test_images_of_a_cascade_are_of_one_size(where: tuple[str, str], tmp_path: Path) -> None:
+    setting = replace(load_setting("fashion"), upsample=lambda images, seeds: images)
+    for name, side in zip(where, (64, 48), strict=True):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / name)
+    with pytest.raises(UserError, match="images of 64 x 64 and of 48 x 48 pixels; resize"):
+        read_given(tmp_path, setting)
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / where[1])
+    assert read_given(tmp_path, setting)[0].shape == (2, 1, 64, 64)
