@@ -88,7 +88,15 @@ class InceptionExtractor:
 
         Args:
             images: (N, 3, H, W) in [-1, 1]; rounded to 8 bits, as files would hold them.
+
+        Raises:
+            ValueError: for images of another shape, such as grey ones.
         """
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"Inception sees (N, 3, H, W) images, got {tuple(images.shape)}; of grey ones "
+                "repeat the channel, here and in the reference: images.expand(-1, 3, -1, -1)"
+            )
         features, logits = self._network(to_uint8(images).to(self.device))
         return Features(features, logits, self.name, self._spatial)
 

@@ -46,6 +46,13 @@ def test_features_are_those_of_torch_fidelity(weights: Path, seen: Features) -> 
     assert seen.features.std() > 0.01
 
 
+def test_grey_images_are_refused_with_the_mend_and_seen_by_it(weights: Path) -> None:
+    extractor, grey = InceptionExtractor(weights), IMAGES[:2, :1]
+    with pytest.raises(ValueError, match=r"got \(2, 1, 40, 40\).*repeat the channel"):
+        extract(extractor, grey)
+    assert len(extract(extractor, grey.expand(-1, 3, -1, -1))) == 2
+
+
 def test_spatial_features_are_the_first_channels_after_norm_and_relu(
     weights: Path, seen: Features
 ) -> None:
