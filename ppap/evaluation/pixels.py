@@ -7,6 +7,7 @@ pixels see it.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +68,8 @@ class PixelComponents:
         Args:
             images: (N, C, H, W) in [-1, 1], or uint8.
             components: D, how many.
-            name: of the extractor; ``pixels-D`` by default.
+            name: of the extractor; by default ``pixels-D-`` and a digest of the mean image, so that
+                statistics that others' components have made are not taken for its own.
             most: pixels of a side, to which larger images are averaged down.
 
         Raises:
@@ -89,7 +91,8 @@ class PixelComponents:
         mean = rows.mean(0)
         found = _leading(rows - mean, components)
         largest = found.gather(1, found.abs().argmax(1, keepdim=True))
-        return PixelComponents(name or f"pixels-{components}", mean, found * largest.sign(), shape)
+        name = name or f"pixels-{components}-{_digest(mean)}"
+        return PixelComponents(name, mean, found * largest.sign(), shape)
 
     def __call__(self, images: Tensor) -> Features:
         """(N, D) float64 projections; there are no classes, so logits are a column of zeros."""
@@ -102,6 +105,11 @@ class PixelComponents:
         rows = _rows(images, self.shape)
         seen = (rows - self.mean.to(rows)) @ self.components.to(rows).T
         return Features(seen, seen.new_zeros(len(seen), 1), self.name)
+
+
+def _digest(mean: Tensor) -> str:
+    """The same on any machine: rounding is far from the digits that count."""
+    return hashlib.sha256((mean.cpu().numpy().round(4) + 0.0).tobytes()).hexdigest()[:8]
 
 
 def _rows(images: Tensor, shape: tuple[int, int, int]) -> Tensor:

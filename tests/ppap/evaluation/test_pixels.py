@@ -54,6 +54,16 @@ def test_bytes_and_the_images_that_they_are_give_the_same_components() -> None:
     np.testing.assert_allclose(a.components, b.components, atol=1e-6)
 
 
+def test_statistics_by_components_of_other_images_are_not_taken_for_ones_own() -> None:
+    ours, theirs = textured(60, seed=1), textured(60, seed=2)
+    fitted, other = PixelComponents.fit(ours, 4), PixelComponents.fit(theirs, 4)
+    assert fitted.name.startswith("pixels-4-")
+    assert fitted.name == PixelComponents.fit(ours + 1e-9, 4).name != other.name
+    assert PixelComponents.fit(ours, 4, "mine").name == "mine"
+    with pytest.raises(ValueError, match="reference statistics are of extractor"):
+        fid(extract(fitted, ours), ReferenceStatistics.of(other, theirs))
+
+
 def test_a_shift_of_the_images_costs_the_squared_length_that_the_components_see() -> None:
     images = textured(300) / 2
     fitted = PixelComponents.fit(images, 5)
