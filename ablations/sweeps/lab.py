@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -40,6 +41,7 @@ TOGETHER = "all three"
 """What records call the tasks of a setting that guide together."""
 SELECTION_SEED, ROW_SEED, SEED_STRIDE = 2 * 10**9, 3 * 10**9, 10**7
 CHOICE_SEED = 25 * 10**8
+FEWEST_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,28 @@ class Sampling:
             usual one is :data:`SCALE`, or the first of the budget's in a setting with published
             hyper-parameters.
         samples: per seed; None takes the budget's.
+
+    Raises:
+        UserError: for a scale that is neither a number nor one of these, or fewer samples than can
+            be judged.
     """
 
     sampler: AnySampler = SAMPLER
     scale: float | Literal["usual"] | None = "usual"
     samples: int | None = None
+
+    def __post_init__(self) -> None:
+        word = isinstance(self.scale, str) and self.scale != "usual"
+        if word or not (isinstance(self.scale, str | None) or math.isfinite(self.scale)):
+            raise UserError(
+                f"a row's guidance scale cannot be {self.scale!r}",
+                'give a number, "usual", or None to have it selected',
+            )
+        if self.samples is not None and self.samples < FEWEST_SAMPLES:
+            raise UserError(
+                f"a row draws {FEWEST_SAMPLES} samples a seed or more, got {self.samples}",
+                "raise them: of fewer there is neither precision nor recall",
+            )
 
 
 @dataclass(frozen=True)
@@ -243,7 +262,18 @@ class Lab:
     def model(
         self, recipe: Recipe, predictor: str | Pretrained, seed: int, task: str = "class"
     ) -> Guiding:
-        """What guides by a recipe: the predictor as it is, or with experts."""
+        """What guides by a recipe: the predictor as it is, or with experts.
+
+        Raises:
+            UserError: for a predictor that the setting does not have.
+        """
+        setting = self.setting
+        known = *setting.predictors, *setting.noisy, *(t.predictor for t in setting.tasks.values())
+        if isinstance(predictor, str) and predictor not in known:
+            raise UserError(
+                f"setting {setting.name} has no predictor {predictor!r}",
+                f"choose from {', '.join(dict.fromkeys(known))}",
+            )
         trained = self.experts(recipe, predictor, seed, task) if recipe.experts else None
         model = Model(predictor, trained, task)
         if isinstance(recipe.refinement, Choice):

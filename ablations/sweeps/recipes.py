@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from ablations.cells.refined import Refinement
 from ablations.cells.samples import AnySampler
+from ablations.errors import UserError
 from ppap.experts.adapters.adapter import Adapter, full_adapter, ppap_adapter
 from ppap.experts.training import Start
 from ppap.fast.best import SCALES
@@ -99,6 +101,9 @@ class Recipe:
             by the predictor where there are none; None for the gradient in x_t.
         refinement: of when and how the experts guide, or those that are chosen from; None for
             always and alike.
+
+    Raises:
+        UserError: for fewer than no experts, or a word that is none of a field's.
     """
 
     experts: int = EXPERTS
@@ -121,6 +126,24 @@ class Recipe:
         for name, value in vars(self).items():
             if isinstance(value, np.generic):
                 object.__setattr__(self, name, value.item())
+        if not isinstance(self.experts, int) or self.experts < 0:
+            raise UserError(
+                f"a recipe has a number of experts, got {self.experts!r}",
+                "give a whole number; 0 is the predictor as it is",
+            )
+        for name, known in _words().items():
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"a recipe's {name} cannot be {getattr(self, name)!r}",
+                    f"choose from {', '.join(known)}",
+                )
+
+
+@cache
+def _words() -> dict[str, tuple[str, ...]]:
+    """Of a recipe's fields that are words, those that there are."""
+    kinds = get_type_hints(Recipe)
+    return {n: get_args(kind) for n, kind in kinds.items() if get_origin(kind) is Literal}
 
 
 NAIVE = Recipe(experts=0)

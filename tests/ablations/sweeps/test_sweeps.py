@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -198,6 +198,33 @@ def test_what_could_not_be_recorded_or_compared_is_refused_before_it_is_computed
 ) -> None:
     with pytest.raises(UserError, match=message):
         list(made.build(lab("smoke")))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: replace(PPAP, ranges="logsnr"),
+            "ranges cannot be 'logsnr'; choose from .*log-SNR",
+        ),
+        (lambda: replace(PPAP, supervision="shufled"), "supervision cannot be 'shufled'; choose"),
+        (lambda: replace(PPAP, start="prev"), "start cannot be 'prev'; choose from previous"),
+        (lambda: replace(PPAP, experts=-1), "a number of experts, got -1"),
+        (lambda: replace(PPAP, experts=2.0), "a number of experts, got 2.0"),
+        (lambda: Sampling(scale="usal"), "scale cannot be 'usal'; give a number"),  # type: ignore[arg-type]
+        (lambda: Sampling(scale=float("nan")), "scale cannot be nan"),
+        (lambda: Sampling(samples=3), "draws 4 samples a seed or more, got 3"),
+        (
+            lambda: list(lab().row("a", NAIVE, predictor="resnett")),
+            "setting fashion has no predictor 'resnett'; choose from resnet, vit",
+        ),
+    ],
+)
+def test_a_word_or_number_that_means_nothing_is_refused(
+    make: Callable[[], object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 @pytest.mark.parametrize(("images", "looked_at"), [(4, 1), (9, 1), (10, 2), (1000, 200)])
