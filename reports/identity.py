@@ -31,15 +31,18 @@ def latest(records: Iterable[Record]) -> list[Record]:
     """The records without those that a later one replaces, each in the place of the first.
 
     A comparison whose row or reference row has been replaced by another is left out: it compares
-    what is no longer there. Points and pictures of old did not tell their sampler; those that do
-    replace them.
+    what is no longer there. One among some rows, whose p is corrected as if the others differed by
+    nothing, replaces none among all of the same rows. Points and pictures of old did not tell
+    their sampler; those that do replace them.
     """
     records = list(records)
     rows = {r["key"]: _identity(r) for r in records if r.get("kind") == "row"}
     kept: dict[str, Record] = {}
     for record in records:
         if record.get("kind") == "comparison":
-            kept["comparison of " + rows.get(record["row"], record["row"])] = record
+            name = "comparison of " + rows.get(record["row"], record["row"])
+            if not _is_part_of(record, kept.get(name)):
+                kept[name] = record
         else:
             kept[_identity(record)] = record
     replaced = set(_of_old(kept.values()))
@@ -47,6 +50,14 @@ def latest(records: Iterable[Record]) -> list[Record]:
     standing = {r["key"] for r in kept.values() if r.get("kind") == "row"} | {None}
     gone = rows.keys() - standing
     return [r for r in kept.values() if not gone & {r.get("row"), r.get("reference")}]
+
+
+def _is_part_of(record: Record, known: Record | None) -> bool:
+    """Whether a comparison of some rows alone says less than the one of all that is known."""
+    if known is None or not record.get("left_out") or known.get("left_out"):
+        return False
+    same = ("row", "reference", "comparisons")
+    return all(record.get(name) == known.get(name) for name in same)
 
 
 def _of_old(records: Iterable[Record]) -> Iterator[str]:

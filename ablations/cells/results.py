@@ -239,6 +239,10 @@ class PartialComparison(Comparison):
     def family(self) -> int:
         return len(self.tests) + self.left_out
 
+    def compute(self, load: Load) -> Artifact:
+        record = super().compute(load).meta["record"]
+        return Artifact({"record": record | {"left_out": self.left_out}})
+
 
 @dataclass(frozen=True)
 class TradeoffPoint(Result):

@@ -63,6 +63,7 @@ def test_p_values_of_some_rows_are_no_smaller_than_among_all() -> None:
     def p_values(cell: Comparison) -> dict[str, float]:
         found = cell.compute(lambda test: measured[test.key]).meta["record"]
         assert found["comparisons"] == 3
+        assert found.get("left_out", 0) == 3 - len(cell.tests)
         return {name: told["p_corrected"] for name, told in found["differences"].items()}
 
     among_all, alone = (

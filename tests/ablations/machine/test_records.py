@@ -107,6 +107,24 @@ def test_a_comparison_goes_with_its_rows(tmp_path: Path) -> None:
     assert set(records.read(tmp_path)) == {"p2", "r2", "s", "p2r2"}
 
 
+def test_a_comparison_among_some_rows_replaces_none_among_all_of_the_same_rows(
+    tmp_path: Path,
+) -> None:
+    whole = comparison("whole", "p", "r") | {"comparisons": 3}
+    part = comparison("part", "p", "r") | {"comparisons": 3, "left_out": 2}
+    rows = [row("p"), row("r", method="single")]
+    records.update(tmp_path / "first", [*rows, part])
+    assert set(records.read(tmp_path / "first")) == {"p", "r", "part"}
+    records.update(tmp_path / "first", [whole])
+    assert set(records.read(tmp_path / "first")) == {"p", "r", "whole"}
+    records.update(tmp_path / "first", [*rows, part])
+    assert set(records.read(tmp_path / "first")) == {"p", "r", "whole"}
+    records.update(tmp_path / "first", [part | {"comparisons": 4}])  # of a larger family
+    assert set(records.read(tmp_path / "first")) == {"p", "r", "part"}
+    records.update(tmp_path / "first", [whole, row("p2"), part | {"row": "p2"}])
+    assert set(records.read(tmp_path / "first")) == {"p2", "r", "part"}
+
+
 def test_a_line_that_was_cut_short_is_no_record(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text('{"key": "a", "value": 1}\n{"key": "b", "va')
