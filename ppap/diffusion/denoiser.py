@@ -105,6 +105,7 @@ class Denoiser(nn.Module):
 
         Raises:
             TypeError: for what is none of these, or a name that the network does not take.
+            ValueError: for conditions that are for different numbers of images.
         """
         _check_names(self.network, conditions)
         other = Denoiser(
@@ -116,9 +117,13 @@ class Denoiser(nn.Module):
             self.decoder,
         )
         device = module_device(self)
-        for name, value in (self.conditions | conditions).items():
-            rows = _rows(name, value).to(device)
-            other.register_buffer(CONDITION + name, rows, persistent=False)
+        rows = {name: _rows(name, value) for name, value in (self.conditions | conditions).items()}
+        counts = {name: len(value) for name, value in rows.items() if len(value) != 1}
+        if len({*counts.values()}) > 1:
+            each = ", ".join(f"{name} for {count}" for name, count in counts.items())
+            raise ValueError(f"conditions are all for as many images, or one for all; got {each}")
+        for name, value in rows.items():
+            other.register_buffer(CONDITION + name, value.to(device), persistent=False)
         other.training = self.training
         return other
 

@@ -107,6 +107,19 @@ def test_conditions_go_to_the_network_by_row() -> None:
         denoiser(images(2), t[:2])
 
 
+def test_conditions_for_different_numbers_of_images_are_refused() -> None:
+    def network(x: Tensor, t: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        return x + (y + z)[:, None, None, None]
+
+    denoiser = Denoiser(network, linear_schedule(), SHAPE)
+    with pytest.raises(ValueError, match=r"as many images.* got y for 3, z for 5$"):
+        denoiser.with_conditions(y=[1.0, 2.0, 3.0], z=[1.0, 2.0, 3.0, 4.0, 5.0])
+    labelled = denoiser.with_conditions(y=[1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="y for 3, z for 2"):
+        labelled.with_conditions(z=torch.ones(2))
+    assert labelled.with_conditions(y=[1.0, 2.0], z=0.5).condition_count == 2
+
+
 def test_conditions_share_the_network_and_leave_its_mode_alone() -> None:
     network = Labelled().eval()
     denoiser = Denoiser(network, linear_schedule(), SHAPE)
