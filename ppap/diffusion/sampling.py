@@ -15,7 +15,7 @@ from ppap.compute.modules import Networks, evaluating
 from ppap.compute.options import check_whole
 from ppap.compute.precision import Precision, autocast, check_precision
 from ppap.compute.progress import Progress, reporting
-from ppap.diffusion.arguments import check_arguments
+from ppap.diffusion.arguments import check_arguments, tell_of_clipped_latents
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser, module_device
 from ppap.diffusion.dependence import Dependence
@@ -171,6 +171,8 @@ def sample(
             another number of images than there are seeds, or a batch is below 1.
     """
     check_arguments(denoiser, guide, sampler)
+    sampler = DDIM(25) if sampler is None else sampler
+    tell_of_clipped_latents(denoiser, guide, sampler)
     seeds = seed_list(seeds)
     check_whole("batch", batch)
     _check_counts(denoiser, seeds, guide, x_T)

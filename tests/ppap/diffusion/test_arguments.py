@@ -13,7 +13,12 @@ from torch import nn
 
 from ppap.diffusion import sampling
 from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
+from ppap.diffusion.diffusers_scheduler import DiffusersSampler
+from ppap.diffusion.dpm_solver import DPMSolver
+from ppap.diffusion.solver import Sampler
+from ppap.diffusion.stepping import AnyGuide
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
@@ -21,8 +26,10 @@ from ppap.experts.transfer import transfer
 from ppap.fast.sampling import sample, synthesize
 from ppap.guidance.diffusers_pipeline import GuidedScheduler
 from ppap.guidance.guides import SumOfGuides
-from ppap.guidance.likelihoods import SumOfLikelihoods
+from ppap.guidance.likelihoods import ImageLikelihood, SumOfLikelihoods
+from ppap.guidance.methods.tfg import TFG
 from ppap.guidance.wrappers import GuidanceInterval
+from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import tiny_denoiser, tiny_predictor
 
 
@@ -100,3 +107,32 @@ def test_synthesis_says_what_it_takes() -> None:
 def test_training_says_what_it_takes(images: Any) -> None:
     with pytest.raises(TypeError, match="as one tensor"):
         transfer(bank(), tiny_denoiser(), images)
+
+
+def test_clipped_latents_are_told_and_clipped_images_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    images = tiny_denoiser()
+    latents = Denoiser(images.network, images.schedule, images.shape, decode=lambda x: x / 8)
+    likelihood = ImageLikelihood(lambda x: x.mean((2, 3)), ClassTask(), 1)
+
+    def told(denoiser: Denoiser, guide: AnyGuide | None, sampler: Sampler | None) -> list[str]:
+        caplog.clear()
+        sampling.sample(denoiser, 1, guide, sampler)
+        return [record.getMessage() for record in caplog.records]
+
+    scheduler = DDIMScheduler(beta_schedule="linear")
+    for sampler, part, mend in (
+        (None, "DDIM", "clip=False"),
+        (DDPM(2), "DDPM", "clip=False"),
+        (DPMSolver(2), "DPMSolver", "clip=False"),
+        (DiffusersSampler(scheduler, 2), "DDIMScheduler", "clip_sample=False"),
+    ):
+        (line,) = told(latents, None, sampler)
+        assert line.startswith(f"{part} clips predicted latents")
+        assert line.endswith(f"give it {mend}")
+        assert not told(images, None, sampler)
+    (line,) = told(latents, TFG(likelihood), DDIM(2, clip=False))
+    assert line.startswith("TFG clips")
+    assert line.endswith("give it clip=None")
+    assert not told(latents, TFG(likelihood, clip=None), DDIM(2, clip=False))
