@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
+from ppap.files.images import NonFiniteError
 from ppap.guidance.methods.base import LikelihoodMethod, check_counts, check_numbers
 from ppap.guidance.methods.particles import chosen, started, systematic
 from ppap.guidance.scale import is_zero, scale_at
@@ -51,7 +52,8 @@ class FKSteering(LikelihoodMethod):
     """Particles drawn by their rewards; needs a stochastic sampler, such as ``DDIM(eta=1)``.
 
     Attributes:
-        likelihood: the reward; no gradient of it is taken.
+        likelihood: the reward; no gradient of it is taken. Particles of reward -inf are never
+            drawn, unless all of a sample's are: then they go on as they are.
         scale: λ. Particles are drawn where it is not 0, and go on undrawn where a function of the
             noise level is 0 after that; the best is chosen at the end in either case.
         particles, every: k and m.
@@ -59,6 +61,7 @@ class FKSteering(LikelihoodMethod):
         clip: x̂₀ is held in [-clip, clip] for the reward; None leaves it as it is.
 
     Raises:
+        NonFiniteError: at a step, for a reward that is not a number.
         TypeError: for a clip that is no number.
         ValueError: for numbers below 1, an unknown potential or a clip that is not positive; at a
             step, for a sampler that is not stochastic, or that remembers earlier steps.
@@ -99,15 +102,19 @@ class FKSteering(LikelihoodMethod):
         if step.index == 0:
             pairs = zip(x, states, strict=True)
             reward = torch.stack([self.likelihood.of_image(*pair) for pair in pairs])
+            _check(reward.isnan() & steered, step)
             best = reward.argmax(0, keepdim=True) * steered
             return replace(updates[0], x=chosen(x, best)[0])
         if (step.state.number + 1) % self.every == 0 and not is_zero(scale):
             reward = torch.stack([self.likelihood.of_state(s, clip=self.clip) for s in states])
             gain, held = self._compared(reward, before)
-            drawn = systematic(scale.to(gain) * gain, step.draw())
+            weights = scale.to(gain) * gain
+            _check(~(weights < math.inf) & (scale != 0), step)
+            draws = (scale != 0) & (weights > -math.inf).any(0)
+            drawn = systematic(weights, step.draw())
             undrawn = torch.arange(len(x), device=drawn.device)[:, None]
-            drawn = torch.where(scale != 0, drawn, undrawn)
-            before = torch.where(scale != 0, held.gather(0, drawn), before.to(held))
+            drawn = torch.where(draws, drawn, undrawn)
+            before = torch.where(draws, held.gather(0, drawn), before.to(held))
             x = chosen(x, drawn)
         step.state.memory[self] = _Particles(step.state.number, x, before, steered)
         return replace(updates[0], x=x[0])
@@ -123,3 +130,24 @@ class FKSteering(LikelihoodMethod):
             return reward - before, reward
         largest = torch.maximum(reward, before)
         return largest, largest
+
+
+def _check(wrong: Tensor, step: SamplingStep) -> None:
+    """Refuse samples of which a particle has no reward.
+
+    Args:
+        wrong: (k, B).
+        step: at which it has none.
+
+    Raises:
+        NonFiniteError: naming the first.
+    """
+    rows = wrong.any(0)
+    if not bool(rows.any()):
+        return
+    row, state = int(rows.nonzero()[0]), step.state
+    raise NonFiniteError(
+        f"row {row} (seed {state.seeds[row]}) has a particle without a finite reward at step "
+        f"{state.number} (timestep {int(state.timesteps[row])}); look at the likelihood, its "
+        "targets and its model's precision"
+    )

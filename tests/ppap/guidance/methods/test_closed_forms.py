@@ -22,6 +22,7 @@ from ppap.diffusion.stepping import SamplingStep, StepGuide
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
+from ppap.files.images import NonFiniteError
 from ppap.guidance.likelihoods import ImageLikelihood, NoisyLikelihood
 from ppap.guidance.methods import fk_steering
 from ppap.guidance.methods.adam import AdamGuidance
@@ -312,6 +313,37 @@ def test_fk_steering_that_is_left_out_for_a_step_begins_anew_with_the_sample_its
         with torch.no_grad():
             plain, found = step.plain(), method.step(step)
         assert torch.equal(found.x, plain.x) == (number != 3)
+
+
+class Lit:
+    """A reward of 0 for each image that is lit enough, another for the rest."""
+
+    def __init__(self, least: float, otherwise: float) -> None:
+        self.least, self.otherwise = least, otherwise
+
+    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        del targets
+        return torch.where(prediction.mean((1, 2, 3)) > self.least, 0.0, self.otherwise)
+
+
+@pytest.mark.parametrize("every", [2, 100])
+def test_a_reward_that_is_no_number_is_refused_unless_the_sample_is_not_steered(every: int) -> None:
+    lost, sampler = ImageLikelihood(lambda x: x, Lit(9.0, math.nan), 0.0), DDIM(6, eta=1.0)
+    with pytest.raises(NonFiniteError, match=r"row 1 \(seed 1\) has a particle without a finite"):
+        sample(tiny_denoiser(), 3, FKSteering(lost, [0.0, 1.0, 1.0], 3, every), sampler)
+    free = sample(tiny_denoiser(), 3, None, sampler)
+    unsteered = FKSteering(lost, lambda level: 0.0 * level, 3, every)
+    assert torch.equal(sample(tiny_denoiser(), 3, unsteered, sampler), free)
+
+
+@pytest.mark.parametrize("potential", ["difference", "max"])
+def test_particles_that_are_impossible_are_never_drawn_unless_all_are(potential: Any) -> None:
+    sampler, denoiser = DDIM(10, eta=1.0), tiny_denoiser()
+    for least, possible in ((-0.26, True), (9.0, False)):
+        reward = ImageLikelihood(lambda x: x, Lit(least, -math.inf), 0.0)
+        found = sample(denoiser, 6, FKSteering(reward, 1.0, 32, 5, potential), sampler)
+        assert bool((found.mean((1, 2, 3)) > least).all()) == possible
+    assert torch.equal(found, sample(denoiser, 6, None, sampler))
 
 
 def test_fk_steering_refuses_samplers_under_which_copies_stay_copies() -> None:
