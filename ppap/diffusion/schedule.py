@@ -110,7 +110,7 @@ class Schedule:
             ValueError: if the spacing is malformed, asks for more steps than there are, or for one
                 alone down to another timestep than the last, with which sampling has to begin.
         """
-        kept = _spaced_indices(len(self), str(spacing))
+        kept = _spaced_indices(self.timesteps, str(spacing))
         levels = self.alphas_cumprod[kept]
         # Through the betas, as published: the last bit of a level near 1 matters in float32.
         betas = 1.0 - levels / np.append(1.0, levels[:-1])
@@ -227,7 +227,8 @@ def _of_betas(betas: Floats) -> Schedule:
     return Schedule(levels)
 
 
-def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
+def _spaced_indices(timesteps: npt.NDArray[np.int64], spacing: str) -> npt.NDArray[np.int64]:
+    total = len(timesteps)
     if spacing.startswith("ddim"):
         count = _count(spacing.removeprefix("ddim"), spacing)
         for stride in range(1, total + 1):
@@ -237,14 +238,14 @@ def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
         words = f"; '{count}' takes as many evenly from the first to the last: DDIM('{count}')"
         raise ValueError(known + words * (count <= total))
     if spacing == "fast27":
-        kept = _spaced_indices(total, "10,10,3,2,2")
+        kept = _spaced_indices(timesteps, "10,10,3,2,2")
         return np.append(kept[:-1], total - 3)  # less noise than the last, for DDIM's sake
     for name, spaced in DIFFUSERS_SPACINGS.items():
         if spacing.startswith(name):
             return _fitting(spaced(total, _count(spacing.removeprefix(name), spacing)), spacing)
     if " to " in spacing:
         many, lowest = spacing.split(" to ", 1)
-        return _down_to(total, _count(many, spacing), lowest.strip(), spacing)
+        return _down_to(timesteps, _count(many, spacing), lowest.strip(), spacing)
     counts = [_count(part, spacing) for part in spacing.split(",")]
     size, longer = divmod(total, len(counts))
     chosen: list[int] = []
@@ -262,17 +263,25 @@ def _spaced_indices(total: int, spacing: str) -> npt.NDArray[np.int64]:
     return np.array(sorted(set(chosen)), dtype=np.int64)
 
 
-def _down_to(total: int, count: int, lowest: str, spacing: str) -> npt.NDArray[np.int64]:
-    if not lowest.isdecimal() or int(lowest) + count > total:
+def _down_to(
+    timesteps: npt.NDArray[np.int64], count: int, lowest: str, spacing: str
+) -> npt.NDArray[np.int64]:
+    total, last = len(timesteps), int(timesteps[-1])
+    if not lowest.isdecimal() or int(lowest) not in timesteps:
+        raise ValueError(
+            f"there is no timestep {lowest} ({spacing!r}) among the {total} up to {last}"
+        )
+    first = int(np.searchsorted(timesteps, int(lowest)))
+    if first + count > total:
         raise ValueError(
             f"{count} steps down to timestep {lowest} ({spacing!r}) do not fit into {total}"
         )
-    if count == 1 and int(lowest) != total - 1:
+    if count == 1 and int(lowest) != last:
         raise ValueError(
-            f"one step cannot go from timestep {total - 1} down to {lowest} ({spacing!r}); "
-            f"take 2 or more, or '1 to {total - 1}'"
+            f"one step cannot go from timestep {last} down to {lowest} ({spacing!r}); "
+            f"take 2 or more, or '1 to {last}'"
         )
-    return np.linspace(int(lowest), total - 1, count).round().astype(np.int64)
+    return np.linspace(first, total - 1, count).round().astype(np.int64)
 
 
 def _fitting(indices: npt.NDArray[np.floating], spacing: str) -> npt.NDArray[np.int64]:

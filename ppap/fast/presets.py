@@ -12,6 +12,7 @@ from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser, module_device
 from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.guide import Guide
+from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler
 from ppap.diffusion.stepping import AnyGuide, check_gives_gradient
 from ppap.fast.path import FastPath
@@ -59,11 +60,12 @@ class Preset:
             check_gives_gradient(guide, "calibration", "give its likelihood CalibratedLogits()")
         return refined(guide, self.marginal, self.signal_power)  # type: ignore[arg-type]
 
-    def sampler_for(self, timesteps: int) -> Sampler:
-        """The sampler for a schedule of so many timesteps."""
+    def sampler_for(self, schedule: Schedule | int) -> Sampler:
+        """The sampler for a schedule, or for one of so many timesteps from 0 on."""
         sampler = self.sampler
         if isinstance(sampler, DPMSolver) and sampler.last is not None:
-            return replace(sampler, last=sampler.last * timesteps // TIMESTEPS)
+            timesteps = range(schedule) if isinstance(schedule, int) else schedule.timesteps
+            return replace(sampler, last=int(timesteps[sampler.last * len(timesteps) // TIMESTEPS]))
         return sampler
 
     def settle(
@@ -85,7 +87,7 @@ class Preset:
             PrecisionError: for a preset in bfloat16 on a device without instructions for it.
         """
         if sampler is None:
-            sampler = self.sampler_for(len(denoiser.schedule))
+            sampler = self.sampler_for(denoiser.schedule)
         if fast is None:
             fast = self.fast and denoiser.condition_count is None and has_compiler()
         if precision is None and not isinstance(fast, FastPath):

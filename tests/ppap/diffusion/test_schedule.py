@@ -93,6 +93,15 @@ def test_respacing_twice_remembers_the_original_timesteps() -> None:
     ]  # fmt: skip
 
 
+def test_the_lowest_timestep_is_one_of_the_schedules_own() -> None:
+    even = Schedule(linear_schedule().alphas_cumprod[::2], np.arange(0, 1000, 2))
+    assert even.respace("4 to 80").timesteps.tolist() == [80, 386, 692, 998]
+    assert DPMSolver(4, last=80).respace(even).timesteps.tolist() == [80, 386, 692, 998]
+    for spacing, said in (("4 to 81", "no timestep 81 .* 500 up to 998"), ("4 to 996", "not fit")):
+        with pytest.raises(ValueError, match=said):
+            even.respace(spacing)
+
+
 @pytest.mark.parametrize("spacing", ["ddim600", "ddim", "0", "25.5", "600,600", "ten", "-3", ""])
 def test_malformed_spacing_is_refused(spacing: str) -> None:
     with pytest.raises(ValueError, match=r"steps|spacing"):

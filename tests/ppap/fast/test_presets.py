@@ -15,7 +15,7 @@ from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.guide import Guide
 from ppap.diffusion.sampling import Step
-from ppap.diffusion.schedule import linear_schedule
+from ppap.diffusion.schedule import Schedule, linear_schedule
 from ppap.diffusion.stepping import StepGuideError
 from ppap.fast import kept, presets
 from ppap.fast.kept import forget_paths
@@ -82,6 +82,14 @@ def test_the_last_timestep_is_in_proportion_to_the_schedule(length: int) -> None
     assert len(timesteps) == 8
     assert (timesteps[0], timesteps[-1]) == (length * 8 // 100, length - 1)
     assert PRESETS["standard"].sampler_for(length) == DDIM(25)
+    assert PRESETS["fast"].sampler_for(length) == DPMSolver(8, last=length * 8 // 100)
+
+
+def test_a_schedule_of_every_second_timestep_ends_as_near_the_image_as_all_do() -> None:
+    network, whole = tiny_denoiser().network, linear_schedule()
+    even = Schedule(whole.alphas_cumprod[::2], whole.timesteps[::2])
+    timesteps = visited(Denoiser(network, even, SHAPE), "fast")
+    assert (timesteps[0], timesteps[-1], len(timesteps)) == (80, 998, 8)
 
 
 def test_what_is_given_beside_a_preset_takes_its_place(
