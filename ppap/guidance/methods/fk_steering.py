@@ -22,7 +22,7 @@ from torch import Tensor
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.files.images import NonFiniteError
-from ppap.guidance.methods.base import LikelihoodMethod, check_counts, check_numbers
+from ppap.guidance.methods.base import LikelihoodMethod, check_counts, check_numbers, clipped
 from ppap.guidance.methods.particles import chosen, started, systematic
 from ppap.guidance.scale import is_zero, scale_at
 
@@ -58,7 +58,8 @@ class FKSteering(LikelihoodMethod):
             noise level is 0 after that; the best is chosen at the end in either case.
         particles, every: k and m.
         potential: see above.
-        clip: x̂₀ is held in [-clip, clip] for the reward; None leaves it as it is.
+        clip: x̂₀, and the last image, is held in [-clip, clip] for the reward; None leaves it as it
+            is.
 
     Raises:
         NonFiniteError: at a step, for a reward that is not a number.
@@ -100,7 +101,7 @@ class FKSteering(LikelihoodMethod):
         x = torch.stack([update.x for update in updates])  # (k, B, C, H, W)
         before, steered = kept.reward, kept.steered | (scale != 0)
         if step.index == 0:
-            pairs = zip(x, states, strict=True)
+            pairs = zip(clipped(x, self.clip), states, strict=True)
             reward = torch.stack([self.likelihood.of_image(*pair) for pair in pairs])
             _check(reward.isnan() & steered, step)
             best = reward.argmax(0, keepdim=True) * steered

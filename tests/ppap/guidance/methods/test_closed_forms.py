@@ -326,6 +326,19 @@ class Lit:
         return torch.where(prediction.mean((1, 2, 3)) > self.least, 0.0, self.otherwise)
 
 
+def test_the_best_particle_is_so_within_the_range_in_which_images_are_returned() -> None:
+    class Beyond:
+        def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+            return (prediction.abs() > 1).float().mean((1, 2, 3))
+
+    sampler, denoiser = DDIM(6, eta=1.0, clip=False), tiny_denoiser()
+    beyond = ImageLikelihood(lambda x: x, Beyond(), 0.0)
+    free = sample(denoiser, 6, None, sampler)
+    assert torch.equal(sample(denoiser, 6, FKSteering(beyond, 1.0, 4, 100), sampler), free)
+    held = FKSteering(beyond, 1.0, 4, 100, clip=None)
+    assert not torch.equal(sample(denoiser, 6, held, sampler), free)
+
+
 @pytest.mark.parametrize("every", [2, 100])
 def test_a_reward_that_is_no_number_is_refused_unless_the_sample_is_not_steered(every: int) -> None:
     lost, sampler = ImageLikelihood(lambda x: x, Lit(9.0, math.nan), 0.0), DDIM(6, eta=1.0)
