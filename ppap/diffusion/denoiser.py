@@ -55,9 +55,10 @@ class Denoiser(nn.Module):
             Ho, arXiv 2202.00512).
         learned_variance: whether the second half of the output channels is the
             variance fraction.
-        decode: for a denoiser of latents, their decoder: (B, C, H, W) -> images in [-1, 1]; a
-            module moves with the denoiser. What is sampled are then latents until the end,
-            guides see images, and ``sample`` returns them; sample with ``clip=False``.
+        decode: for a denoiser of latents, their decoder: (B, C, H, W) -> images in [-1, 1], or a
+            diffusers-style output object with them; a module moves with the denoiser. What is
+            sampled are then latents until the end, guides see images, and ``sample`` returns them;
+            sample with ``clip=False``.
 
     Raises:
         TypeError: for a network that cannot be called or what is no schedule, and at the call for a
@@ -151,8 +152,19 @@ class Denoiser(nn.Module):
         )
 
     def decode(self, x_0: Tensor) -> Tensor:
-        """The images in [-1, 1] that clean samples (B, C, H, W) stand for; differentiable."""
-        return x_0 if self.decoder is None else self.decoder(x_0)
+        """The images in [-1, 1] that clean samples (B, C, H, W) stand for; differentiable.
+
+        A decoder is shown latents of its own precision, and one of diffusers' may return its
+        output object.
+
+        Raises:
+            TypeError: for a decoder that returns no tensor.
+        """
+        if self.decoder is None:
+            return x_0
+        module = getattr(self.decoder, "__self__", self.decoder)  # of a method, such as vae.decode
+        shown = x_0.to(weights_dtype(module, x_0.dtype))
+        return _unwrapped(self.decoder(shown), "a denoiser's decoder").to(x_0.dtype)
 
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images that clean samples stand for; a decoder is asked for one."""
@@ -262,13 +274,13 @@ def _rows(name: str, value: Any) -> Tensor:
     return rows if rows.ndim else rows[None]
 
 
-def _unwrapped(output: Any) -> Tensor:
+def _unwrapped(output: Any, what: str = "a denoiser's network") -> Tensor:
     """What a network returned, out of an output object of diffusers'."""
     found = output if isinstance(output, Tensor) else getattr(output, "sample", None)
     if not isinstance(found, Tensor):
         raise TypeError(
-            "a denoiser's network returns a tensor (B, C, H, W), or an object whose attribute "
-            f"sample is one, got {type(output).__name__}"
+            f"{what} returns a tensor (B, C, H, W), or an object whose attribute sample is one, "
+            f"got {type(output).__name__}"
         )
     return found
 

@@ -239,3 +239,30 @@ def test_an_output_that_is_no_tensor_is_named(wrapped: Any) -> None:
     denoiser = Denoiser(lambda x, t: wrapped(x), linear_schedule(), SHAPE)
     with pytest.raises(TypeError, match=r"returns a tensor \(B, C, H, W\), or an object.*got "):
         denoiser(images(2), torch.tensor([3, 3]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_decoder_is_shown_latents_of_its_own_precision_and_may_return_an_object(
+    dtype: torch.dtype,
+) -> None:
+    class Vae(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 2, 2, stride=2)
+
+        def decode(self, z: Tensor) -> Any:
+            return SimpleNamespace(sample=self.layer(z))
+
+    vae = Vae().to(dtype)
+    latents = images(2).requires_grad_()
+    expected = vae.layer(latents.to(dtype)).float()
+    for decode in (vae.layer, vae.decode):
+        denoiser = Denoiser(lambda x, t: x, linear_schedule(), SHAPE, decode=decode)
+        decoded = denoiser.decode(latents)
+        assert torch.equal(decoded, expected)
+        assert decoded.dtype == torch.float32
+        assert torch.autograd.grad(decoded.sum(), latents)[0].any()
+        assert denoiser.image_shape() == (2, 4, 4)
+    nothing = Denoiser(lambda x, t: x, linear_schedule(), SHAPE, decode=lambda z: (z,))
+    with pytest.raises(TypeError, match=r"decoder returns a tensor .*, got tuple$"):
+        nothing.decode(latents)
