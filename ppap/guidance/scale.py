@@ -80,14 +80,7 @@ def scale_at(scale: Scale, state: State) -> float | Tensor:
         ValueError: for another number of scales than of samples.
     """
     if callable(scale) and not isinstance(scale, Tensor):
-        found = scale(state.signal)
-        try:
-            scale = torch.as_tensor(found)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                f"a guidance scale that is a function of abar gives (B,) numbers or one, got "
-                f"{found!r}"
-            ) from error
+        scale = _of_level(scale, state.signal)
     if isinstance(scale, int | float):
         return scale
     scale, count = torch.as_tensor(scale), len(state.x_t)
@@ -120,7 +113,22 @@ def differentiable(values: Tensor) -> Tensor:
 def weighted(scale: Scale, weight: float) -> Scale:
     """A scale times a number."""
     if callable(scale) and not isinstance(scale, Tensor):
-        return lambda signal: weight * scale(signal)
+        return lambda signal: weight * _of_level(scale, signal)
     if isinstance(scale, int | float):
         return weight * scale
     return weight * torch.as_tensor(scale, dtype=torch.float32)
+
+
+def _of_level(scale: ScaleOfLevel, signal: Tensor) -> Tensor:
+    """What a function gives for (B,) abar: (B,) scales or one.
+
+    Raises:
+        TypeError: for neither a number nor numbers.
+    """
+    found = scale(signal)
+    try:
+        return torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"a guidance scale that is a function of abar gives (B,) numbers or one, got {found!r}"
+        ) from error

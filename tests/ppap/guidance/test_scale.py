@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.guide import State
 from ppap.diffusion.sampling import sample
 from ppap.guidance.guides import LikelihoodGuide
+from ppap.guidance.likelihoods import NoisyLikelihood
+from ppap.guidance.methods.adm_g import classifier_guidance
 from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import images, tiny_denoiser
 
@@ -41,6 +44,19 @@ def test_a_scale_may_follow_the_noise_level() -> None:
     torch.testing.assert_close(rising, plain * 3 * level.sqrt()[:, None, None, None])
     constant = sample(denoiser, 4, guide(lambda signal: 7.0), DDIM(5))
     assert torch.equal(constant, sample(denoiser, 4, guide(7.0), DDIM(5)))
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_what_a_function_gives_is_weighed_whatever_it_is(weight: float) -> None:
+    denoiser, x, t = tiny_denoiser(), images(4), torch.tensor([0, 300, 600, 999])
+    state = State(x, t, denoiser)
+    likelihood = NoisyLikelihood(lambda x, t: x.mean((2, 3)), ClassTask(), [0, 1, 2, 0], weight)
+    each = weight * guide([1.0, 2.0, 3.0, 4.0])(state)
+    for given in ([1.0, 2.0, 3.0, 4.0], np.arange(1.0, 5.0), torch.arange(1, 5)):
+        found = classifier_guidance(likelihood, lambda signal, given=given: given)(state)
+        torch.testing.assert_close(found, each)
+    with pytest.raises(TypeError, match=r"gives .* numbers or one, got None"):
+        classifier_guidance(likelihood, lambda signal: None)(state)
 
 
 def test_an_image_of_scale_0_is_unguided_whatever_its_gradient() -> None:
