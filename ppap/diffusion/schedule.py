@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ppap.compute.known import values_known
 from ppap.compute.options import check_number, check_whole
 
 __all__ = ["Schedule", "check_spacing", "cosine_schedule", "linear_schedule", "make_schedule"]
@@ -120,6 +122,10 @@ class Schedule:
         """abar at (B,) original timesteps: (B,) float32 on their device.
 
         NaN at a timestep that the schedule leaves out.
+
+        Raises:
+            TypeError: for timesteps that are no tensor of integers.
+            ValueError: for one below 0 or beyond the last, where a look makes no GPU wait.
         """
         return self._levels(timesteps).float()
 
@@ -133,8 +139,17 @@ class Schedule:
 
         Returns:
             (B, C, H, W) noisy images.
+
+        Raises:
+            TypeError: for timesteps that are no tensor of integers.
+            ValueError: for timesteps of another shape, and as :meth:`signal`.
         """
         level = self._levels(timesteps)
+        if level.shape not in ((1,), (len(x_0),)):
+            raise ValueError(
+                f"{len(x_0)} images need one timestep each, (B,), or one for all, (1,), got "
+                f"{tuple(level.shape)}"
+            )
         signal, sigma = (
             part.to(x_0.dtype).to(x_0.device)[:, None, None, None]
             for part in (level.sqrt(), (1 - level).sqrt())
@@ -143,7 +158,8 @@ class Schedule:
 
     def _levels(self, timesteps: Tensor) -> Tensor:
         """abar at (B,) timesteps in float64, or in float32 on a device that has no other."""
-        device = timesteps.device
+        self._check(timesteps)
+        device, places = timesteps.device, timesteps.long()  # bytes would be a mask
         tables = _TABLES.setdefault(self, {})
         if device not in tables:
             by_timestep = np.full(int(self.timesteps[-1]) + 1, np.nan)
@@ -152,9 +168,20 @@ class Schedule:
             table = table.float() if device.type == "mps" else table
             found = table.to(device)
             if type(found) is not Tensor:  # of a trace, and no numbers
-                return found[timesteps]
+                return found[places]
             tables[device] = found
-        return tables[device][timesteps]
+        return tables[device][places]
+
+    def _check(self, timesteps: Any) -> None:
+        """Refuse timesteps that would be looked up elsewhere, such as -1 at the end."""
+        kind = timesteps.dtype if isinstance(timesteps, Tensor) else type(timesteps).__name__
+        if not isinstance(kind, torch.dtype) or kind.is_floating_point or kind == torch.bool:
+            raise TypeError(f"timesteps are a tensor of integers, got {kind}")
+        if timesteps.is_cpu and values_known(timesteps) and timesteps.numel():
+            lowest, highest = (int(end) for end in timesteps.aminmax())
+            if lowest < 0 or highest > self.timesteps[-1]:
+                wrong = lowest if lowest < 0 else highest
+                raise ValueError(f"timesteps are from 0 to {self.timesteps[-1]}, got {wrong}")
 
 
 _TABLES: WeakKeyDictionary[Schedule, dict[torch.device, Tensor]] = WeakKeyDictionary()

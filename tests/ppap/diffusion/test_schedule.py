@@ -127,6 +127,27 @@ def test_signal_levels_are_those_of_the_table_bit_for_bit() -> None:
         assert torch.equal(schedule.signal(timesteps), expected)
 
 
+@pytest.mark.parametrize("schedule", [linear_schedule(), linear_schedule().respace("500")])
+def test_timesteps_beyond_either_end_are_refused(schedule: Schedule) -> None:
+    """An index of -1 would be the last timestep: all noise, where none is meant."""
+    one = torch.ones(2, 1, 1, 1)
+    for wrong in (-1, -20, 1000):
+        t = torch.tensor([0, wrong])
+        with pytest.raises(ValueError, match=f"from 0 to 999, got {wrong}$"):
+            schedule.signal(t)
+        with pytest.raises(ValueError, match=f"from 0 to 999, got {wrong}$"):
+            schedule.add_noise(one, t, one)
+    for kind in (torch.tensor([0.0, 9.0]), torch.tensor([True, False]), 5):
+        with pytest.raises(TypeError, match="a tensor of integers, got"):
+            schedule.add_noise(one, kind, one)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"2 images need one timestep each, .*, got \(3,\)"):
+        schedule.add_noise(one, torch.tensor([0, 1, 9]), one)
+    with pytest.raises(ValueError, match=r"got \(\)"):
+        schedule.add_noise(one, torch.tensor(9), one)
+    bytes_of = torch.from_numpy(schedule.timesteps[:2]).byte()
+    assert torch.equal(schedule.signal(bytes_of), schedule.signal(bytes_of.long()))
+
+
 def test_a_schedule_of_some_timesteps_looks_levels_up_by_these() -> None:
     short = linear_schedule().respace("500")
     timesteps = torch.from_numpy(short.timesteps)
