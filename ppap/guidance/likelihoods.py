@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ppap.compute.modules import evaluating
+from ppap.compute.options import check_number
 from ppap.compute.precision import in_float32
 from ppap.diffusion.guide import State
 from ppap.guidance.guides import (
@@ -86,8 +87,7 @@ class _OfTargets:
     def _settle(self, model: object) -> None:
         """Look at what was given, and keep targets as a tensor."""
         check_guiding(model, self.task)
-        if not math.isfinite(self.weight):
-            raise ValueError(f"a likelihood's weight must be finite, got {self.weight}")
+        check_number("a likelihood's weight", self.weight)
         object.__setattr__(self, "targets", as_targets(self.targets))
 
     def _of_prediction(self, prediction: Any, x: Tensor) -> Tensor:
@@ -118,7 +118,8 @@ class ImageLikelihood(_OfTargets):
         weight: relative to other likelihoods in a sum.
 
     Raises:
-        ValueError: for a weight that is not finite.
+        TypeError: for a weight that is no number.
+        ValueError: for one that is not finite.
     """
 
     predictor: Callable[[Tensor], Any]
@@ -161,7 +162,8 @@ class NoisyLikelihood(_OfTargets):
         weight: relative to other likelihoods in a sum.
 
     Raises:
-        ValueError: for a weight that is not finite.
+        TypeError: for a weight that is no number.
+        ValueError: for one that is not finite.
     """
 
     model: NoiseAwareModel

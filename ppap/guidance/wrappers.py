@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ppap.compute.options import check_whole
+from ppap.compute.options import check_number, check_whole
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.stepping import check_gives_gradient
 from ppap.guidance.guides import SumOfGuides, move
@@ -127,6 +127,7 @@ class ClippedGradient(_Around):
 
     Raises:
         StepGuideError: for a guide that makes whole steps.
+        TypeError: for a norm that is no number.
         ValueError: unless the norm is positive.
     """
 
@@ -134,8 +135,8 @@ class ClippedGradient(_Around):
 
     def __post_init__(self) -> None:
         check_gives_gradient(self.guide, type(self).__name__, "choose its scale instead")
-        if not self.norm > 0:
-            raise ValueError(f"the largest norm must be positive, got {self.norm}")
+        if self.norm != math.inf:
+            check_number("the largest norm", self.norm, 0, above=True)
 
     def __call__(self, state: State) -> Tensor | None:
         gradient = self.guide(state)
@@ -162,6 +163,7 @@ class SignalWeighted(_Around):
 
     Raises:
         StepGuideError: for a guide that makes whole steps.
+        TypeError: for a power that is no number.
         ValueError: unless the power is finite and not negative.
     """
 
@@ -169,8 +171,7 @@ class SignalWeighted(_Around):
 
     def __post_init__(self) -> None:
         check_gives_gradient(self.guide, type(self).__name__, SCALE_INSTEAD)
-        if not (math.isfinite(self.power) and self.power >= 0):
-            raise ValueError(f"the power must be finite and not negative, got {self.power}")
+        check_number("the power", self.power, 0)
 
     def __call__(self, state: State) -> Tensor | None:
         gradient = self.guide(state)

@@ -23,7 +23,7 @@ from ppap.diffusion.guide import State
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.likelihoods import noisy_gradient
-from ppap.guidance.methods.base import LikelihoodMethod
+from ppap.guidance.methods.base import LikelihoodMethod, check_numbers
 
 __all__ = ["AdamGuidance"]
 
@@ -39,6 +39,7 @@ class AdamGuidance(LikelihoodMethod):
         enters: ``"after"`` the step, as in Adam-DPS, or as a ``"gradient"``, as in Adam-CG.
 
     Raises:
+        TypeError: for a decay that is no number.
         ValueError: for a decay outside [0, 1) or another way to enter.
     """
 
@@ -48,6 +49,7 @@ class AdamGuidance(LikelihoodMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_numbers(self, "beta1", "beta2")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(f"decays lie in [0, 1), got {self.beta1} and {self.beta2}")
         if self.enters not in ("after", "gradient"):

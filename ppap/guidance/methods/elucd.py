@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ppap.compute.options import check_number
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.likelihoods import clean_gradient
@@ -37,7 +38,7 @@ class CalibratedLogits:
         marginal: τ₂, multiplies the logits that are summed over; 0 guides by the joint alone.
 
     Raises:
-        TypeError: in use, for a prediction that is no tensor.
+        TypeError: for a temperature that is no number; in use, for a prediction that is no tensor.
         ValueError: for a temperature that is negative or not finite; in use, for a prediction or
             targets of another shape or dtype, or a class that does not exist.
     """
@@ -47,10 +48,7 @@ class CalibratedLogits:
 
     def __post_init__(self) -> None:
         for name in ("joint", "marginal"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"the {name} temperature is a number from 0 on, got {getattr(self, name)}"
-                )
+            check_number(f"the {name} temperature", getattr(self, name), 0)
 
     def log_likelihood(self, prediction: Any, targets: Tensor) -> Tensor:
         """(B,) of (B, K) logits and (B,) class indices."""

@@ -31,7 +31,9 @@ from ppap.experts.training import Training
 from ppap.fast.path import FastPath
 from ppap.guidance.guides import LikelihoodGuide, naive_guide
 from ppap.guidance.likelihoods import ImageLikelihood
-from ppap.guidance.wrappers import GradientReuse, GuidanceInterval
+from ppap.guidance.methods.adam import AdamGuidance
+from ppap.guidance.methods.elucd import CalibratedLogits
+from ppap.guidance.wrappers import ClippedGradient, GradientReuse, GuidanceInterval, SignalWeighted
 from ppap.predictors.predictor import Predictor
 from ppap.predictors.wrappers import MixedPrecision
 from ppap.tasks.classes import ClassTask
@@ -40,6 +42,7 @@ from tests.ppap.networks import SHAPE, tiny_denoiser, tiny_predictor
 SCHEDULE = linear_schedule()
 DENOISER = tiny_denoiser()
 GUIDE = naive_guide(lambda x: x.mean((2, 3)), ClassTask(), 0)
+LIKELIHOOD = ImageLikelihood(lambda x: x.mean((2, 3)), ClassTask(), 0)
 
 
 def scheduler() -> Any:
@@ -89,6 +92,14 @@ REFUSED: dict[str, Callable[[], object]] = {
     "FastPath no batch": lambda: FastPath(DENOISER, 0),
     "GuidanceInterval half a timestep": lambda: GuidanceInterval(GUIDE, first=0.5),
     "GradientReuse half a step": lambda: GradientReuse(GUIDE, 1.5),
+    "ClippedGradient no norm": lambda: ClippedGradient(GUIDE, None),
+    "ClippedGradient a norm of 0": lambda: ClippedGradient(GUIDE, 0.0),
+    "SignalWeighted no power": lambda: SignalWeighted(GUIDE, None),
+    "ImageLikelihood a weight per image": lambda: ImageLikelihood(
+        nn.Identity(), ClassTask(), 0, [1.0, 2.0]
+    ),
+    "AdamGuidance no decay": lambda: AdamGuidance(LIKELIHOOD, beta1=None),
+    "CalibratedLogits no temperature": lambda: CalibratedLogits(marginal=None),
     "LikelihoodGuide no model": lambda: LikelihoodGuide("resnet50", ClassTask(), 0),
     "LikelihoodGuide no task": lambda: LikelihoodGuide(nn.Identity(), 207, 0),
     "ImageLikelihood no task": lambda: ImageLikelihood(nn.Identity(), None, 0),

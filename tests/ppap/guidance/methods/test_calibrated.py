@@ -141,7 +141,7 @@ def test_a_guide_whose_logits_are_not_to_be_seen_is_refused(other: Any) -> None:
 def test_a_clean_predictor_and_a_temperature_that_is_none_are_refused() -> None:
     with pytest.raises(TypeError, match="takes a NoisyLikelihood"):
         calibrated_guidance(ImageLikelihood(classify, ClassTask(), TARGETS))
-    with pytest.raises(ValueError, match="the marginal temperature is a number from 0 on"):
+    with pytest.raises(ValueError, match="the marginal temperature must be finite and at least 0"):
         calibrated(guide(), -1.0)
     assert CalibratedLogits().marginal == 0.5
 

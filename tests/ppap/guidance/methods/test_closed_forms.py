@@ -96,7 +96,7 @@ def test_calibrated_logits_weigh_joint_and_marginal_apart() -> None:
 
 @pytest.mark.parametrize("found", [{"joint": -1.0}, {"marginal": -0.5}, {"marginal": math.inf}])
 def test_a_temperature_of_logits_that_is_none_is_refused(found: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="temperature is a number from 0 on"):
+    with pytest.raises(ValueError, match="temperature must be finite and at least 0"):
         CalibratedLogits(**found)
 
 
