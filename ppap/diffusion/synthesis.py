@@ -171,4 +171,6 @@ def _described(value: Any) -> Any:
     """A sampler by its fields, and a scheduler of diffusers within it by its configuration."""
     if isinstance(value, np.generic):
         return plain_number(value)
+    if isinstance(value, np.ndarray | Tensor):  # such as trained betas
+        return value.tolist()
     return {"kind": type(value).__name__, **getattr(value, "config", vars(value))}

@@ -178,6 +178,19 @@ def test_a_folder_knows_the_scheduler_of_diffusers_that_drew_it(tmp_path: Path) 
         in_folder(tmp_path, 2, sampler=other)
 
 
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")  # diffusers'
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, list])
+def test_a_folder_knows_betas_whatever_holds_them(kind: Any, tmp_path: Path) -> None:
+    betas = linear_schedule().betas
+    drawn = DiffusersSampler(DDIMScheduler(trained_betas=kind(betas)), 2)
+    in_folder(tmp_path, 2, sampler=drawn)
+    again = DiffusersSampler(DDIMScheduler(trained_betas=betas.tolist()), 2)
+    in_folder(tmp_path, 2, sampler=again)
+    moved = DiffusersSampler(DDIMScheduler(trained_betas=kind(betas * (1 + 1e-5))), 2)
+    with pytest.raises(CheckpointError, match="sampler"):
+        in_folder(tmp_path, 2, sampler=moved)
+
+
 def other_schedule(denoiser: Denoiser) -> Denoiser:
     return Denoiser(denoiser.network, cosine_schedule(), SHAPE)
 
