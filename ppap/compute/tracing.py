@@ -41,6 +41,8 @@ class Traced(nn.Module):
 
     Attributes:
         half_precision: whether anything in it is computed in half precision.
+        met: tensors that the function read besides its arguments, such as the weights of a network
+            that only a closure holds. The graph has their values of now.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Traced(nn.Module):
         on_cpu = all(leaf.device.type == "cpu" for leaf in tree_leaves(arguments))
         if on_cpu:
             graph = graph_of(_attention_written_out(function), arguments, REPLACEMENTS)
+            self.met = _constants(graph)
             choose_products(graph)
             write_out_permuted(graph)
         else:
             graph = graph_of(function, arguments)
+            self.met = _constants(graph)
             settle_constants(graph)
         own = list(arguments[0]) if frozen else []
         own += _lift_constants(graph)
@@ -95,6 +99,12 @@ def graph_of(
 
 def _is_half(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+
+
+def _constants(graph: fx.GraphModule) -> list[Tensor]:
+    """The tensors that tracing met on its way."""
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+    return [getattr(graph, name) for name in dict.fromkeys(names)]
 
 
 def _lift_constants(graph: fx.GraphModule) -> list[Tensor]:

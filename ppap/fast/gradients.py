@@ -123,6 +123,7 @@ class Gradient:
         except Exception as error:  # noqa: BLE001 whatever a model does that no graph can hold
             logger.warning(RUN_AS_IT_IS, _name(self.model), one_line(error))
             return None
+        self.view.hold(traced.met)
         self.view.attributes.settle()  # what the first call sets once and for all
         inputs = x_t, timesteps, targets
         with without_autocast(self.precision, x_t.device), full_float32(x_t.device):

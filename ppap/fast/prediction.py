@@ -42,6 +42,7 @@ class CompiledDenoiser:
         self.precision: Precision = precision
         self._compiler = compiler
         self._watch = Watch()
+        self._met: list[Tensor] = []  # what graphs hold besides the denoiser's own weights
         self._attributes = Attributes(denoiser)
         self._restless = False
         self._graphs: dict[tuple[object, ...], Callable[..., Any]] = {}
@@ -52,7 +53,7 @@ class CompiledDenoiser:
         Args:
             thorough: as of :meth:`ppap.compute.changes.Watch.changed`.
         """
-        changed = self._watch.changed(lambda: state_of(self.denoiser).values(), thorough)
+        changed = self._watch.changed(self._watched, thorough)
         if self._attributes.changed(thorough):
             changed = True
             if self._attributes.too_often and not self._restless:
@@ -62,7 +63,17 @@ class CompiledDenoiser:
                 )
         if changed:
             self._graphs.clear()
+            self._hold([])
         return changed
+
+    def _watched(self) -> list[Tensor]:
+        return [*state_of(self.denoiser).values(), *self._met]
+
+    def _hold(self, met: list[Tensor]) -> None:
+        """Watch tensors from now on, and those of the denoiser."""
+        if met or self._met:
+            self._met = met
+            self._watch.changed(self._watched)
 
     def __call__(self, x_t: Tensor, timesteps: Tensor) -> Prediction:
         """As the denoiser's own, for (B, C, H, W) images and (B,) timesteps."""
@@ -96,6 +107,7 @@ class CompiledDenoiser:
         except Exception as error:  # noqa: BLE001 whatever a network does that no graph can hold
             logger.warning("the denoiser is run as it is: %s", one_line(error))
             return self._plain
+        self._hold([*self._met, *traced.met])
         self._attributes.settle()  # what the first call sets once and for all
         with torch.no_grad(), without_autocast(self.precision, x_t.device):
             expected = _parts(self.denoiser(x_t, timesteps))

@@ -37,8 +37,18 @@ class View:
         self.generation = 0
         self.attributes = Attributes(model, *beside)
         self._static: dict[str, Tensor] = {}
-        self._watch = Watch()
+        self._watch, self._around = Watch(), Watch()
+        self._met: list[Tensor] = []
         self._stale = True
+
+    def around(self) -> Iterable[Tensor]:
+        """What graphs hold as constants, besides attributes."""
+        return self._met
+
+    def hold(self, met: Iterable[Tensor]) -> None:
+        """Watch tensors that the tracing of a graph met, such as weights that a task has."""
+        self._met = [*self._met, *met]
+        self._around.changed(self.around)
 
     def watched(self) -> Iterable[Tensor]:
         """Whatever the static weights are computed from."""
@@ -63,6 +73,10 @@ class View:
             if self.attributes.too_often:
                 raise RuntimeError("its attributes are changed too often")
             self.begin_anew()
+        if self._around.changed(self.around, thorough):
+            self.generation += 1
+            self._met = []
+            self._around.changed(self.around)
         if self._watch.changed(self.watched, thorough) or self._stale:
             self._write(self.effective())
             self._stale = False
@@ -102,14 +116,9 @@ class PredictorView(View):
         self.predictor = predictor
         self.folded = FoldedNetwork(predictor.network)
         self.normalised = True
-        self._around = Watch()
 
-    def switch(self, timestep: int, thorough: bool = True) -> None:
-        predictor = self.predictor
-        # What images are normalised by is a constant of the graphs.
-        if self._around.changed(lambda: (predictor.mean, predictor.std), thorough):
-            self.generation += 1
-        super().switch(timestep, thorough)
+    def around(self) -> Iterable[Tensor]:
+        return *super().around(), self.predictor.mean, self.predictor.std
 
     def begin_anew(self) -> None:
         super().begin_anew()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -155,6 +156,83 @@ def test_attributes_of_the_denoiser_are_noticed() -> None:
     before = drawn(path, None)
     network.share = 0.9
     assert (drawn(path, None) - before).abs().max() > 1e-3
+
+
+class Baked(FastPath):
+    """Its graphs hold the values of the moment, as compiled ones do."""
+
+    def _compiled(self, module: Any, arguments: Any, freezing: bool = False) -> Any:
+        return copy.deepcopy(module)
+
+
+class Weighing:
+    """A task with a network and a tensor of its own."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(4)
+        self.network = nn.Sequential(nn.Sequential(nn.Linear(5, 1)))
+        self.weights = torch.ones(1)
+
+    def log_likelihood(self, prediction: Any, targets: Tensor) -> Tensor:
+        return (self.weights * self.network(prediction)).sum(1) * targets
+
+
+class WeighingModule(nn.Module):
+    """A task that is a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.arange(5.0))
+
+    def log_likelihood(self, prediction: Any, targets: Tensor) -> Tensor:
+        return (prediction * self.weights).sum(1) * targets
+
+
+@torch.no_grad()
+def turned(*weights: Tensor) -> None:
+    for weight in weights:
+        weight.data.copy_(-2.0 * weight)  # as averages of weights are written
+
+
+def test_weights_that_a_graph_holds_as_constants_are_noticed() -> None:
+    network, aim = Shrinking(), torch.ones(1)
+    path = Baked(Denoiser(lambda x, t: 1.0 * network(x, t), linear_schedule(), SHAPE), COUNT, False)
+    plain, module = Weighing(), WeighingModule()
+    guides: list[tuple[Guide | None, list[Tensor]]] = [
+        (None, list(network.parameters())),
+        (naive_guide(Predictor(Classifier()), plain, aim, SCALE), [plain.weights]),
+        (
+            naive_guide(Predictor(Classifier()), plain, aim, SCALE),
+            list(plain.network.parameters()),
+        ),
+        (naive_guide(Predictor(Classifier()), module, aim, SCALE), list(module.parameters())),
+    ]
+    for guide, weights in guides:
+        before = drawn(path, guide)
+        turned(*weights)
+        assert (drawn(path, guide) - before).abs().max() > 1e-3
+
+
+def test_constants_that_stay_are_traced_once() -> None:
+    network, module = Shrinking(), WeighingModule()
+    path = Baked(Denoiser(lambda x, t: 1.0 * network(x, t), linear_schedule(), SHAPE), COUNT, False)
+    guide = naive_guide(Predictor(Classifier()), module, torch.ones(1), SCALE)
+
+    def graphs() -> list[object]:
+        ((gradient, _),) = path._gradients.terms(guide, 500) or ()
+        return [*path._predict._graphs.values(), *gradient._compiled.values()]
+
+    drawn(path, guide)
+    first = graphs()
+    drawn(path, guide)
+    assert graphs() == first
+    turned(module.weights)
+    drawn(path, guide)
+    second = graphs()
+    assert second[0] is first[0]
+    assert second[1] is not first[1]
+    drawn(path, guide)
+    assert graphs() == second
 
 
 class Keeping(Classifier):
