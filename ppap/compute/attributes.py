@@ -8,9 +8,11 @@ changes the network and not its twin.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from functools import cached_property
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from dis import get_instructions
+from functools import cached_property, lru_cache, partial
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ppap.compute.changes import mark
+from ppap.compute.modules import Networks
 
 __all__ = ["Attributes"]
 
@@ -28,6 +31,7 @@ HOOKS = frozenset(
 INTERNAL = frozenset(vars(nn.Module())) - HOOKS
 """What PyTorch keeps in every module: weights and layers, which are looked at elsewhere, and the
 mode, which is that of evaluation in every twin's use."""
+WEIGHTS = frozenset(("_parameters", "_buffers", "_modules"))
 DEPTH = 4
 """How many objects deep an attribute is looked into."""
 TOO_OFTEN = 5
@@ -46,10 +50,12 @@ class Attributes:
     """Notices that attributes of networks, and of what is called beside them, have changed.
 
     Numbers, words and containers of such are compared by their values, tensors by PyTorch's counts
-    of writes, anything else by what it is and by its own attributes.
+    of writes, functions by what they close over and by the numbers and tensors that they name,
+    anything else by what it is and by its own attributes and those of its class.
 
     Args:
-        things: modules, with all their layers, and other objects, such as a task.
+        things: modules, with all their layers, and other objects, such as a task. Networks that
+            they reach otherwise, as a function does, are looked at with their weights.
 
     Attributes:
         changes: how many looks found them other than before.
@@ -58,6 +64,9 @@ class Attributes:
     def __init__(self, *things: object) -> None:
         self.changes = 0
         self._things = things
+        self._forget()
+
+    def _forget(self) -> None:
         self._known: Snapshot | None = None
         self._modules: list[nn.Module] = []
         self._restless: set[Key] = set()
@@ -65,13 +74,11 @@ class Attributes:
 
     def __getstate__(self) -> dict[str, Any]:
         """Of a copy, whose things are others: it has not looked at them yet."""
-        unknown: dict[str, Any] = {
-            "_known": None,
-            "_modules": [],
-            "_restless": set(),
-            "_numbers": [],
-        }
-        return self.__dict__ | unknown
+        return {"changes": self.changes, "_things": self._things}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._forget()
 
     def changed(self, thorough: bool = True) -> bool:
         """Whether anything has changed since the last look; True at the first.
@@ -128,20 +135,20 @@ class Attributes:
         ]
 
     def _look(self) -> tuple[list[nn.Module], Snapshot]:
-        modules = [
-            part
-            for thing in self._things
-            if isinstance(thing, nn.Module)
-            for part in thing.modules()
-        ]
+        own = {id(p) for t in self._things if isinstance(t, nn.Module) for p in t.modules()}
+        reached = Networks(*self._things).modules
+        modules = list(dict.fromkeys(part for network in reached for part in network.modules()))
         found: Snapshot = {}
         seen: dict[int, object] = {id(part): part for part in modules}
-        for thing in self._things:
-            if not isinstance(thing, nn.Module):
-                found[id(thing), type(thing).__name__] = _frozen(thing, DEPTH, seen)
+        others = [thing for thing in self._things if not isinstance(thing, nn.Module)]
+        for thing in others:
+            found[id(thing), type(thing).__name__] = _frozen(thing, DEPTH, seen)
+        for base in {base for thing in (*modules, *others) for base in type(thing).__mro__}:
+            found |= {(id(base), name): value for name, value in _of_class(base).items()}
         for part in modules:
+            left_out = INTERNAL if id(part) in own else INTERNAL - WEIGHTS
             for name, value in part.__dict__.items():
-                if name in INTERNAL or (name in HOOKS and not value):
+                if name in left_out or (name in HOOKS and not value):
                     continue
                 plain = type(value) in NUMBERS
                 found[id(part), name] = value if plain else _frozen(value, DEPTH, seen)
@@ -192,17 +199,58 @@ def _frozen(value: Any, depth: int, seen: dict[int, object]) -> Any:
 
 
 def _held(value: Any) -> Mapping[str, Any]:
-    """The attributes of an object; of a layer outside its network, its weights, too."""
-    if isinstance(value, type | ModuleType | FunctionType | BuiltinFunctionType | MethodType):
+    """The attributes of an object, and what a function reads."""
+    if isinstance(value, FunctionType):
+        return _of_function(value)
+    if isinstance(value, MethodType):
+        return {"self": value.__self__, "function": value.__func__}
+    if isinstance(value, partial):
+        return {"function": value.func, "first": value.args, "named": value.keywords}
+    if isinstance(value, type | ModuleType | BuiltinFunctionType):
         return {}
     listed = fields(value) if is_dataclass(value) else ()
     held = {field.name: getattr(value, field.name, None) for field in listed}
     held |= getattr(value, "__dict__", {})
-    if isinstance(value, nn.Module):
-        weights = ("_parameters", "_buffers", "_modules")
-        return {k: v for k, v in held.items() if k not in INTERNAL or k in weights}
     kind = type(value)
     return {k: v for k, v in held.items() if type(getattr(kind, k, None)) is not cached_property}
+
+
+def _of_function(function: FunctionType) -> dict[str, Any]:
+    """What a function closes over, its defaults, and the numbers and tensors that it names."""
+    held: dict[str, Any] = {"defaults": (function.__defaults__, function.__kwdefaults__)}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # of what is not set yet
+            held[name] = cell.cell_contents
+    return held | _named(function)
+
+
+def _named(function: FunctionType) -> dict[str, Any]:
+    """The numbers, words and tensors among the global names that a function reads."""
+    known = function.__globals__
+    named = {name: known[name] for name in _names(function.__code__) if name in known}
+    return {k: v for k, v in named.items() if type(v) in NUMBERS or isinstance(v, Tensor)}
+
+
+@lru_cache(MANY)
+def _names(code: CodeType) -> frozenset[str]:
+    """The global names that a function's code reads, and that of functions within it."""
+    within = (part for part in code.co_consts if isinstance(part, CodeType))
+    here = (line.argval for line in get_instructions(code) if line.opname == "LOAD_GLOBAL")
+    return frozenset(here).union(*map(_names, within))
+
+
+def _of_class(kind: type) -> dict[str, Any]:
+    """A class's own functions, with what these name, and its numbers and words."""
+    found: dict[str, Any] = {}
+    if kind.__module__.partition(".")[0] in ("builtins", "torch"):
+        return found
+    for name, value in vars(kind).items():
+        if isinstance(value, FunctionType):
+            found[name] = _Same(value)
+            found |= {f"global {k}": _frozen(v, 0, {}) for k, v in _named(value).items()}
+        elif type(value) in NUMBERS and not name.startswith("__"):
+            found[name] = value
+    return found
 
 
 def _is_plain(frozen: Any) -> bool:

@@ -18,6 +18,10 @@ __all__ = ["Networks", "evaluating", "outer_call", "weights_dtype"]
 
 DEPTH = 8
 """How many objects deep a network is looked for: a guide's model in a few wrappers."""
+INTERNAL = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks"}
+"""What PyTorch keeps in every module, of which hooks alone may call other networks."""
+MANY = 1000
+"""Parts of a container beyond which none of them is looked at."""
 
 
 class Networks:
@@ -47,11 +51,11 @@ class Networks:
         self._seen[id(thing)] = thing  # held, for another's address could be the same
         if isinstance(thing, nn.Module):
             self._found[thing] = None
-            for part in thing.modules():  # functions that a module was given in place of networks
-                self._seen[id(part)] = part
-                for value in vars(part).values():
-                    if callable(value) and not isinstance(value, nn.Module):
-                        self._visit(value, depth + 1)
+            parts = list(thing.modules())
+            self._seen |= {id(part): part for part in parts}
+            for part in parts:
+                for called in _called(part):
+                    self._visit(called, depth + 1)
             return
         for held in _held(thing):
             self._visit(held, depth + 1)
@@ -104,6 +108,18 @@ def outer_call() -> int | None:
     return outer[0].number if outer else None
 
 
+def _called(part: nn.Module) -> Iterator[object]:
+    """What a layer may call besides its own layers: functions, hooks, networks kept in a list."""
+    for name, value in vars(part).items():
+        if name in INTERNAL:
+            continue
+        if isinstance(value, dict | list | tuple | set):
+            if 0 < len(value) <= MANY:
+                yield from filter(callable, value.values() if isinstance(value, dict) else value)
+        elif callable(value):
+            yield value
+
+
 def _held(thing: object) -> Iterator[object]:
     """What an object, a container or a function keeps hold of."""
     if isinstance(thing, str | bytes | int | float | Tensor | ModuleType | BuiltinFunctionType):
@@ -124,7 +140,7 @@ def _held(thing: object) -> Iterator[object]:
     elif isinstance(thing, Mapping):
         yield from thing.values()
     elif isinstance(thing, Sequence | set | frozenset):
-        yield from thing if len(thing) <= 1000 else ()
+        yield from thing if len(thing) <= MANY else ()
     else:
         yield from getattr(thing, "__dict__", {}).values()
         for kind in type(thing).__mro__:

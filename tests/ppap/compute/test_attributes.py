@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -226,3 +227,92 @@ def test_things_that_hold_each_other_are_looked_at_once() -> None:
     assert not attributes.changed()
     module[0].config.temperature = 3.0
     assert attributes.changed()
+
+
+GAIN = 1.0
+TABLE = torch.ones(2)
+INNER: nn.Module = nn.Linear(2, 2)
+
+
+def named(x: Tensor) -> Tensor:
+    """What it reads stands in this file."""
+
+    def scaled(x: Tensor) -> Tensor:
+        return TABLE * x
+
+    return GAIN * scaled(INNER(x))
+
+
+class Naming:
+    """A task whose method reads what stands in this file."""
+
+    power = 1
+
+    def log_likelihood(self, prediction: Tensor) -> Tensor:
+        return GAIN * prediction.sum(1) ** self.power
+
+
+def closing(
+    gain: float, inner: nn.Module
+) -> tuple[Callable[[Tensor], Tensor], Callable[..., None]]:
+    """A function, and another that changes what it closes over."""
+
+    def call(x: Tensor) -> Tensor:
+        return gain * inner(x)
+
+    def change(**values: Any) -> None:
+        nonlocal gain, inner
+        gain, inner = values.get("gain", gain), values.get("inner", inner)
+
+    return call, change
+
+
+@pytest.mark.parametrize("name", ["GAIN", "TABLE", "INNER"])
+def test_what_a_function_names_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"GAIN": 2.0, "TABLE": torch.ones(2), "INNER": nn.Linear(2, 2)}
+    attributes = Attributes(nn.Flatten(), partial(named))
+    attributes.changed()
+    assert not attributes.changed()
+    monkeypatch.setitem(globals(), name, values[name])
+    assert attributes.changed()
+    assert not attributes.changed()
+
+
+def test_what_a_function_closes_over_is_noticed() -> None:
+    call, change = closing(1.0, nn.Sequential(nn.Linear(2, 2)))
+    module = nn.Module()
+    module.network = call  # type: ignore[assignment]
+    attributes, inner = Attributes(module), nn.Sequential(nn.Linear(2, 2))
+    attributes.changed()
+    for values in ({"gain": 2.0}, {"inner": inner}):
+        change(**values)
+        assert attributes.changed()
+        assert not attributes.changed()
+    inner[0] = nn.Linear(2, 2)
+    assert attributes.changed()
+    inner[0].weight = nn.Parameter(torch.ones(2, 2))
+    assert attributes.changed()
+    assert not attributes.changed()
+
+
+def test_what_a_class_has_and_its_methods_name_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    attributes = Attributes(nn.Flatten(), Naming())
+    attributes.changed()
+    assert not attributes.changed()
+    monkeypatch.setitem(globals(), "GAIN", 2.0)
+    assert attributes.changed()
+    monkeypatch.setattr(Naming, "power", 2)
+    assert attributes.changed()
+    monkeypatch.setattr(Naming, "log_likelihood", lambda self, prediction: prediction)
+    assert attributes.changed()
+    assert not attributes.changed()
+
+
+def test_a_copy_looks_anew() -> None:
+    attributes = Attributes(network())
+    attributes.changed()
+    other = copy.deepcopy(attributes)
+    assert not attributes.changed()
+    assert other.changed()
+    assert not other.changed()
+    assert other.changes == attributes.changes + 1

@@ -28,6 +28,19 @@ class Slotted:
         return x
 
 
+class Hiding(nn.Module):
+    """Keeps networks where PyTorch does not look, so that they are not saved with it."""
+
+    def __init__(self, held: object) -> None:
+        super().__init__()
+        self.held = held
+
+
+def hooked(layer: nn.Module, network: Callable[[Tensor], Any]) -> nn.Module:
+    layer.register_forward_hook(lambda layer, given, found: found + network(given[0]))
+    return layer
+
+
 def names_a_global(x: Tensor) -> Any:
     return GLOBAL(x)
 
@@ -47,6 +60,9 @@ HOLDERS: dict[str, Callable[[nn.Module], object]] = {
     "a method": lambda network: Slotted(network).method,
     "a list in a dictionary": lambda network: Slotted({"models": [network]}),
     "a function in a module": lambda network: Predictor(closes_over(network)),
+    "a list in a module": lambda network: Hiding([network]),
+    "a dictionary in a module": lambda network: Hiding({"frozen": network}),
+    "a hook": lambda network: hooked(nn.Identity(), closes_over(network)),
 }
 
 
