@@ -104,24 +104,22 @@ def autocast(precision: Precision, device: torch.device | str) -> AbstractContex
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
-def without_autocast(
-    precision: Precision, device: torch.device | str
-) -> AbstractContextManager[None]:
-    """Within it, what is cast in :func:`autocast` keeps its types; ``"fp32"`` changes nothing.
-
-    For graphs, which hold their casts themselves, and for likelihoods.
-    """
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(torch.device(device).type, enabled=False)
-
-
 def cast_to(device: torch.device | str) -> torch.dtype | None:
     """The type to which an autocast that is in force casts products there; None without one."""
     kind = torch.device(device).type  # such as "meta", which knows no autocast
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
+
+
+def without_autocast(device: torch.device | str) -> AbstractContextManager[None]:
+    """Within it, nothing is cast there, whatever is around it.
+
+    For graphs, which hold their casts themselves, and for likelihoods.
+    """
+    if cast_to(device) is None:
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, enabled=False)
 
 
 def float32_modes(device: torch.device | str | None = None) -> tuple[str, ...]:

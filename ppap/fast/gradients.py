@@ -14,6 +14,7 @@ from ppap.compute.agreement import SMALL_IN_HALF, SMALL_IN_TF32, agree, as_near
 from ppap.compute.precision import (
     Precision,
     autocast,
+    cast_to,
     full_float32,
     in_float32,
     shortens_float32,
@@ -98,14 +99,14 @@ class Gradient:
         """(B, C, H, W) for inputs that were prepared for."""
         graph = self._compiled[self._key(x_t, targets)]
         assert graph is not None
-        with without_autocast(self.precision, x_t.device):
+        with without_autocast(x_t.device):
             (gradient,) = graph(self.view.weights(), x_t, timesteps, targets)
         assert isinstance(gradient, Tensor)
         return gradient
 
     def _key(self, x_t: Tensor, targets: Tensor) -> tuple[object, ...]:
         shapes = x_t.shape, x_t.dtype, x_t.device, targets.shape, targets.dtype
-        return self.view.generation, *shapes
+        return self.view.generation, cast_to(x_t.device), *shapes
 
     def _graph(self, x_t: Tensor, timesteps: Tensor, targets: Tensor) -> Compiled | None:
         def run(weights: list[Tensor], x: Tensor, t: Tensor, targets: Tensor) -> list[Tensor]:
@@ -117,7 +118,7 @@ class Gradient:
         arguments = (self.view.weights(), x_t, timesteps, targets)
         try:
             traced = Traced(run, arguments, frozen=False)
-            with without_autocast(self.precision, x_t.device):
+            with without_autocast(x_t.device):
                 compiled = self._compiler(traced, arguments)
                 (found,) = compiled(*arguments)
         except Exception as error:  # noqa: BLE001 whatever a model does that no graph can hold
@@ -126,10 +127,10 @@ class Gradient:
         self.view.hold(traced.met)
         self.view.attributes.settle()  # what the first call sets once and for all
         inputs = x_t, timesteps, targets
-        with without_autocast(self.precision, x_t.device), full_float32(x_t.device):
+        with without_autocast(x_t.device), full_float32(x_t.device):
             expected = likelihood_gradient(self._seen, self.task, *inputs)
         good = agree(found, expected, traced.half_precision)
-        half = self.precision != "fp32"
+        half = self.precision != "fp32" or cast_to(x_t.device) is not None
         if not good and (half or shortens_float32(x_t.device)):
             plain = likelihood_gradient(self.model, self.task, *inputs, self.precision)
             small = SMALL_IN_HALF if half else SMALL_IN_TF32
@@ -223,7 +224,7 @@ def likelihood_gradient(
         with autocast(precision, x.device):
             prediction = model(x.clone(), timesteps.clone())
             likelihood = in_float32(task.log_likelihood, prediction, targets)
-        with without_autocast(precision, x.device):
+        with without_autocast(x.device):
             (gradient,) = torch.autograd.grad(likelihood.sum(), x)
     return gradient
 

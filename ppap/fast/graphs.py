@@ -9,6 +9,7 @@ import torch
 from ppap_kernels.dispatch import as_captured
 from torch import Tensor
 
+from ppap.compute.precision import cast_to
 from ppap.compute.recent import Recent
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
@@ -105,7 +106,7 @@ class StepGraphs:
         inputs = [x_t, timesteps, *targets, *scales, *coefficients.values()]
         inputs += [] if noise is None else [noise]
         key = (
-            repr(sampler), noise is None, x_t.shape, x_t.dtype,
+            repr(sampler), noise is None, x_t.shape, x_t.dtype, cast_to(x_t.device),
             tuple((term, term.view.generation) for term, _ in terms),
             tuple((target.shape, target.dtype) for target in targets),
         )  # fmt: skip

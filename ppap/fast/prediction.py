@@ -12,7 +12,7 @@ from torch import Tensor
 from ppap.compute.agreement import agree
 from ppap.compute.attributes import Attributes
 from ppap.compute.changes import Watch
-from ppap.compute.precision import Precision, autocast, without_autocast
+from ppap.compute.precision import Precision, autocast, cast_to, without_autocast
 from ppap.compute.stateless import run_with
 from ppap.compute.tracing import Traced, laid_out, state_of
 from ppap.diffusion.denoiser import Denoiser, Prediction
@@ -79,10 +79,10 @@ class CompiledDenoiser:
         """As the denoiser's own, for (B, C, H, W) images and (B,) timesteps."""
         if self._restless:
             return Prediction(*self._plain(x_t, timesteps))
-        key = x_t.shape, x_t.dtype, x_t.device
+        key = x_t.shape, x_t.dtype, x_t.device, cast_to(x_t.device)
         if key not in self._graphs:
             self._graphs[key] = self._graph(x_t, timesteps)
-        with without_autocast(self.precision, x_t.device):
+        with without_autocast(x_t.device):
             return Prediction(*self._graphs[key](x_t, timesteps))
 
     def _plain(self, x_t: Tensor, timesteps: Tensor) -> list[Tensor]:
@@ -101,7 +101,7 @@ class CompiledDenoiser:
 
         try:
             traced = Traced(run, (weights, x_t, timesteps), frozen=True)
-            with without_autocast(self.precision, x_t.device):
+            with without_autocast(x_t.device):
                 compiled = self._compiler(traced, (x_t, timesteps), freezing=True)
                 found = compiled(x_t, timesteps)
         except Exception as error:  # noqa: BLE001 whatever a network does that no graph can hold
@@ -109,7 +109,7 @@ class CompiledDenoiser:
             return self._plain
         self._hold([*self._met, *traced.met])
         self._attributes.settle()  # what the first call sets once and for all
-        with torch.no_grad(), without_autocast(self.precision, x_t.device):
+        with torch.no_grad(), without_autocast(x_t.device):
             expected = _parts(self.denoiser(x_t, timesteps))
         if not all(
             agree(a, b, traced.half_precision) for a, b in zip(found, expected, strict=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ppap.compute.attributes import Attributes
 from ppap.compute.changes import Watch
 from ppap.compute.folding import FoldedNetwork
+from ppap.compute.precision import cast_to
 from ppap.compute.stateless import run_with
 from ppap.compute.tracing import laid_out, state_of
 from ppap.experts.bank import ExpertBank
@@ -39,6 +40,7 @@ class View:
         self._static: dict[str, Tensor] = {}
         self._watch, self._around = Watch(), Watch()
         self._met: list[Tensor] = []
+        self._cast: torch.dtype | None = None
         self._stale = True
 
     def around(self) -> Iterable[Tensor]:
@@ -77,9 +79,14 @@ class View:
             self.generation += 1
             self._met = []
             self._around.changed(self.around)
-        if self._watch.changed(self.watched, thorough) or self._stale:
+        merged = self._cast == self._cast_now()  # an autocast rounds what is merged within it
+        if self._watch.changed(self.watched, thorough) or self._stale or not merged:
             self._write(self.effective())
-            self._stale = False
+            self._stale, self._cast = False, self._cast_now()
+
+    def _cast_now(self) -> torch.dtype | None:
+        some = next(iter(self._static.values()), None)
+        return None if some is None else cast_to(some.device)
 
     def begin_anew(self) -> None:
         """Forget whatever was made of the model as it was."""

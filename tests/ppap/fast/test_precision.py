@@ -114,6 +114,27 @@ def test_what_no_graph_holds_computes_in_bfloat16_too() -> None:
     assert set(kinds) == {torch.bfloat16}
 
 
+def test_an_autocast_around_calls_is_that_of_the_plain_path_and_ends_with_them() -> None:
+    denoiser, guide = learned_denoiser(), smooth_bank().guide(TARGETS, 3.0)
+
+    def errors(path: FastPath, cast: bool) -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            found, plain = (
+                sample(denoiser, COUNT, guide, DDIM(5), fast=fast) for fast in (path, False)
+            )
+        return float((found - plain).abs().max())
+
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = sample(denoiser, COUNT, guide, DDIM(5), fast=False)
+    exact = sample(denoiser, COUNT, guide, DDIM(5), fast=False)
+    apart = float((rounded - exact).abs().max())
+    for casts in ((True, False, True), (False, True, False)):
+        path = FastPath(denoiser, COUNT, compile=False)
+        for cast in casts:
+            assert errors(path, cast) < (apart / 2 if cast else 1e-4)
+        assert len(path._predict._graphs) == 2
+
+
 def test_a_graph_that_errs_more_than_bfloat16_does_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
