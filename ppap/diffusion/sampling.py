@@ -22,8 +22,8 @@ from ppap.diffusion.dependence import Dependence
 from ppap.diffusion.finite import FiniteSteps
 from ppap.diffusion.guide import State
 from ppap.diffusion.noise_levels import check_schedule
-from ppap.diffusion.solver import Sampler
-from ppap.diffusion.stepping import AnyGuide, Stepper, plain_step
+from ppap.diffusion.solver import Sampler, Update
+from ppap.diffusion.stepping import AnyGuide, StepGuide, Stepper, plain_step
 from ppap.diffusion.streams import NoiseStreams
 from ppap.files.images import check_finite
 
@@ -84,7 +84,9 @@ def trajectory(
     Raises:
         NoiseLevelsError: if the guide's model is made for another noise schedule.
         NonFiniteError: instead of the last step, if a sample is not finite.
-        ValueError: if the guide or the sampler writes into x_t.
+        TypeError: if a guide gives neither a gradient nor None, or a step no update.
+        ValueError: if the guide or the sampler writes into x_t, or gives something of another
+            shape.
     """
     sampler = DDIM(25) if sampler is None else sampler
     device = module_device(denoiser)
@@ -109,6 +111,7 @@ def trajectory(
             written = x_t._version
             update = stepper(sampler, schedule, index, state, guide, noise, memory)
         dependence.end_step()
+        _check_update(update, x_t, guide if isinstance(guide, StepGuide) else sampler)
         if x_t._version != written:
             raise ValueError(
                 f"{type(guide).__name__} or {type(sampler).__name__} overwrote x_t; let it compute "
@@ -208,6 +211,21 @@ def joined(parts: Sequence[Tensor], denoiser: Denoiser) -> Tensor:
     if parts:
         return torch.cat(list(parts))
     return torch.empty(0, *denoiser.image_shape(), dtype=torch.float32)
+
+
+def _check_update(update: Any, x_t: Tensor, maker: object) -> None:
+    """Refuse what a sampler or a method of the caller's gives in place of an update of x_t."""
+    kind = type(maker).__name__
+    if not isinstance(update, Update):
+        raise TypeError(
+            f"a step gives a ppap.diffusion.solver.Update, that of {kind} gave "
+            f"{type(update).__name__}"
+        )
+    if update.x.shape != x_t.shape:
+        raise ValueError(
+            f"a step gives images like x_t, {tuple(x_t.shape)}, that of {kind} gave "
+            f"{tuple(update.x.shape)}"
+        )
 
 
 def _observed(steps: Iterator[Step], on_step: Callable[[Step], None] | None) -> Iterator[Step]:

@@ -29,6 +29,7 @@ __all__ = [
     "Stepper",
     "check_gives_gradient",
     "check_guide",
+    "gradient_of",
     "plain_step",
 ]
 
@@ -211,6 +212,29 @@ def check_guide(guide: object) -> None:
     raise TypeError(f"a guide has targets of its own, got {kind}; {mend}")
 
 
+def gradient_of(guide: Guide, state: State) -> Tensor | None:
+    """What a guide gives in a state: a gradient (B, C, H, W) in the type of x_t, or None.
+
+    Raises:
+        TypeError: for a guide that gives something else.
+        ValueError: for a gradient of another shape, which would be broadcast.
+    """
+    gradient: Any = guide(state)
+    if gradient is None:
+        return None
+    kind, x_t = type(guide).__name__, state.x_t
+    if not isinstance(gradient, Tensor):
+        raise TypeError(
+            f"a guide gives a gradient (B, C, H, W) or None, {kind} gave {type(gradient).__name__}"
+        )
+    if gradient.shape != x_t.shape:
+        raise ValueError(
+            f"a guide gives a gradient in x_t, {tuple(x_t.shape)}, {kind} gave "
+            f"{tuple(gradient.shape)}"
+        )
+    return gradient.to(x_t.dtype)
+
+
 def check_gives_gradient(guide: AnyGuide, place: str, instead: str) -> None:
     """Refuse a guide that makes whole steps.
 
@@ -262,5 +286,5 @@ def plain_step(
     if isinstance(guide, StepGuide):
         return guide.step(SamplingStep(sampler, schedule, index, state, noise, memory))
     # The guide comes first: if it differentiates the denoiser, its forward pass serves the step.
-    gradient = None if guide is None else guide(state)
+    gradient = None if guide is None else gradient_of(guide, state)
     return sampler.step(schedule, index, state.x_t, state.prediction(), gradient, noise, memory)

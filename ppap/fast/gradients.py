@@ -16,7 +16,6 @@ from ppap.compute.precision import (
     autocast,
     cast_to,
     full_float32,
-    in_float32,
     shortens_float32,
     without_autocast,
 )
@@ -25,7 +24,12 @@ from ppap.compute.tracing import Traced
 from ppap.diffusion.guide import Guide
 from ppap.fast.views import View, view_of
 from ppap.files.checkpoints import one_line
-from ppap.guidance.guides import LikelihoodGuide, NoiseAwareModel, SumOfGuides
+from ppap.guidance.guides import (
+    LikelihoodGuide,
+    NoiseAwareModel,
+    SumOfGuides,
+    log_likelihood_of,
+)
 from ppap.tasks.protocol import GuidanceTask
 
 __all__ = ["Gradient", "Gradients", "Term"]
@@ -223,7 +227,7 @@ def likelihood_gradient(
         x = x_t.detach().requires_grad_()
         with autocast(precision, x.device):
             prediction = model(x.clone(), timesteps.clone())
-            likelihood = in_float32(task.log_likelihood, prediction, targets)
+            likelihood = log_likelihood_of(task, prediction, targets)
         with without_autocast(x.device):
             (gradient,) = torch.autograd.grad(likelihood.sum(), x)
     return gradient

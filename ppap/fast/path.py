@@ -34,7 +34,7 @@ from ppap.diffusion.denoiser import Denoiser, Prediction, module_device
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler, Update
-from ppap.diffusion.stepping import AnyGuide, StepGuide, plain_step
+from ppap.diffusion.stepping import AnyGuide, StepGuide, gradient_of, plain_step
 from ppap.fast.gradients import Gradients, Term
 from ppap.fast.graphs import StepGraphs, can_capture
 from ppap.fast.inner import InnerGuide
@@ -170,7 +170,7 @@ class FastPath:
         if ready is None:
             assert guide is not None
             state.share(self._prediction(images))
-            total = self._around(guide, state)(state)
+            total = gradient_of(self._around(guide, state), state)
             prediction = state.prediction()
             return fused_step(sampler, schedule, index, x_t, prediction, total, noise, memory)
         terms, targets = [term for term, _ in ready], [aim for _, aim in ready]
@@ -225,7 +225,7 @@ class FastPath:
     def _of_inner(self, guide: Guide, state: State, begins: bool) -> Tensor | None:
         images = self._images(state.x_t, int(state.timesteps[0]))
         ready = self._ready(guide, images, begins)
-        return guide(state) if ready is None else self._gradient(ready, state, images)
+        return gradient_of(guide, state) if ready is None else self._gradient(ready, state, images)
 
     def _prediction(self, images: Images) -> Prediction:
         """Of the batch's own images alone."""

@@ -24,7 +24,7 @@ from ppap.diffusion.diffusers_scheduler import (
 )
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.noise_levels import check_schedule
-from ppap.diffusion.stepping import check_gives_gradient
+from ppap.diffusion.stepping import check_gives_gradient, gradient_of
 from ppap.files.images import check_finite
 from ppap.guidance.scale import differentiable
 
@@ -125,7 +125,7 @@ class GuidedScheduler:
                 memory=self._memory,
             )
             state.share(prediction)
-            gradient = self.guide(state)
+            gradient = gradient_of(self.guide, state)
         if gradient is not None:
             check_finite(gradient, f"at step {self._number} (timestep {t}) the guide's gradient")
         self._number += 1

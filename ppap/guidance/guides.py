@@ -18,7 +18,7 @@ from torch import Tensor
 from ppap.compute.modules import evaluating
 from ppap.compute.precision import in_float32
 from ppap.diffusion.guide import Guide, State
-from ppap.diffusion.stepping import check_gives_gradient
+from ppap.diffusion.stepping import check_gives_gradient, gradient_of
 from ppap.files.checkpoints import one_line
 from ppap.guidance.scale import (
     Scale,
@@ -92,7 +92,7 @@ class LikelihoodGuide:
             # A copy, which a model that computes in place may overwrite.
             prediction = self.model(x.clone(), state.timesteps.clone())
             targets = targets_for(self.targets, x)
-            likelihood = in_float32(self.task.log_likelihood, prediction, targets)
+            likelihood = log_likelihood_of(self.task, prediction, targets)
             gradient = gradient_in(x, likelihood)
         return scaled(self.scale, gradient, state)
 
@@ -186,7 +186,7 @@ class SumOfGuides(Several):
     def __call__(self, state: State) -> Tensor | None:
         total = None
         for part in self.parts:
-            gradient = part(state)
+            gradient = gradient_of(part, state)
             if gradient is not None:
                 total = gradient if total is None else total + gradient
         return total
@@ -225,12 +225,44 @@ def naive_guide(
     return LikelihoodGuide(IgnoreTimestep(predictor), task, targets, scale)
 
 
+def log_likelihood_of(task: GuidanceTask, prediction: Any, targets: Tensor) -> Tensor:
+    """(B,) log p(target | prediction), in float32 at least.
+
+    Raises:
+        TypeError: for a task that gives no tensor.
+        ValueError: for one that gives anything but a number per image, such as their mean, which
+            would guide each image the less the larger its batch is.
+    """
+    found = in_float32(task.log_likelihood, prediction, targets)
+    check_per_image(found, len(targets), f"the log_likelihood of {type(task).__name__}")
+    return found
+
+
+def check_per_image(found: object, count: int, what: str) -> None:
+    """Refuse what is not (B,) numbers.
+
+    Raises:
+        TypeError: for what is no tensor.
+        ValueError: for another shape.
+    """
+    if not isinstance(found, Tensor):
+        raise TypeError(f"{what} is a tensor (B,), a number per image, got {type(found).__name__}")
+    if found.shape != (count,):
+        raise ValueError(
+            f"{what} is a number per image, ({count},), got {tuple(found.shape)}; sum over all "
+            "dimensions but the first, and take no mean over the batch"
+        )
+
+
 def gradient_in(x: Tensor, log_likelihood: Tensor) -> Tensor:
     """The gradient (B, C, H, W) in images of their (B,) log-likelihoods.
 
     Raises:
-        ValueError: if these do not depend on the images by operations that torch differentiates.
+        TypeError: for log-likelihoods that are no tensor.
+        ValueError: if these do not depend on the images by operations that torch differentiates, or
+            are not one per image.
     """
+    check_per_image(log_likelihood, len(x), "a log-likelihood")
     found: Tensor | None = None
     if log_likelihood.requires_grad:
         (found,) = torch.autograd.grad(log_likelihood.sum(), x, allow_unused=True)

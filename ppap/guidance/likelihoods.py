@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ppap.compute.modules import evaluating
 from ppap.compute.options import check_number
-from ppap.compute.precision import in_float32
 from ppap.diffusion.guide import State
 from ppap.guidance.guides import (
     NoiseAwareModel,
@@ -31,6 +30,7 @@ from ppap.guidance.guides import (
     check_takes_timesteps,
     count_of,
     gradient_in,
+    log_likelihood_of,
     move,
     target_rows,
     targets_for,
@@ -93,7 +93,7 @@ class _OfTargets:
     def _of_prediction(self, prediction: Any, x: Tensor) -> Tensor:
         """(B,) of what the model says of a batch ``x``."""
         targets = targets_for(cast(Tensor, self.targets), x)
-        return self.weight * in_float32(self.task.log_likelihood, prediction, targets)
+        return self.weight * log_likelihood_of(self.task, prediction, targets)
 
     @property
     def target_count(self) -> int | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ppap.compute.options import check_number, check_whole
 from ppap.diffusion.guide import Guide, State
-from ppap.diffusion.stepping import check_gives_gradient
+from ppap.diffusion.stepping import check_gives_gradient, gradient_of
 from ppap.guidance.guides import SumOfGuides, move
 
 __all__ = [
@@ -82,7 +82,7 @@ class GuidanceInterval(_Around):
             active &= state.timesteps <= self.last
         if not bool(active.any()):
             return None
-        gradient = self.guide(state)
+        gradient = gradient_of(self.guide, state)
         if gradient is None or bool(active.all()):
             return gradient
         return torch.where(active[:, None, None, None], gradient, 0.0)
@@ -112,7 +112,7 @@ class GradientReuse(_Around):
 
     def __call__(self, state: State) -> Tensor | None:
         if state.number % self.every == 0 or self not in state.memory:
-            state.memory[self] = self.guide(state)
+            state.memory[self] = gradient_of(self.guide, state)
         gradient: Tensor | None = state.memory[self]
         return gradient
 
@@ -139,7 +139,7 @@ class ClippedGradient(_Around):
             check_number("the largest norm", self.norm, 0, above=True)
 
     def __call__(self, state: State) -> Tensor | None:
-        gradient = self.guide(state)
+        gradient = gradient_of(self.guide, state)
         if gradient is None:
             return None
         length = gradient.flatten(1).norm(dim=1)[:, None, None, None]
@@ -174,7 +174,7 @@ class SignalWeighted(_Around):
         check_number("the power", self.power, 0)
 
     def __call__(self, state: State) -> Tensor | None:
-        gradient = self.guide(state)
+        gradient = gradient_of(self.guide, state)
         if gradient is None:
             return None
         weight = state.signal.to(gradient) ** self.power

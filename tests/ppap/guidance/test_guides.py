@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from ppap.diffusion.guide import State
+from ppap.diffusion.ddim import DDIM
+from ppap.diffusion.guide import Guide, State
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.parts import Biases
 from ppap.experts.bank import ExpertBank
+from ppap.fast.path import FastPath
+from ppap.fast.sampling import sample
 from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
 from ppap.guidance.likelihoods import (
     ImageLikelihood,
@@ -21,6 +25,15 @@ from ppap.guidance.likelihoods import (
     noisy_gradient,
 )
 from ppap.guidance.methods.dps import DPS
+from ppap.guidance.methods.fk_steering import FKSteering
+from ppap.guidance.methods.mpgd import MPGD
+from ppap.guidance.methods.x0_gradient import X0Gradient
+from ppap.guidance.wrappers import (
+    ClippedGradient,
+    GradientReuse,
+    GuidanceInterval,
+    SignalWeighted,
+)
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from ppap.tasks.protocol import Task
@@ -192,3 +205,91 @@ def test_a_model_of_the_other_kind_is_named() -> None:
             made(bank, task, 1)  # type: ignore[operator]
     with pytest.raises(TypeError, match=r"DPS guides by a likelihood.*got LikelihoodGuide$"):
         DPS(bank.guide(1))  # type: ignore[arg-type]
+
+
+class Own:
+    """A guide of one's own."""
+
+    target_count = None
+
+    def __init__(self, give: Callable[[Tensor], Any]) -> None:
+        self.give = give
+
+    def __call__(self, state: State) -> Any:
+        return self.give(state.x_t)
+
+    def rows(self, chosen: slice) -> Own:
+        return self
+
+
+WRAPPED: dict[str, Callable[[Any], Guide]] = {
+    "alone": lambda guide: guide,
+    "in a sum": lambda guide: SumOfGuides((guide, Own(torch.ones_like))),
+    "in an interval": GuidanceInterval,
+    "reused": lambda guide: GradientReuse(guide, 2),
+    "clipped": lambda guide: ClippedGradient(guide, 1.0),
+    "weighted": SignalWeighted,
+}
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_a_gradient_that_would_be_broadcast_is_refused(
+    wrap: Callable[[Any], Guide], fast: bool
+) -> None:
+    denoiser = tiny_denoiser()
+    path = FastPath(denoiser, 2, compile=False) if fast else False
+    for shape in ((), (2, 1, 1, 1), (1, 3, 8, 8), (3, 8, 8), (2, 1, 8, 8)):
+        guide = wrap(Own(lambda x, shape=shape: torch.ones(shape)))
+        with pytest.raises(ValueError, match=r"gradient in x_t, \(2, 3, 8, 8\), Own gave \("):
+            sample(denoiser, 2, guide, DDIM(2), fast=path)
+    for given in (0.5, (torch.ones(2, 3, 8, 8),)):
+        with pytest.raises(TypeError, match=r"gradient \(B, C, H, W\) or None, Own gave "):
+            sample(denoiser, 2, wrap(Own(lambda x, given=given: given)), DDIM(2), fast=path)
+
+
+def test_a_gradient_is_one_in_the_type_of_x_t() -> None:
+    denoiser = tiny_denoiser()
+    expected = sample(denoiser, 2, Own(lambda x: 0.5 * x), DDIM(3))
+    found = sample(denoiser, 2, Own(lambda x: 0.5 * x.double()), DDIM(3))
+    assert torch.equal(found, expected)
+
+
+class OwnTask:
+    """A task of one's own, whose log-likelihoods are put together in some way."""
+
+    def __init__(self, join: Callable[[Tensor], Any]) -> None:
+        self.join = join
+
+    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Any:
+        return self.join(-((prediction - targets[:, None]) ** 2))
+
+
+def test_log_likelihoods_are_one_number_per_image() -> None:
+    # A mean over the batch would guide an image less beside more others.
+    denoiser, predictor, aims = tiny_denoiser(), tiny_predictor(), torch.tensor([0.1, 0.7])
+    path = FastPath(denoiser, 2, compile=False)
+    for join in (torch.mean, lambda each: each, lambda each: each[:, :1], lambda each: each.sum(0)):
+        task: Any = OwnTask(join)
+        likelihood = ImageLikelihood(predictor, task, aims)
+        guides = (naive_guide(predictor, task, aims), X0Gradient(likelihood), MPGD(likelihood))
+        for guide in guides:
+            for fast in (False, path):
+                with pytest.raises(ValueError, match=r"of OwnTask is a number per image, \(2,\)"):
+                    sample(denoiser, 2, guide, DDIM(2), fast=fast)
+        with pytest.raises(ValueError, match="is a number per image"):
+            sample(denoiser, 2, FKSteering(likelihood, every=1), DDIM(2, eta=1.0))
+    with pytest.raises(TypeError, match=r"a tensor \(B,\), a number per image, got float"):
+        sample(denoiser, 2, naive_guide(predictor, OwnTask(lambda each: 1.0), aims), DDIM(2))
+    assert len(sample(denoiser, 2, naive_guide(predictor, OwnTask(lambda e: e.sum(1)), aims))) == 2
+
+
+def test_a_step_gives_an_update_of_its_images() -> None:
+    class Method(Own):
+        def step(self, step: Any) -> Any:
+            return self.give(step.take())
+
+    with pytest.raises(TypeError, match=r"gives a ppap.diffusion.solver.Update.*Method gave Tens"):
+        sample(tiny_denoiser(), 2, Method(lambda update: update.x), DDIM(2))
+    with pytest.raises(ValueError, match=r"like x_t, \(2, 3, 8, 8\).*Method gave \(1, 3, 8, 8\)"):
+        sample(tiny_denoiser(), 2, Method(lambda update: replace(update, x=update.x[:1])), DDIM(2))
