@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,8 @@ TARGETS: dict[str, Target] = {"epsilon": "epsilon", "sample": "x_0", "v_predicti
 """What a scheduler's network predicts, as denoisers name it."""
 CONSISTENCY = ("LCM", "TCD", "Consistency", "CMStochastic")
 OTHER_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+STEP = ("model_output", "timestep", "sample")
+"""What the step of a scheduler is given."""
 FAMILY = "take one such as DDPM-, DDIM- or DPMSolverMultistepScheduler"
 VARIANCES: dict[str, FixedVariance] = {
     "fixed_small": "small",
@@ -91,8 +94,9 @@ def check_scheduler(scheduler: Any) -> None:
     """Refuse a scheduler that this module cannot guide.
 
     Raises:
-        UnknownSchedulerError: for another family, or an option that moves its noise levels away
-            from its timesteps.
+        UnknownSchedulerError: for another family, an option that moves its noise levels away from
+            its timesteps, or a step that takes more than what a network gave, a timestep and
+            images.
     """
     check_family(scheduler)
     config, wrong = scheduler.config, ""
@@ -102,8 +106,17 @@ def check_scheduler(scheduler: Any) -> None:
         wrong = "thresholds predicted images, which would undo guidance"
     elif option := next((option for option in OTHER_SIGMAS if config.get(option)), None):
         wrong = f"has {option}, whose noise levels are not those of its timesteps"
+    elif len(needs := _needed(scheduler.step)) > len(STEP):
+        wrong = f"makes steps of {', '.join(needs)}, not of {', '.join(STEP)} alone"
     if wrong:
         raise UnknownSchedulerError(f"{type(scheduler).__name__} {wrong}; {FAMILY}")
+
+
+def _needed(step: Callable[..., Any]) -> tuple[str, ...]:
+    """What a scheduler's step has to be given."""
+    options = inspect.signature(step).parameters.values()
+    any_number = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(o.name for o in options if o.default is o.empty and o.kind not in any_number)
 
 
 def check_levels(scheduler: Any, schedule: Schedule) -> None:

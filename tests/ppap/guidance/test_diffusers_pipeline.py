@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    CogVideoXDPMScheduler,
     DDIMPipeline,
     DDIMScheduler,
     DDPMPipeline,
@@ -19,6 +20,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
+    RePaintScheduler,
     UNet2DModel,
     UniPCMultistepScheduler,
 )
@@ -280,6 +282,8 @@ def test_other_families_are_refused_in_one_line() -> None:
         scheduler(DDIMScheduler, thresholding=True),
         scheduler(UniPCMultistepScheduler, use_flow_sigmas=True),
         scheduler(DDIMScheduler, rescale_betas_zero_snr=True),
+        scheduler(RePaintScheduler),
+        CogVideoXDPMScheduler(rescale_betas_zero_snr=False),
     ):
         for refuse in (lambda: DiffusersSampler(wrong, 8), lambda: GuidedScheduler(wrong, guide())):  # noqa: B023
             with pytest.raises(UnknownSchedulerError, match=type(wrong).__name__) as error:
