@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ppap.compute.modules import Networks
+from ppap.compute.precision import widened
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.diffusers_scheduler import (
     check_network,
@@ -36,6 +37,7 @@ class GuidedScheduler:
 
     Under DDPM the gradient moves the mean, under DDIM, DPM-Solver and others the predicted noise,
     so that a pipeline gives the images of this library's own guided sampling at the same noise.
+    Where the pipeline is in half precision, guides and the steps that they guide are in float32.
     A step in which the guide gives no gradient is the scheduler's own, which differs from a step of
     a tiny gradient where ``DDIMScheduler`` clips: it goes on with the noise before clipping, unless
     the pipeline is called with ``use_clipped_model_output=True``.
@@ -115,7 +117,8 @@ class GuidedScheduler:
         check_schedule(networks, training_schedule(self.scheduler))
         # A pipeline may be called in inference mode, in which nothing can be differentiated.
         with torch.inference_mode(False), torch.no_grad(), networks.evaluating():
-            x_t, output = differentiable(sample), differentiable(model_output)
+            # In half precision small gradients vanish, and large ones overflow.
+            x_t, output = (widened(differentiable(given)) for given in (sample, model_output))
             prediction = predicted_noise(self.scheduler, output, t, x_t)
             state = State(
                 x_t,
@@ -133,8 +136,9 @@ class GuidedScheduler:
             return self.scheduler.step(model_output, timestep, sample, *args, **options)
         whole = options.pop("return_dict", True)
         x, x_0 = guided_scheduler_step(
-            self.scheduler, prediction, t, sample, gradient, *args, **options
+            self.scheduler, prediction, t, x_t, gradient, *args, **options
         )
+        x, x_0 = x.to(sample.dtype), x_0.to(sample.dtype)
         return _output(x, x_0) if whole else (x, x_0)
 
 

@@ -212,6 +212,26 @@ def test_a_pipeline_may_be_called_in_inference_mode(kind: str) -> None:
     torch.testing.assert_close(found, piped(pipeline), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", [DDIMScheduler, DPMSolverMultistepScheduler])
+@pytest.mark.parametrize("small", [1.0, 1e-9])
+def test_a_pipeline_in_half_precision_is_guided_in_float32(kind: type, small: float) -> None:
+    noise, x = torch.randn(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    classify = LikelihoodGuide(
+        lambda x, t: small * x.mean((2, 3)), ClassTask(), [0, 2, 1], 500 / small
+    )
+
+    def stepped(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        guided = GuidedScheduler(scheduler(kind), classify)
+        guided.set_timesteps(4)
+        t = guided.timesteps[0]
+        x_next, x_0 = guided.step(noise.to(dtype), t, x.to(dtype), return_dict=False)
+        return x_next, x_0
+
+    for found, expected in zip(stepped(torch.float16), stepped(torch.float32), strict=True):
+        assert found.dtype == torch.float16
+        torch.testing.assert_close(found, expected.half(), rtol=2e-3, atol=0)
+
+
 def test_a_guide_that_needs_the_network_or_other_targets_says_so() -> None:
     through = X0Gradient(ImageLikelihood(lambda x: x.mean((2, 3)), ClassTask(), 2))
     theirs = scheduler(DDIMScheduler)
