@@ -9,6 +9,7 @@ import torch
 
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.noise_levels import NoiseLevels
+from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Update
 from ppap.diffusion.stepping import SamplingStep
 from ppap.guidance.methods.base import Method
@@ -47,8 +48,10 @@ class DenoiserMethod(Method):
     def step(self, step: SamplingStep) -> Update:
         """As every method's, of two denoisers made for the same noise."""
         sampled = step.state.denoiser.schedule
-        if self.other.schedule is not sampled:
+        same: set[Schedule] = step.state.memory.setdefault(DenoiserMethod, {sampled})
+        if self.other.schedule not in same:  # compared once a trajectory
             NoiseLevels.of(self.other.schedule).check(sampled, "the denoiser that guides")
+            same.add(self.other.schedule)
         return super().step(step)
 
     @property

@@ -14,7 +14,7 @@ from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.guide import State
-from ppap.diffusion.noise_levels import NoiseLevelsError
+from ppap.diffusion.noise_levels import NoiseLevels, NoiseLevelsError
 from ppap.diffusion.sampling import sample
 from ppap.diffusion.schedule import cosine_schedule, linear_schedule
 from ppap.diffusion.solver import Sampler, Update
@@ -192,10 +192,18 @@ def test_autoguidance_goes_as_far_beyond_the_good_one_as_the_bad_one_is_behind()
 
 
 @pytest.mark.parametrize("method", [ClassifierFreeGuidance, Autoguidance])
-def test_a_denoiser_made_for_other_noise_guides_no_other(method: Any) -> None:
+def test_a_denoiser_made_for_other_noise_guides_no_other(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the same timestep it would be shown more noise than it knows there, or less."""
     again = Denoiser(tiny_denoiser().network, linear_schedule(), SHAPE)
-    assert sample(tiny_denoiser(), 1, method(again, 1.0), DDIM(2)).isfinite().all()
+    compared = []
+    check = NoiseLevels.check
+    monkeypatch.setattr(
+        NoiseLevels, "check", lambda *given: (compared.append(given), check(*given))
+    )
+    assert sample(tiny_denoiser(), 2, method(again, 1.0), DDIM(5), batch=1).isfinite().all()
+    assert len(compared) == 2  # once a trajectory
     for schedule, differs in (
         (cosine_schedule(), "share of signal"),
         (linear_schedule(500), "500"),
