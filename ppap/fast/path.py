@@ -112,7 +112,8 @@ class FastPath:
         self.compile = compile and can_compile()
         self.cache = cache or cache_folder()
         self.compilations = 0
-        self._lock = threading.Lock()  # its buffers hold the weights of one step
+        # Its buffers hold the weights of one step; a guide of one's own may sample within its step.
+        self._lock = threading.RLock()
         self._predict = CompiledDenoiser(denoiser, self._compiled, precision)
         self._gradients = Gradients(self._compiled, precision)
         self._graphs = StepGraphs(self._predict)

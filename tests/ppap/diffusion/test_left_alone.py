@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -20,12 +21,13 @@ from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.sampling import sample
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.solver import Sampler, Update
+from ppap.diffusion.stepping import Stepper, plain_step
 from ppap.diffusion.synthesis import synthesize
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.parts import Biases, Norms
 from ppap.experts.bank import ExpertBank
 from ppap.fast.path import FastPath
-from ppap.guidance.guides import LikelihoodGuide, naive_guide
+from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
 from ppap.guidance.likelihoods import ImageLikelihood
 from ppap.guidance.methods.x0_gradient import X0Gradient
 from ppap.guidance.wrappers import GuidanceInterval
@@ -249,3 +251,38 @@ def test_one_fast_path_guides_in_several_threads() -> None:
     expected = [draw(seed) for seed in range(6)]
     with ThreadPoolExecutor(3) as pool:
         assert all(map(torch.equal, pool.map(draw, range(6)), expected))
+
+
+class Rollout:
+    """A guide that looks at what would be drawn from here on."""
+
+    target_count = None
+
+    def __init__(self, stepper: Stepper, guide: Guide) -> None:
+        self.stepper, self.guide = stepper, guide
+
+    def __call__(self, state: State) -> Tensor:
+        count, guide = len(state.x_t), self.guide
+        ahead = sample(state.denoiser, count, guide, DDIM(2), x_T=state.x_t, stepper=self.stepper)
+        return 0.1 * (ahead - state.x_t)
+
+    def rows(self, chosen: slice) -> Rollout:
+        return Rollout(self.stepper, self.guide.rows(chosen))
+
+
+def test_a_guide_may_sample_within_its_step_by_the_same_fast_path() -> None:
+    bank = scrambled(ExpertBank(tiny_predictor(), 3, ppap_adapter(2, 2.0)))
+    denoiser = tiny_denoiser()
+    path = FastPath(denoiser, 2, compile=False)
+
+    def draw(stepper: Stepper) -> Tensor:
+        guide = bank.guide([1, 3], 2.0)
+        both = SumOfGuides((guide, Rollout(stepper, bank.guide([0, 2], 2.0)), guide))
+        return sample(denoiser, 2, both, DDIM(5), stepper=stepper)
+
+    found: list[Tensor] = []
+    drawing = Thread(target=lambda: found.append(draw(path.step)), daemon=True)
+    drawing.start()
+    drawing.join(60)
+    assert found, "it waits for itself"
+    torch.testing.assert_close(found[0], draw(plain_step), rtol=0, atol=1e-4)
