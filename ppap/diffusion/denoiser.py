@@ -89,9 +89,10 @@ class Denoiser(nn.Module):
             raise ValueError(f"images have a shape (C, H, W), got {shape}")
         for size in shape:
             check_whole("a size of the shape (C, H, W)", size)
+        channels, height, width = map(int, shape)
         self.network = network
         self.schedule = schedule
-        self.shape = shape
+        self.shape = (channels, height, width)
         self.target = target
         self.learned_variance = learned_variance
         self.decoder = decode

@@ -12,7 +12,6 @@ over distances. Distance is that of Fréchet between principal components of the
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppap.compute.options import check_whole
+from ppap.compute.options import check_number, check_whole
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.sampling import seed_list
 from ppap.diffusion.stepping import AnyGuide
@@ -116,16 +115,22 @@ def best_preset(
 
     Raises:
         StepGuideError: for a guide that makes whole steps, and a preset that changes it.
-        TypeError: for what is no preset, or scores that are no tensor.
+        TypeError: for what is no preset, a guide that is no function of the scale, a scale that is
+            no number, or scores that are no tensor.
         ValueError: for no preset or an unknown one, fewer than two seeds or scales, a scale twice
             or one that is not positive and finite, or scores that are not (N,) finite numbers.
     """
     known = _by_name(presets)
-    ladder = sorted(scales)
-    if len(set(ladder)) < max(2, len(ladder)) or not all(0 < at < math.inf for at in ladder):
-        raise ValueError(
-            f"expected two scales or more, all different, positive and finite, got {scales}"
+    if hasattr(guide, "target_count") or not callable(guide):
+        raise TypeError(
+            "the guide is a function of the scale, such as lambda scale: bank.guide(targets, "
+            f"scale), got {type(guide).__name__}"
         )
+    for at in scales:
+        check_number("a scale", at, 0, above=True)
+    ladder = sorted(scales)
+    if len(set(ladder)) < max(2, len(ladder)):
+        raise ValueError(f"expected two scales or more, all different, got {scales}")
     check_whole("batch", batch)
     numbers = seed_list(seeds)
     if len(numbers) < 2:

@@ -80,6 +80,10 @@ def test_a_folder_holds_decoded_images_of_a_denoiser_of_latents(tmp_path: Path) 
 def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
     given = {"sampler": DDIM(np.int64(5)), "first_seed": np.int64(10), "shard": np.int64(4)}
     assert torch.equal(in_folder(tmp_path / "a", **given)[:], in_folder(tmp_path / "a")[:])
+    whole = tiny_denoiser()
+    again: Any = Denoiser(whole.network, whole.schedule, np.array(SHAPE))  # type: ignore[arg-type]
+    assert again.shape == whole.shape
+    assert torch.equal(synthesize(again, 2, folder=tmp_path / "b")[:], synthesize(again, 2))
 
 
 def test_an_interrupted_synthesis_goes_on_to_the_same_images(tmp_path: Path) -> None:

@@ -139,8 +139,9 @@ def test_names_stand_for_the_librarys_own_presets() -> None:
         ({"seeds": 1}, ValueError, "two seeds or more, got 1"),
         ({"scales": (1.0,)}, ValueError, "two scales or more"),
         ({"scales": (1.0, 1.0)}, ValueError, "all different"),
-        ({"scales": (0.0, 1.0)}, ValueError, "positive and finite"),
-        ({"scales": (1.0, math.nan)}, ValueError, "positive and finite"),
+        ({"scales": (0.0, 1.0)}, ValueError, "a scale must be finite and above 0, got 0"),
+        ({"scales": (1.0, math.nan)}, ValueError, "a scale must be finite and above 0, got nan"),
+        ({"scales": (1.0, "2")}, TypeError, "a scale is a number, got '2'"),
         ({"score": lambda images: 0.5}, TypeError, "one for each image, got float"),
         ({"score": lambda images: images}, ValueError, rf"expected \({SEEDS},\) finite scores"),
         ({"score": lambda images: brightness(images) / 0}, ValueError, "finite scores"),
@@ -152,6 +153,12 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     with pytest.raises(error, match=match):
         found(lambda scale: Push(scale, torch.zeros_like), **options)
+
+
+def test_a_guide_is_a_function_of_the_scale() -> None:
+    for given in (Push(1.0, torch.zeros_like), 1.0):
+        with pytest.raises(TypeError, match=r"is a function of the scale, such as lambda scale: "):
+            found(given)
 
 
 def test_whole_steps_are_not_held_back() -> None:
