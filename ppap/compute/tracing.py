@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch._guards import TracingContext
 from torch._guards import tracing as in_context
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot, make_fx
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -24,8 +25,12 @@ from ppap.compute.cpu_operators import REPLACEMENTS
 from ppap.compute.cpu_products import choose_products, write_out_permuted
 from ppap.compute.precision import widened
 
-__all__ = ["Traced", "graph_of", "laid_out", "state_of"]
+__all__ = ["Traced", "ValuesReadError", "graph_of", "laid_out", "state_of"]
 
+READING = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
+"""What reads a tensor's values past the tracer, which sees operations alone."""
+MAKING = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
+"""What reads those of tensors in lists."""
 SHORT_ATTENTION = 256
 """Keys up to which attention written out beats the fused kernel on a CPU, once compiled."""
 
@@ -89,12 +94,75 @@ def graph_of(
         function: of lists of tensors and tensors.
         arguments: examples, with which it is run once.
         replacements: other operations for some, as :func:`make_fx` takes them.
+
+    Raises:
+        ValuesReadError: for a function that looks at values in its arguments, as by ``tolist`` or
+            ``numpy``: a graph would hold those of the examples.
+        Exception: whatever else cannot be traced.
     """
     # By itself make_fx describes every value in a fake mode of its own, and each mode reads the
     # whole stack as it is made: nearly half the time of tracing. One in the context serves all.
     with in_context(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-        graph: fx.GraphModule = make_fx(function, replacements)(*arguments)
+        graph: fx.GraphModule = make_fx(_values_unread(function), replacements)(*arguments)
+    for node in graph.graph.nodes:
+        if any(map(_is_of_arguments, _sizing(node))):
+            raise ValuesReadError(f"how large a result is depends on values ({node.name})")
     return graph
+
+
+class ValuesReadError(RuntimeError):
+    """A function that no graph stands for: what it computes depends on values that it reads."""
+
+
+class _ReadsNoValues(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        read: Any = args[:1] if func in READING else ()
+        if func in MAKING:
+            read = tree_leaves([part for part in args if isinstance(part, list | tuple)])
+        if any(isinstance(part, Tensor) and _is_traced(part) for part in read):
+            raise ValuesReadError(f"it reads values of its input by {func.__name__}")
+        return func(*args, **(kwargs or {}))
+
+
+def _values_unread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which fails where it reads values that depend on its arguments."""
+
+    def run(*arguments: Any) -> Any:
+        with _ReadsNoValues():
+            return function(*arguments)
+
+    return run
+
+
+def _is_traced(tensor: Tensor) -> bool:
+    """Whether a tensor's values are other ones in every call of the graph."""
+    mode = get_proxy_mode()
+    slot: Any = None if mode is None else get_proxy_slot(tensor, mode.tracer, None)
+    return slot is not None and _is_of_arguments(slot.proxy.node)
+
+
+def _sizing(node: fx.Node) -> list[fx.Node]:
+    """Whose values decide how large a result is, as a mask's do by which something is chosen."""
+    kind = node.target
+    if not isinstance(kind, OpOverload) or torch.Tag.dynamic_output_shape not in kind.tags:
+        return []
+    if kind is not torch.ops.aten.index.Tensor:
+        return node.all_input_nodes
+    places = [place for place in node.args[1] if isinstance(place, fx.Node)]  # type: ignore[union-attr]
+    return [place for place in places if place.meta["val"].dtype in (torch.bool, torch.uint8)]
+
+
+def _is_of_arguments(node: fx.Node) -> bool:
+    seen, left = {node}, [node]
+    while left:
+        one = left.pop()
+        if one.op == "placeholder":
+            return True
+        left += [source for source in one.all_input_nodes if source not in seen]
+        seen.update(left)
+    return False
 
 
 def _is_half(value: Any) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ppap.compute import tracing
-from ppap.compute.tracing import SHORT_ATTENTION, Traced
+from ppap.compute.tracing import SHORT_ATTENTION, Traced, ValuesReadError, graph_of
 
 
 def fused(traced: Traced) -> int:
@@ -136,3 +139,45 @@ def test_what_is_drawn_and_not_used_is_drawn_all_the_same() -> None:
         function([x], x)
         drawn.append(torch.rand(2))
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=0)
+
+
+READING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "tolist": lambda x, t: x * t.tolist()[0],
+    "of what follows": lambda x, t: x * (2 * t + 1).tolist()[0],
+    "numpy": lambda x, t: x * float(t.detach().cpu().numpy()[0]),
+    "an array": lambda x, t: x * float(np.asarray(t)[0]),
+    "a function of NumPy": lambda x, t: x * torch.as_tensor(np.sqrt(t)),
+    "a list": lambda x, t: x * torch.tensor([t[0], t[1]]).sum(),
+    "as a tensor": lambda x, t: x * torch.as_tensor([t[0]]),
+    "a new tensor": lambda x, t: x * x.new_tensor([t[0]]),
+    "an item": lambda x, t: x * t[0].item(),
+    "a mask": lambda x, t: x * len(t[t > 1]),
+    "a mask of its own": lambda x, t: x * len((t > 1)[t > 1]),
+    "selected": lambda x, t: x * len(t.masked_select(t > 1)),
+    "places": lambda x, t: x * len((t > 1).nonzero()),
+}
+TABLE, EVERY_OTHER = torch.arange(10.0), torch.tensor([True, False, True])
+TRACED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "looked up": lambda x, t: x * TABLE[t],
+    "chosen by places": lambda x, t: x[torch.arange(3), t % 3],
+    "a mask that stays": lambda x, t: x[:, EVERY_OTHER] * t[EVERY_OTHER],
+    "constants": lambda x, t: x * TABLE.tolist()[3] * float(torch.arange(4).numpy()[2]),
+    "a mask that is filled": lambda x, t: x.masked_fill(t > 1, 0.0),
+    "a tensor of a tensor": lambda x, t: x * torch.as_tensor(t),
+}
+
+
+@pytest.mark.parametrize("function", READING.values(), ids=READING)
+def test_a_graph_of_values_that_were_read_is_refused(
+    function: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    with pytest.raises((ValuesReadError, RuntimeError), match=r"value|tracing tensor"):
+        graph_of(function, (torch.ones(3, 3), torch.tensor([0, 1, 2])))
+
+
+@pytest.mark.parametrize("function", TRACED.values(), ids=TRACED)
+def test_a_graph_is_of_all_values(function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    x = torch.arange(9.0).view(3, 3)
+    graph = graph_of(function, (x, torch.tensor([0, 1, 2])))
+    for t in (torch.tensor([0, 1, 2]), torch.tensor([5, 4, 1])):
+        assert torch.equal(graph(x, t), function(x, t))

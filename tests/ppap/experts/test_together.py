@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ppap.experts.adapters.parts import Biases, Full
 from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
 from ppap.experts.compiled_step import Inputs, Run
-from ppap.experts.objectives import Distillation
+from ppap.experts.objectives import Distillation, Supervision
 from ppap.experts.together import JointStep
 from ppap.experts.transfer import transfer
 from ppap.predictors.predictor import Predictor
@@ -141,6 +142,25 @@ def test_a_network_that_knows_no_batch_of_weights_is_named_with_the_mend() -> No
     training = replace(SHORT, order="together", start="base")
     with pytest.raises(ValueError, match=r"of Recurrent cannot .* choose order='ascending'"):
         transfer(bank, SCHEDULE, DATA, Distillation(ClassTask()), training)
+
+
+class ReadLabels:
+    """A task that reads its labels beside PyTorch."""
+
+    def supervised_loss(self, student: Tensor, targets: Tensor) -> Tensor:
+        rows = enumerate(targets.tolist())
+        return -torch.stack([student.log_softmax(1)[row, label] for row, label in rows]).mean()
+
+
+def test_a_loss_that_reads_its_targets_is_named_with_the_mend() -> None:
+    """Every step would be trained on the labels of the first."""
+    bank = ExpertBank(tiny_predictor(), 2, Adapter((Full(),)))
+    training = replace(SHORT, order="together", start="base")
+    labelled = Supervision(torch.arange(len(DATA)) % 5, ReadLabels())
+    with pytest.raises(ValueError, match=r"reads values of its input by tolist.*'ascending'"):
+        transfer(bank, SCHEDULE, DATA, labelled, training)
+    in_turn = transfer(bank, SCHEDULE, DATA, labelled, replace(SHORT, steps=2))
+    assert all(map(math.isfinite, in_turn))
 
 
 @dataclass(frozen=True)

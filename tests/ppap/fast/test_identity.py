@@ -330,6 +330,29 @@ def test_a_model_that_its_graph_does_not_stand_for_is_run_as_it_is(
     assert f"{make.__name__} is run as it is" in caplog.text
 
 
+class Reading:
+    """A network, and a task, that look values up beside PyTorch."""
+
+    def network(self, x_t: Tensor, timesteps: Tensor) -> Tensor:
+        shares = torch.tensor([step / 1000 for step in timesteps.tolist()])
+        return torch.tanh(x_t + shares[:, None, None, None])
+
+    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        rows = enumerate(targets.numpy())
+        return torch.stack([prediction[row, target] for row, target in rows])
+
+
+def test_values_that_are_read_are_those_of_every_call() -> None:
+    reading = Reading()
+    denoiser = Denoiser(reading.network, linear_schedule(1000), SHAPE)
+    guide = LikelihoodGuide(NoiseAware(), reading, TARGETS, SCALE)  # several batches
+    path = FastPath(denoiser, 2, compile=False)
+    found, expected = (
+        sample(denoiser, COUNT, guide, DDIM(4), batch=2, fast=fast) for fast in (path, False)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def test_a_denoiser_that_its_graph_does_not_stand_for_is_run_as_it_is(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
