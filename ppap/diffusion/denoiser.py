@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppap.compute.modules import evaluating, weights_dtype
+from ppap.compute.modules import Networks, evaluating, weights_dtype
 from ppap.compute.options import check_choice, check_whole
 from ppap.diffusion.schedule import Schedule
 
@@ -287,6 +287,12 @@ def _unwrapped(output: Any, what: str = "a denoiser's network") -> Tensor:
 
 
 def module_device(module: nn.Module) -> torch.device:
-    """The device of a module's first parameter, the CPU for a module with none."""
+    """The device of a module's first parameter.
+
+    Of a module with none it is that of a network that its functions call; the CPU without any.
+    """
     parameter = next(module.parameters(), None)
+    if parameter is None:
+        called = (weight for network in Networks(module).modules for weight in network.parameters())
+        parameter = next(called, None)
     return torch.device("cpu") if parameter is None else parameter.device

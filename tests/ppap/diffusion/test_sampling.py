@@ -15,7 +15,7 @@ from ppap.compute import precision
 from ppap.compute.precision import PrecisionError
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.ddpm import DDPM
-from ppap.diffusion.denoiser import Denoiser, Prediction
+from ppap.diffusion.denoiser import Denoiser, Prediction, module_device
 from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.guide import State
 from ppap.diffusion.sampling import Step, sample, trajectory
@@ -253,6 +253,25 @@ def test_denoiser_and_guide_are_moved_to_the_device() -> None:
     assert network.weight.device.type == "meta"
     assert predictor.mean.device.type == "meta"
     assert found == ["meta"]
+
+
+def test_a_function_is_sampled_where_the_network_is_that_it_calls() -> None:
+    network, found = torch.nn.Linear(8, 8, device="meta"), list[str]()
+
+    def call(x_t: Tensor, timesteps: Tensor) -> Tensor:
+        found.extend((x_t.device.type, timesteps.device.type))
+        network(x_t)
+        raise RuntimeError("seen enough")
+
+    for denoiser in (
+        Denoiser(call, linear_schedule(), SHAPE),
+        Denoiser(lambda x, t: x, linear_schedule(), SHAPE, decode=lambda x: network(x)[0]),
+    ):
+        assert module_device(denoiser).type == "meta"
+    with pytest.raises(RuntimeError, match="seen enough"):
+        sample(Denoiser(call, linear_schedule(), SHAPE), 2)
+    assert found == ["meta", "meta"]
+    assert module_device(tiny_denoiser()).type == "cpu"
 
 
 def test_bfloat16_networks_and_float32_steps(monkeypatch: pytest.MonkeyPatch) -> None:
