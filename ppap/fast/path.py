@@ -41,7 +41,7 @@ from ppap.fast.inner import InnerGuide
 from ppap.fast.prediction import CompiledDenoiser
 from ppap.fast.update import fused_step
 from ppap.guidance.guides import targets_for
-from ppap.guidance.scale import scaled
+from ppap.guidance.scale import is_zero, scale_at, scaled
 from ppap.guidance.wrappers import is_around, with_inner
 
 __all__ = ["FastPath"]
@@ -208,6 +208,8 @@ class FastPath:
         """The sum of scaled gradients of the batch's own images; None of nothing."""
         count, total = len(images.x_t), None
         for (gradient, part), aim in ready:
+            if is_zero(scale_at(part.scale, state)):
+                continue
             of_all = gradient(images.filled, images.timesteps, aim)
             found = scaled(part.scale, of_all[:count], state)
             total = found if total is None else total + found

@@ -18,6 +18,7 @@ from ppap.diffusion.ddpm import DDPM
 from ppap.diffusion.denoiser import Denoiser
 from ppap.diffusion.dpm_solver import DPMSolver
 from ppap.diffusion.guide import Guide, State
+from ppap.diffusion.sampling import Step
 from ppap.diffusion.schedule import linear_schedule
 from ppap.diffusion.solver import Sampler, Update
 from ppap.experts.adapters.adapter import ppap_adapter
@@ -294,6 +295,27 @@ def test_samplers_with_a_memory_or_an_early_end_are_those_of_the_plain_path(
     path = FastPath(learned_denoiser(), COUNT, compile=False)
     guide = bank().guide(TARGETS, SCALE)
     assert (drawn(path, guide, sampler) - drawn(path, None, sampler)).abs().max() > 1e-2
+
+
+def test_where_a_scale_is_0_no_step_is_guided() -> None:
+    denoiser, model = learned_denoiser(), NoiseAware()
+    path = FastPath(denoiser, COUNT, compile=False)
+
+    def steps(scale: Any, fast: Any) -> list[Step]:
+        found: list[Step] = []
+        guide = LikelihoodGuide(model, ClassTask(), TARGETS, scale)
+        sample(denoiser, COUNT, guide, DDIM(5), fast=fast, on_step=found.append)
+        return found
+
+    unguided = steps(0.0, path)
+    for scale in (lambda signal: 0.0, torch.zeros_like, [0.0] * COUNT):
+        for step, other in zip(steps(scale, path), unguided, strict=True):
+            assert step.gradient is None
+            assert torch.equal(step.x, other.x)
+    for fast in (path, False):
+        late = steps(lambda signal: SCALE * (signal > 0.3), fast)
+        guided = [step.gradient is not None for step in late]
+        assert guided == [False, False, False, True, True]
 
 
 class Deciding(nn.Module):
