@@ -160,12 +160,19 @@ class Denoiser(nn.Module):
 
         Raises:
             TypeError: for a decoder that returns no tensor.
+            ValueError: for one that returns anything but a floating-point image for each sample.
         """
         if self.decoder is None:
             return x_0
         module = getattr(self.decoder, "__self__", self.decoder)  # of a method, such as vae.decode
         shown = x_0.to(weights_dtype(module, x_0.dtype))
-        return _unwrapped(self.decoder(shown), "a denoiser's decoder").to(x_0.dtype)
+        images = _unwrapped(self.decoder(shown), "decoder")
+        if images.ndim != 4 or len(images) != len(x_0) or not images.is_floating_point():
+            raise ValueError(
+                f"a decoder returns images (B, C, H, W) in [-1, 1], {len(x_0)} of as many latents, "
+                f"got {tuple(images.shape)} of {images.dtype}"
+            )
+        return images.to(x_0.dtype)
 
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images that clean samples stand for; a decoder is asked for one."""
@@ -186,7 +193,7 @@ class Denoiser(nn.Module):
         given = {name: value.clone() for name, value in self.conditions.items()}
         shown = x_t.to(weights_dtype(self.network, x_t.dtype), copy=True)
         raw = self.network(shown, timesteps.clone(), **given)
-        output = _unwrapped(raw)
+        output = _unwrapped(raw, "network")
         output = output.to(x_t.dtype)  # under autocast a network may return bfloat16
         fraction = None
         if self.learned_variance:
@@ -222,7 +229,7 @@ class SpaceToDepth(nn.Module):
     def forward(self, x_t: Tensor, timesteps: Tensor, **conditions: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W); the network sees (B, C factor^2, H/f, W/f)."""
         folded = F.pixel_unshuffle(x_t, self.factor)
-        found = _unwrapped(self.network(folded, timesteps, **conditions))
+        found = _unwrapped(self.network(folded, timesteps, **conditions), "network")
         return F.pixel_shuffle(found, self.factor)
 
 
@@ -275,13 +282,13 @@ def _rows(name: str, value: Any) -> Tensor:
     return rows if rows.ndim else rows[None]
 
 
-def _unwrapped(output: Any, what: str = "a denoiser's network") -> Tensor:
-    """What a network returned, out of an output object of diffusers'."""
+def _unwrapped(output: Any, what: str) -> Tensor:
+    """What a denoiser's network or decoder returned, out of an output object of diffusers'."""
     found = output if isinstance(output, Tensor) else getattr(output, "sample", None)
     if not isinstance(found, Tensor):
         raise TypeError(
-            f"{what} returns a tensor (B, C, H, W), or an object whose attribute sample is one, "
-            f"got {type(output).__name__}"
+            f"a denoiser's {what} returns a tensor (B, C, H, W), or an object whose attribute "
+            f"sample is one, got {type(output).__name__}"
         )
     return found
 

@@ -266,3 +266,11 @@ def test_a_decoder_is_shown_latents_of_its_own_precision_and_may_return_an_objec
     nothing = Denoiser(lambda x, t: x, linear_schedule(), SHAPE, decode=lambda z: (z,))
     with pytest.raises(TypeError, match=r"decoder returns a tensor .*, got tuple$"):
         nothing.decode(latents)
+
+
+def test_a_decoders_images_are_one_for_each_latent() -> None:
+    latents = torch.full((2, *SHAPE), 0.5)
+    for wrong in (lambda z: z[0], lambda z: z[:1], lambda z: (255 * z).byte()):
+        denoiser = Denoiser(lambda x, t: x, linear_schedule(), SHAPE, decode=wrong)
+        with pytest.raises(ValueError, match=r"a decoder returns images .* 2 of as many latents"):
+            denoiser.decode(latents)
