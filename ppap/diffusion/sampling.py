@@ -22,6 +22,7 @@ from ppap.diffusion.dependence import Dependence
 from ppap.diffusion.finite import FiniteSteps
 from ppap.diffusion.guide import State
 from ppap.diffusion.noise_levels import check_schedule
+from ppap.diffusion.schedule import Schedule
 from ppap.diffusion.solver import Sampler, Update
 from ppap.diffusion.stepping import AnyGuide, StepGuide, Stepper, plain_step
 from ppap.diffusion.streams import NoiseStreams
@@ -90,7 +91,12 @@ def trajectory(
     """
     sampler = DDIM(25) if sampler is None else sampler
     device = module_device(denoiser)
-    schedule = sampler.respace(denoiser.schedule)
+    schedule: Any = sampler.respace(denoiser.schedule)
+    if not isinstance(schedule, Schedule):
+        raise TypeError(
+            f"a sampler's respace gives a schedule, as denoiser.schedule.respace does, that of "
+            f"{type(sampler).__name__} gave {type(schedule).__name__}"
+        )
     streams = NoiseStreams(seeds, denoiser.shape, device)
     x_t = streams.draw()
     if x_T is not None:

@@ -284,6 +284,15 @@ def test_log_likelihoods_are_one_number_per_image() -> None:
     assert len(sample(denoiser, 2, naive_guide(predictor, OwnTask(lambda e: e.sum(1)), aims))) == 2
 
 
+def test_a_sampler_visits_a_schedule() -> None:
+    class Listing(DDIM):
+        def respace(self, schedule: Any) -> Any:
+            return [900, 400]
+
+    with pytest.raises(TypeError, match=r"respace gives a schedule.*that of Listing gave list"):
+        sample(tiny_denoiser(), 2, sampler=Listing(2))
+
+
 def test_a_step_gives_an_update_of_its_images() -> None:
     class Method(Own):
         def step(self, step: Any) -> Any:
