@@ -5,9 +5,12 @@ What a graph reads is its input, weights among it, so that new values compile no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch._guards import TracingContext
@@ -98,11 +101,16 @@ def graph_of(
     Raises:
         ValuesReadError: for a function that looks at values in its arguments, as by ``tolist`` or
             ``numpy``: a graph would hold those of the examples.
+        RuntimeError: for a function that draws from Python's or NumPy's generator, whose numbers
+            every call of the graph would repeat.
         Exception: whatever else cannot be traced.
     """
     # By itself make_fx describes every value in a fake mode of its own, and each mode reads the
     # whole stack as it is made: nearly half the time of tracing. One in the context serves all.
-    with in_context(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+    with (
+        _drawing_nothing(),
+        in_context(TracingContext(FakeTensorMode(allow_fallback_kernels=True))),
+    ):
         graph: fx.GraphModule = make_fx(_values_unread(function), replacements)(*arguments)
     for node in graph.graph.nodes:
         if any(map(_is_of_arguments, _sizing(node))):
@@ -163,6 +171,29 @@ def _is_of_arguments(node: fx.Node) -> bool:
         left += [source for source in one.all_input_nodes if source not in seen]
         seen.update(left)
     return False
+
+
+@contextmanager
+def _drawing_nothing() -> Iterator[None]:
+    """Refuse what draws from generators that a graph does not know, which stay as they were."""
+    python, numpys = random.getstate(), _numpys_state()
+    yield
+    drawn = {
+        "Python's": random.getstate() != python,
+        "NumPy's": not all(map(np.array_equal, _numpys_state(), numpys)),
+    }
+    if any(drawn.values()):
+        random.setstate(python)
+        np.random.set_state(numpys)  # noqa: NPY002
+        whose = " and ".join(name for name, was in drawn.items() if was)
+        raise RuntimeError(
+            f"it draws random numbers of {whose}, which every call of a graph would repeat; "
+            "PyTorch's are drawn anew"
+        )
+
+
+def _numpys_state() -> Any:
+    return np.random.get_state()  # noqa: NPY002
 
 
 def _is_half(value: Any) -> bool:

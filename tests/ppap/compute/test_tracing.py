@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import numpy as np
@@ -181,3 +182,23 @@ def test_a_graph_is_of_all_values(function: Callable[[Tensor, Tensor], Tensor]) 
     graph = graph_of(function, (x, torch.tensor([0, 1, 2])))
     for t in (torch.tensor([0, 1, 2]), torch.tensor([5, 4, 1])):
         assert torch.equal(graph(x, t), function(x, t))
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand])
+def test_what_draws_from_generators_that_no_graph_knows_is_refused(
+    draw: Callable[[], float],
+) -> None:
+    """The graph would hold one draw; the generator is left as if nothing had been traced."""
+
+    def dropping(weights: list[Tensor], x: Tensor) -> list[Tensor]:
+        return [x if draw() < 0.5 else x + weights[0]]
+
+    x = torch.randn(3)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    first = draw()
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    with pytest.raises(RuntimeError, match=r"random numbers of (Python|NumPy)'s"):
+        Traced(dropping, ([x], x), frozen=False)
+    assert draw() == first
