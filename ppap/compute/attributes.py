@@ -112,7 +112,7 @@ class Attributes:
         modules, found = self._look()
         before = self._known or {}
         moved = {key for key in found | before if found.get(key) != before.get(key)}
-        counted = {key for key in moved if _is_plain(found.get(key))}
+        counted = {key for key in moved if _moved_plainly(before.get(key), found.get(key))}
         self._restless |= moved - counted
         self._keep(modules, {key: found[key] for key in found.keys() - self._restless})
         return sorted({name for _, name in counted})
@@ -142,7 +142,7 @@ class Attributes:
         seen: dict[int, object] = {id(part): part for part in modules}
         others = [thing for thing in self._things if not isinstance(thing, nn.Module)]
         for thing in others:
-            found[id(thing), type(thing).__name__] = _frozen(thing, DEPTH, seen)
+            found |= _parts(thing, seen)
         for base in {base for thing in (*modules, *others) for base in type(thing).__mro__}:
             found |= {(id(base), name): value for name, value in _of_class(base).items()}
         for part in modules:
@@ -175,6 +175,16 @@ class _Same:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _parts(thing: object, seen: dict[int, object]) -> Snapshot:
+    """An object, and each of its attributes by itself, as those of a module are."""
+    held = {} if isinstance(thing, PLAIN) else _held(thing)
+    if not held:
+        return {(id(thing), type(thing).__name__): _frozen(thing, DEPTH, seen)}
+    seen[id(thing)] = thing
+    found: Snapshot = {(id(thing), type(thing).__name__): _Same(thing)}
+    return found | {(id(thing), n): _frozen(part, DEPTH - 1, seen) for n, part in held.items()}
 
 
 def _frozen(value: Any, depth: int, seen: dict[int, object]) -> Any:
@@ -251,6 +261,14 @@ def _of_class(kind: type) -> dict[str, Any]:
         elif type(value) in NUMBERS and not name.startswith("__"):
             found[name] = value
     return found
+
+
+def _moved_plainly(before: Any, now: Any) -> bool:
+    """Whether a number or a word is another, where two values differ."""
+    if isinstance(before, tuple) and isinstance(now, tuple) and len(before) == len(now):
+        pairs = zip(before, now, strict=True)
+        return any(_moved_plainly(old, new) for old, new in pairs if old != new)
+    return _is_plain(now)
 
 
 def _is_plain(frozen: Any) -> bool:

@@ -25,7 +25,7 @@ from ppap.compute.tracing import Traced
 from ppap.experts.bank import ExpertBank
 from ppap.files.checkpoints import one_line
 
-__all__ = ["Inputs", "Run", "Step", "as_function", "compiled", "predicted"]
+__all__ = ["Inputs", "Run", "Step", "as_function", "compiled", "predicted", "tried"]
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def compiled(step: Step, inputs: Inputs, reference: Run, what: str) -> Run | Non
     try:
         traced = _traced(step, inputs)
         attributes.settle()  # what a first call sets once and for all
-        expected, draws = _tried(reference, inputs)
+        expected, draws = tried(reference, inputs)
         if counted := attributes.settle():
             raise RuntimeError(f"every call changes {', '.join(counted)}")
         # A package draws other numbers than the network; inductor's own calls can be told not to.
@@ -181,7 +181,7 @@ def compiled(step: Step, inputs: Inputs, reference: Run, what: str) -> Run | Non
             run = just_in_time(traced)
         else:
             run, _ = package(traced, inputs, cache_folder())
-        found, _ = _tried(run, inputs)
+        found, _ = tried(run, inputs)
         if not _alike(found, expected, len(inputs[1]) + 1, traced.half_precision):
             raise RuntimeError("it would give another result")
     except Exception as error:  # noqa: BLE001 whatever a network does that no graph can hold
@@ -205,7 +205,7 @@ def as_function(step: Step) -> Callable[..., list[Tensor]]:
     return function
 
 
-def _tried(run: Run, inputs: Inputs) -> tuple[list[Tensor], bool]:
+def tried(run: Run, inputs: Inputs) -> tuple[list[Tensor], bool]:
     """What a step gives, and whether it drew random numbers; they can be drawn again."""
     card = inputs[3].device if inputs[3].is_cuda else None
 

@@ -8,8 +8,10 @@ runs at every step is a flat list of tensor operations, forward and backward, wi
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,17 +24,20 @@ from ppap.compute.compiler import can_compile
 from ppap.compute.precision import Precision
 from ppap.compute.tracing import graph_of
 from ppap.experts.bank import ExpertBank
-from ppap.experts.compiled_step import Inputs, Run, Step, as_function, compiled, predicted
+from ppap.experts.compiled_step import Inputs, Run, Step, as_function, compiled, predicted, tried
 from ppap.files.checkpoints import one_line
 
 __all__ = ["JointStep"]
+
+logger = logging.getLogger(__name__)
 
 
 class JointStep:
     """Loss and gradient of all experts of a bank, on shares of equal size.
 
     While it is in use the experts' state lives in ``parameters`` and in stacked statistics;
-    :meth:`write_back` brings it to the bank.
+    :meth:`write_back` brings it to the bank. A loss or network whose attributes are changed between
+    steps is traced anew, and is run as it is if they change too often, or in every call.
 
     Args:
         bank: in training mode.
@@ -88,6 +93,9 @@ class JointStep:
             ValueError: at the first call, for a network that knows no batch of weights.
         """
         inputs = self._step.inputs(self.parameters, self._statistics, x_t, targets)
+        attributes = self._step.attributes
+        if self._run not in (None, self._untraced) and attributes.changed(thorough=False):
+            self._run = self._untraced if attributes.too_often else None
         if self._run is None:
             self._run = self._prepared(inputs)
         loss, *found = self._run(*inputs)
@@ -102,9 +110,16 @@ class JointStep:
     def _prepared(self, inputs: Inputs) -> Run:
         """The step as a graph for such inputs, compiled if it is to be."""
         self._step.show(inputs[3][0])
-        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of operators without a batching rule
+        attributes = self._step.attributes
+        attributes.changed()
+        with _batched():
             graph = self._traced(inputs)
+            attributes.settle()  # what a first call sets once and for all
+            tried(self._step, inputs)
+            if counted := attributes.settle():
+                names = ", ".join(counted)
+                logger.warning("the joint step is not traced: every call changes %s", names)
+                return self._untraced
             graph.graph.eliminate_dead_code()
             graph.recompile()
 
@@ -115,6 +130,11 @@ class JointStep:
             if self.compile:
                 return compiled(self._step, inputs, traced, "the joint step") or traced
         return traced
+
+    def _untraced(self, *arguments: Any) -> list[Tensor]:
+        """The step as it is."""
+        with _batched():
+            return self._step(*arguments)
 
     def _traced(self, inputs: Inputs) -> fx.GraphModule:
         try:
@@ -152,3 +172,11 @@ class JointStep:
                 expert.tensors()[name].copy_(stacked[number])
             for name, values in zip(self._step.statistics, self._statistics, strict=True):
                 expert.statistics()[name].copy_(values[number])
+
+
+@contextmanager
+def _batched() -> Iterator[None]:
+    """Within it attention takes a batch of weights, and what has no rule for one is quiet."""
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

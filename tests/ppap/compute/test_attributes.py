@@ -208,6 +208,32 @@ def test_what_calls_leave_behind_is_left_out_and_counts_are_named() -> None:
         assert attributes.settle() == []
 
 
+class Annealed:
+    """A loss that counts its calls in one of its attributes, and keeps what it saw in another."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Tensor] = {}
+        self.progress = [0]
+        self.factor = 1.0
+
+    def loss(self, x: Tensor) -> Tensor:
+        self.seen["x"] = x.clone()
+        self.progress[0] += 1
+        return x.sum() * self.progress[0] * self.factor
+
+
+def test_counts_of_what_is_called_beside_a_network_are_named() -> None:
+    annealed = Annealed()
+    attributes = Attributes(network(), annealed)
+    attributes.changed()
+    for _ in range(3):
+        annealed.loss(torch.ones(2))
+        assert attributes.settle() == ["progress"]
+    assert not attributes.changed()
+    annealed.factor = 2.0
+    assert attributes.changed(thorough=False)
+
+
 def test_what_an_object_computes_once_is_no_change() -> None:
     task = Task()
     attributes = Attributes(network(), task)

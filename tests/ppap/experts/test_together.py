@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppap.compute.tracing import Traced
@@ -114,6 +115,35 @@ def test_a_compiled_step_that_gives_another_result_is_dropped(
     assert "the joint step is not compiled" in caplog.text
 
 
+class Scaled:
+    """A loss whose factor may be set, or rises by a ten thousandth with every call."""
+
+    def __init__(self, rising: bool) -> None:
+        self.factor, self.rising = 1.0, rising
+
+    def loss(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        self.factor += 1e-4 * self.rising
+        return self.factor * loss(predictions, labels)
+
+
+def test_a_joint_step_follows_a_loss_that_is_changed_between_steps(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bank = bank_of(tiny_predictor(), ppap_adapter(2, 2.0), EXPERTS).train()
+    x_t = images(EXPERTS * SHARE, 0).view(EXPERTS, SHARE, 3, 8, 8)
+    scaled = Scaled(rising=False)
+    joint = JointStep(bank, scaled.loss)
+    first = joint(x_t, LABELS)
+    for number in range(2, 10):  # more often than it is traced for
+        scaled.factor = float(number)
+        assert joint(x_t, LABELS) == pytest.approx(number * first)
+    rising = Scaled(rising=True)
+    joint = JointStep(bank, rising.loss)
+    for _ in range(3):
+        assert joint(x_t, LABELS) == pytest.approx(rising.factor * first, rel=1e-5)
+    assert "the joint step is not traced: every call changes factor" in caplog.text
+
+
 def test_training_together_brings_every_student_to_the_teacher() -> None:
     longer = replace(SHORT, steps=200, batch=16, start="base", order="together")
     bank = ExpertBank(tiny_predictor(), 2, Adapter((Full(),)))
@@ -161,6 +191,33 @@ def test_a_loss_that_reads_its_targets_is_named_with_the_mend() -> None:
         transfer(bank, SCHEDULE, DATA, labelled, training)
     in_turn = transfer(bank, SCHEDULE, DATA, labelled, replace(SHORT, steps=2))
     assert all(map(math.isfinite, in_turn))
+
+
+class Drawing(nn.Module):
+    """Drops what it predicts by Python's random numbers, as a stochastic depth may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.mean((2, 3))) * (random.random() < 0.5)
+
+
+def test_a_network_that_draws_by_python_draws_anew_in_every_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ppap.experts.in_turn.can_compile", lambda: True)
+    losses = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        bank = ExpertBank(Predictor(Drawing()), 2, Adapter((Full(),)))
+        random.seed(0)
+        losses.append(transfer(bank, SCHEDULE, DATA, None, SHORT, compile=compile))
+    assert losses[0] == losses[1]
+    training = replace(SHORT, order="together", start="base")
+    with pytest.raises(ValueError, match=r"numbers of Python's.* choose order='ascending'"):
+        transfer(bank, SCHEDULE, DATA, None, training)
 
 
 @dataclass(frozen=True)
