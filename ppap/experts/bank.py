@@ -262,11 +262,13 @@ class ExpertBank(nn.Module):
         ``state_dict`` holds the predictor as it was.
 
         Returns:
-            The bank's own predictor, good until :meth:`unmerge` or the next merge.
+            The bank's own predictor, good until :meth:`unmerge` or the next merge; of a bank whose
+            experts see raw images (``normalised=False``), another around the same network, which
+            shows them so.
         """
         self.unmerge()
         self._weights.merge(self.student, self.expert(expert))
-        return self.predictor
+        return self.predictor if self.normalised else self.predictor.showing_raw()
 
     def unmerge(self) -> None:
         """Restore the predictor exactly, bit for bit."""

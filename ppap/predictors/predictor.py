@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -108,6 +109,13 @@ class Predictor(nn.Module):
             images = ((images + 1) / 2 - self.mean) / self.std
         shown = images.to(weights_dtype(self.network, images.dtype))
         return shown.clone() if shown is given else shown
+
+    def showing_raw(self) -> Predictor:
+        """The same network shown images in [-1, 1], resized only; its weights are shared."""
+        raw = copy.copy(self)
+        half = torch.full_like(self.mean, 0.5)
+        raw._buffers = {**self._buffers, "mean": half, "std": half}
+        return raw
 
     def forward(self, images: Tensor) -> Any:
         """The network's prediction for (B, C, H, W) images in [-1, 1]."""

@@ -163,6 +163,17 @@ def test_what_is_merged_within_an_autocast_is_not_kept_beyond_it() -> None:
     assert torch.equal(bank.predict(x, 1), expected)
 
 
+def test_a_merged_predictor_shows_raw_images_to_experts_that_were_trained_on_such() -> None:
+    predictor = tiny_predictor()
+    bank = scrambled(ExpertBank(predictor, 2, normalised=False))
+    expected, before = bank.predict(images(4), 1), predictor(images(4))
+    merged = bank.merge(1)
+    torch.testing.assert_close(merged(images(4)), expected)
+    assert merged.network is predictor.network
+    bank.unmerge()
+    torch.testing.assert_close(predictor(images(4)), before, atol=0, rtol=0)
+
+
 def test_a_merge_overwrites_and_remembers_nothing_but_what_an_expert_changes() -> None:
     bank = lora_bank()
     seen = {name: tensor._version for name, tensor in bank.predictor.network.named_parameters()}
