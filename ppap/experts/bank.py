@@ -18,6 +18,7 @@ from ppap.diffusion.noise_levels import NoiseLevels
 from ppap.experts.absorb import absorbed
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.coverage import default_adapter, report_coverage
+from ppap.experts.adapters.student import set_mode
 from ppap.experts.bank_files import (
     BankDescription,
     expert_state,
@@ -175,7 +176,7 @@ class ExpertBank(nn.Module):
             self._follow_network()
             network = self.predictor.network
             own = self.expert(expert)
-            network.train(self.training and bool(own.statistics()))
+            set_mode(network, self.training, own.statistics())
             inputs = self.predictor.prepare(images, self.normalised)
             if not self.training:
                 return run_with(network, self.effective(expert), inputs)

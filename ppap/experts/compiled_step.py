@@ -22,6 +22,7 @@ from ppap.compute.exclusive import exclusive
 from ppap.compute.packages import cache_folder, package
 from ppap.compute.precision import Precision, autocast, in_float32
 from ppap.compute.tracing import Traced
+from ppap.experts.adapters.student import set_mode
 from ppap.experts.bank import ExpertBank
 from ppap.files.checkpoints import one_line
 
@@ -110,7 +111,7 @@ class Step:
         assert self._form is not None
         network = self.bank.predictor.network
         with exclusive(network), torch.enable_grad():
-            network.train(bool(statistics))
+            set_mode(network, True, self.statistics)
             leaves = [tensor.detach().requires_grad_() for tensor in tensors]
             moved = [value.clone() for value in statistics]
             with autocast(self.precision, x_t.device):
@@ -132,7 +133,7 @@ class Step:
         bank, expert = self.bank, self.bank.expert(0)
         network, statistics = bank.predictor.network, expert.statistics()
         with exclusive(network):
-            network.train(bool(statistics))
+            set_mode(network, True, statistics)
             shown = bank.predictor.prepare(x_t, bank.normalised)
             bank.student.prepare(self.base, expert.tensors(), statistics, shown)
 

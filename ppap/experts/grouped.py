@@ -18,6 +18,7 @@ from ppap.compute.stateless import run_with
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases, Full, Head, Norms
+from ppap.experts.adapters.student import set_mode
 from ppap.experts.grouped_layers import (
     GroupedBatchNorm,
     GroupedLayer,
@@ -123,7 +124,7 @@ class GroupedNetwork:
         statistics: Sequence[Mapping[str, Tensor]],
         training: bool,
     ) -> Iterator[None]:
-        self._network.train(training)
+        set_mode(self._network, training, statistics[0] if statistics else ())
         for layer in self._layers.values():
             layer.rows = rows
         for name, value in stack.items():
@@ -131,9 +132,10 @@ class GroupedNetwork:
             layer = self._layers[path]
             replaced = layer._parameters.get(kind)
             layer.own[kind] = value if replaced is None else value.to(replaced.dtype)
-        if statistics and statistics[0]:
+        if statistics:
             for path, layer in self._layers.items():
-                if isinstance(layer, GroupedBatchNorm):
+                kept_here = f"{path}.running_mean" in statistics[0]
+                if kept_here and isinstance(layer, GroupedBatchNorm):
                     kinds = [name for name, _ in layer.named_buffers(recurse=False)]
                     layer.statistics = [
                         {kind: kept[f"{path}.{kind}"] for kind in kinds} for kept in statistics

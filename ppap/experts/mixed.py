@@ -18,7 +18,7 @@ from ppap.compute.agreement import FirstUse, computes_in_half, disturbed
 from ppap.compute.attributes import Attributes
 from ppap.compute.stateless import copied
 from ppap.experts.adapters.adapter import Adapter
-from ppap.experts.adapters.student import Student
+from ppap.experts.adapters.student import Student, set_mode
 from ppap.experts.expert import Expert
 from ppap.experts.grouped import GroupedNetwork
 from ppap.experts.grouped_layers import UngroupableError
@@ -130,7 +130,7 @@ class MixedPass:
             return grouped.run(state, apart, [copied(k) for k in kept], x, chosen, training)
 
         def one_by_one(x: Tensor) -> Tensor:
-            self.network.train(training)
+            set_mode(self.network, training, kept[0])
             present = sorted(set(chosen.tolist()))
             rows = [(chosen == number).nonzero()[:, 0] for number in present]
             parts = []

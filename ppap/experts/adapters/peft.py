@@ -31,7 +31,7 @@ from ppap.experts.adapters.layers import (
     matching_weights,
 )
 from ppap.experts.adapters.parts import Part, Tensors
-from ppap.experts.adapters.student import Student, in_order
+from ppap.experts.adapters.student import Student, in_order, set_mode
 from ppap.files.checkpoints import one_line
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class PeftStudent(Student):
         weights = dict(self.network.named_buffers()) | self._without_peft(base, own) | dict(buffers)
         state = {self.names[key]: value for key, value in weights.items()}
         state |= {key: own[key] for key in self.added}
-        self.injected.to(inputs.device).train(self.network.training)
+        set_mode(self.injected.to(inputs.device), self.network.training, buffers)
         return run_with(self.injected, state, inputs)
 
     def _merged_with_graph(self, base: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Tensors:

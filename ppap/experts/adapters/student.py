@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -11,12 +11,33 @@ from ppap.compute.stateless import run_with
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Part, Tensors
 
-__all__ = ["Student", "Wrapping", "in_order"]
+__all__ = ["Student", "Wrapping", "in_order", "set_mode"]
 
 
 def in_order(parts: Iterable[Part]) -> list[Part]:
     """Low-rank updates last: an own copy of the weight that came after would undo them."""
     return sorted(parts, key=lambda part: isinstance(part, Lora))
+
+
+def set_mode(network: nn.Module, training: bool, statistics: Collection[str]) -> None:
+    """Training mode if experts keep statistics; norms whose statistics they don't keep evaluate.
+
+    In training these would normalise by their batch, or an image, and in use by what the frozen
+    predictor has: a norm whose statistics were absorbed beside one whose could not be, and an
+    instance norm that tracks its statistics.
+
+    Args:
+        network: the frozen predictor's, or one with layers in place of some of its own.
+        training: whether it is wanted; without statistics it is evaluation all the same.
+        statistics: names of the buffers that an expert keeps for itself.
+    """
+    network.train(training and bool(statistics))
+    if not network.training:
+        return
+    for name, layer in network.named_modules():
+        tracked = layer._buffers.get("running_mean") is not None
+        if tracked and f"{name}.running_mean" not in statistics:
+            layer.eval()
 
 
 class Student:
