@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.utils._pytree import tree_leaves
 
 from ppap.compute.agreement import FirstUse, computes_in_half, disturbed
 from ppap.compute.copies import sharing_copy
@@ -132,15 +133,15 @@ class Peft:
         found = matching_weights(network, self.layers)
         return [about for about in found if about.called] if self.layers == AUTO else found
 
-    def _layers(self, network: nn.Module) -> list[tuple[str, nn.Module]]:
-        found = [(about.name, about.layer) for about in self.weights(network)]
+    def _layers(self, network: nn.Module) -> list[AdaptableWeight]:
+        found = self.weights(network)
         if self.method == "oft":
-            found = [(name, layer) for name, layer in found if isinstance(layer, nn.Linear)]
+            found = [about for about in found if isinstance(about.layer, nn.Linear)]
             if not found:
                 raise ValueError("peft's OFT needs linear layers; choose boft for convolutions")
         if self.method in ("oft", "boft"):
             # A rotation of blocks of the input needs blocks that divide it.
-            found = [(name, layer) for name, layer in found if _inputs(layer) % self.rank == 0]
+            found = [about for about in found if _inputs(about) % self.rank == 0]
             if not found:
                 raise ValueError(
                     f"no layer's inputs divide into blocks of {self.rank}; choose another rank"
@@ -151,7 +152,7 @@ class Peft:
         """peft's settings for the layers of a network."""
         import peft
 
-        pattern = "|".join(re.escape(name) for name, _ in self._layers(network))
+        pattern = "|".join(re.escape(about.name) for about in self._layers(network))
         rank, alpha = self.rank, cast(int, self.alpha)  # peft's annotation is too narrow
         match self.method:
             case "lora" | "rslora" | "dora":
@@ -246,11 +247,11 @@ class PeftStudent(Student):
         moved = disturbed(own)
 
         def as_trained(x: Tensor) -> Any:
-            return self._run_injected(base, moved, copied(buffers), x)
+            return _rows(self._run_injected(base, moved, copied(buffers), x), x)
 
         def as_merged(x: Tensor) -> Any:
             state = self.effective(base, moved) | copied(buffers)
-            return run_with(self.network, state, x)
+            return _rows(run_with(self.network, state, x), x)
 
         if not self.check.allows(as_trained, as_merged, inputs, mode) and (
             self.part.method not in ADDITIVE
@@ -307,6 +308,14 @@ class _Delta(nn.Module):
         return self.layer.get_delta_weight(NAME)
 
 
+def _rows(prediction: Any, x: Tensor) -> Tensor:
+    """A prediction of several tensors as one, (B, ...): what it has for each row of ``x``."""
+    if isinstance(prediction, Tensor):
+        return prediction
+    leaves = [leaf for leaf in tree_leaves(prediction) if isinstance(leaf, Tensor)]
+    return torch.cat([leaf.flatten(1) for leaf in leaves if leaf.shape[:1] == x.shape[:1]], 1)
+
+
 def _check_merging(name: str, layer: Any, method: str) -> None:
     try:
         copy.deepcopy(layer).merge(safe_merge=True, adapter_names=[NAME])
@@ -341,8 +350,6 @@ def _added_parameters(network: nn.Module, injected: nn.Module) -> Tensors:
     return {name: value for name, value in injected.named_parameters() if name not in known}
 
 
-def _inputs(layer: nn.Module) -> int:
-    if isinstance(layer, nn.Conv2d):
-        return layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]
-    assert isinstance(layer, nn.Linear)
-    return layer.in_features
+def _inputs(about: AdaptableWeight) -> int:
+    """Of a linear layer, or of a convolution's kernel over all of its channels."""
+    return about.weight[0].numel() * about.groups

@@ -21,6 +21,7 @@ from ppap.experts.adapters.parts import Biases, Norms
 from ppap.experts.adapters.peft import Method, Peft
 from ppap.experts.bank import ExpertBank
 from ppap.predictors.predictor import Predictor
+from tests.ppap.networks import images, scrambled
 
 METHODS = get_args(Method)
 LAYERS = r"conv1|mixer"
@@ -248,6 +249,37 @@ def test_an_unknown_method_and_blocks_that_do_not_fit_are_refused() -> None:
         Peft("qlora")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="blocks of 5"):
         ExpertBank(predictor(), 1, Adapter((Peft("oft", 5, layers=LAYERS),)))
+
+
+def test_layers_that_blocks_do_not_suit_are_refused_in_words() -> None:
+    network = nn.Sequential(nn.Conv1d(4, 6, 3), nn.Conv3d(1, 2, 2))
+    for layers in ("0", "1"):
+        with pytest.raises(ValueError, match=r"boft does not fit .* Conv"):
+            ExpertBank(Predictor(network), 1, Adapter((Peft("boft", 2, layers=layers),)))
+
+
+class Several(nn.Module):
+    """Predicts several tensors, one of which has no row for each image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixer = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        found = self.mixer(x.mean((2, 3)))
+        return {"scores": found, "first": found[:, :2].square(), "mean": found.mean()}
+
+
+@pytest.mark.parametrize("method", ["dora", "ia3", "boft"])
+def test_predictions_of_several_tensors_are_trained_by_any_method(method: Method) -> None:
+    adapter = Adapter((Peft(method, 3, 2.0, "mixer"),))
+    bank = scrambled(ExpertBank(Predictor(Several()), 1, adapter))
+    expected = bank.predict(images(4), 0)
+    found = bank.train().predict(images(4), 0)
+    assert not bank.student.check.dropped
+    torch.testing.assert_close(found, expected)
+    found["first"].sum().backward()
+    assert all(parameter.grad is not None for parameter in bank.experts.parameters())
 
 
 class Odd(nn.Module):
