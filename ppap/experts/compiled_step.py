@@ -26,7 +26,16 @@ from ppap.experts.adapters.student import set_mode
 from ppap.experts.bank import ExpertBank
 from ppap.files.checkpoints import one_line
 
-__all__ = ["Inputs", "Run", "Step", "as_function", "compiled", "predicted", "tried"]
+__all__ = [
+    "Inputs",
+    "Run",
+    "Step",
+    "as_function",
+    "compiled",
+    "laid_out_like",
+    "predicted",
+    "tried",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -195,6 +204,18 @@ def _traced(step: Step, inputs: Inputs) -> Traced:
     devices = [inputs[3].device] if inputs[3].is_cuda else []
     with torch.random.fork_rng(devices):
         return Traced(as_function(step), inputs, frozen=False)
+
+
+def laid_out_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """A gradient, or an optimiser's moment, by the strides of its parameter.
+
+    A fused optimiser on a CPU goes through the memory of both, whatever their strides: it would add
+    to a weight what belongs to another. Autograd sees to that itself; a graph's gradient is laid
+    out as the graph computes it.
+    """
+    if value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter).copy_(value)
 
 
 def as_function(step: Step) -> Callable[..., list[Tensor]]:

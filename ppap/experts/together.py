@@ -24,7 +24,16 @@ from ppap.compute.compiler import can_compile
 from ppap.compute.precision import Precision
 from ppap.compute.tracing import graph_of
 from ppap.experts.bank import ExpertBank
-from ppap.experts.compiled_step import Inputs, Run, Step, as_function, compiled, predicted, tried
+from ppap.experts.compiled_step import (
+    Inputs,
+    Run,
+    Step,
+    as_function,
+    compiled,
+    laid_out_like,
+    predicted,
+    tried,
+)
 from ppap.files.checkpoints import one_line
 
 __all__ = ["JointStep"]
@@ -103,8 +112,9 @@ class JointStep:
             value.copy_(moved)
         gradients = found[len(self._statistics) :]
         for place, gradient in zip(self._step.used, gradients, strict=True):
-            if self.parameters[place].requires_grad:
-                self.parameters[place].grad = gradient
+            parameter = self.parameters[place]
+            if parameter.requires_grad:
+                parameter.grad = laid_out_like(gradient, parameter)
         return float(loss)
 
     def _prepared(self, inputs: Inputs) -> Run:
@@ -177,6 +187,11 @@ class JointStep:
 @contextmanager
 def _batched() -> Iterator[None]:
     """Within it attention takes a batch of weights, and what has no rule for one is quiet."""
+    quick = torch.backends.mha.get_fastpath_enabled()  # of torch's own layers; it has no gradient
     with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(quick)

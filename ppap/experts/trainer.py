@@ -14,6 +14,7 @@ from torch import Tensor
 from ppap.compute.precision import Precision, autocast, in_float32
 from ppap.diffusion.schedule import Schedule
 from ppap.experts.bank import ExpertBank
+from ppap.experts.compiled_step import laid_out_like
 from ppap.experts.draws import Draws
 from ppap.experts.expert import Expert
 from ppap.experts.in_turn import ExpertStep
@@ -208,12 +209,14 @@ class Trainer:
 
 
 def _for_all(state: dict[str, Tensor], parameter: Tensor) -> dict[str, Tensor]:
-    """A parameter's state; that of a shared start is repeated where all experts go on together."""
+    """A parameter's state; that of a shared start is repeated where all experts go on together.
+
+    What was read from a file is contiguous, where the parameter may be channels-last.
+    """
     return {
-        name: value if name == "step" or value.shape == parameter.shape
-        else value.expand_as(parameter).clone()
+        name: value if name == "step" else laid_out_like(value.expand_as(parameter), parameter)
         for name, value in state.items()
-    }  # fmt: skip
+    }
 
 
 def _late_mean(losses: list[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Callable
@@ -113,6 +114,43 @@ def test_a_compiled_step_that_gives_another_result_is_dropped(
         results.append((value, gradients, bank.state_dict(), torch.rand(3)))
     torch.testing.assert_close(*results, atol=0, rtol=0)
     assert "the joint step is not compiled" in caplog.text
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_laid_out_as_their_parameters(case: str) -> None:
+    """A fused optimiser goes through the memory of both, and does not look at strides."""
+    make, adapter = CASES[case]
+    joint = JointStep(bank_of(make(), adapter, EXPERTS).train(), loss)
+    joint(images(EXPERTS * SHARE, 0).view(EXPERTS, SHARE, 3, 8, 8), LABELS)
+    plain = copy.deepcopy(joint.parameters)
+    for ours, theirs in zip(joint.parameters, plain, strict=True):
+        theirs.grad = None if ours.grad is None else ours.grad.clone()
+    torch.optim.AdamW(joint.parameters, 0.1, fused=True).step()
+    torch.optim.AdamW(plain, 0.1, foreach=False).step()
+    for ours, theirs in zip(joint.parameters, plain, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+class Encoder(nn.Module):
+    """PyTorch's own encoder, which in evaluation has a kernel that knows no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.patches, self.encoder = nn.Conv2d(3, 8, 2, 2), nn.TransformerEncoder(layer, 1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+def test_experts_of_pytorchs_own_encoder_are_trained_together() -> None:
+    bank = bank_of(Predictor(Encoder().eval()), Adapter((Lora(2, 2.0, "auto"),)), EXPERTS).train()
+    joint = JointStep(bank, loss)
+    x_t = images(EXPERTS * SHARE, 0)
+    found = joint(x_t.view(EXPERTS, SHARE, 3, 8, 8), LABELS)
+    parts = [bank.predict(part, number) for number, part in enumerate(x_t.split(SHARE))]
+    assert found == pytest.approx(float(loss(torch.cat(parts), LABELS).detach()), rel=1e-5)
 
 
 class Scaled:

@@ -129,6 +129,24 @@ def test_interrupted_at_any_step_it_ends_as_if_undisturbed(
         assert step - every < seen[0] <= step
 
 
+@pytest.mark.parametrize("order", ["ascending", "together"])
+def test_weights_that_are_channels_last_go_on_as_others_do(order: Any, tmp_path: Path) -> None:
+    """A file holds an optimiser's moments contiguous, and the optimiser reads memory alone."""
+    training = Training(steps=8, batch=6, learning_rate=1e-2, start="base", order=order)
+    banks = []
+    for _ in range(2):
+        predictor = tiny_predictor()
+        predictor.network.to(memory_format=torch.channels_last)
+        banks.append(ExpertBank(predictor, 2, Adapter((Full(),))))
+    whole, again = banks
+    train(whole, training, None)
+    file = tmp_path / "training.safetensors"
+    with pytest.raises(Interrupted):
+        train(again, training, file, progress=interrupt_at(3))
+    train(again, training, file)
+    assert same(again, whole)
+
+
 def test_a_finished_training_is_read(tmp_path: Path) -> None:
     file = tmp_path / "training.safetensors"
     whole, again = bank_of(), bank_of()
