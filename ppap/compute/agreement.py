@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ppap.compute.precision import HALF, full_float32
 from ppap.files.checkpoints import one_line
@@ -22,6 +24,7 @@ __all__ = [
     "as_near",
     "computes_in_half",
     "disturbed",
+    "joined",
     "values_and_gradient",
 ]
 
@@ -118,6 +121,15 @@ def values_and_gradient(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
             return values.detach(), torch.zeros_like(x)
         (gradient,) = torch.autograd.grad(total, x, allow_unused=True, materialize_grads=True)
     return values.detach(), gradient
+
+
+def joined(prediction: Any, count: int) -> Tensor:
+    """A prediction of several tensors as one: what it has for each of ``count`` images."""
+    if isinstance(prediction, Tensor):
+        return prediction
+    leaves = [leaf for leaf in tree_leaves(prediction) if isinstance(leaf, Tensor)]
+    rows = [leaf.reshape(count, -1) for leaf in leaves if leaf.shape[:1] == (count,)]
+    return torch.cat(rows, 1) if rows else torch.zeros(count, 0)
 
 
 def agree(found: Tensor, expected: Tensor, half: bool = False, differing: float = KINKED) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ppap.compute.agreement import agree
+from ppap.compute.agreement import agree, joined
 from ppap.compute.stateless import run_with
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
@@ -37,8 +37,9 @@ def save_peft(bank: ExpertBank, folder: str | Path) -> None:
     as modules to save.
 
     Raises:
-        ValueError: for a bank whose adapter peft has no form for, or a layer on which peft computes
-            something else, such as a dilated convolution. Nothing is written then.
+        ValueError: for a bank whose adapter peft has no form for, a tensor that it does not save,
+            such as the bias within attention, or a layer on which it computes something else, such
+            as a dilated convolution. Nothing is written then.
     """
     folder = Path(folder)
     for number in range(len(bank)):
@@ -87,7 +88,24 @@ def _peft_model(bank: ExpertBank, number: int) -> Any:
         warnings.simplefilter("ignore")
         model = peft.get_peft_model(cast(Any, network), config)
     _fill(model, own | expert.statistics())
+    _check_saved(model, state.keys() & (own | expert.statistics()).keys())
     return model
+
+
+def _check_saved(model: Any, own: Iterable[str]) -> None:
+    """Look whether peft saves what an expert has in place of the network's own tensors."""
+    import peft
+
+    saved = {_plain(key) for key in peft.get_peft_model_state_dict(model)}
+    lost = sorted(set(own) - saved)
+    if lost:
+        raise ValueError(f"peft does not save {', '.join(lost)}; save the bank itself")
+
+
+def _plain(key: str) -> str:
+    """The name of a tensor of the network itself, in the bare network."""
+    plain = key.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
+    return plain.replace(".base_layer.", ".")
 
 
 def _layer(network: nn.Module, key: str) -> nn.Module | None:
@@ -213,7 +231,8 @@ def _check_network(model: Any, bank: ExpertBank, merged: Mapping[str, Tensor]) -
             expected = run_with(network, merged, inputs)
         except Exception:  # noqa: BLE001, S112 a network of another size
             continue
-        if isinstance(expected, Tensor) and not agree(model.eval()(inputs), expected):
+        found, wanted = (joined(part, len(inputs)) for part in (model.eval()(inputs), expected))
+        if not agree(found, wanted):
             raise ValueError(
                 f"peft computes something else than the bank with {type(network).__name__}, which "
                 "does not call all of the adapted layers; save the bank itself"
@@ -249,7 +268,6 @@ def _fill(model: Any, values: Mapping[str, Tensor]) -> None:
     for key, tensor in (*model.named_parameters(), *model.named_buffers()):
         if ".original_module." in key:
             continue
-        plain = key.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
-        tensors[plain.replace(".base_layer.", ".")] = tensor
+        tensors[_plain(key)] = tensor
     for key, value in values.items():
         tensors[key].copy_(value)

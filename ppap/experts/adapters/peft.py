@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.utils._pytree import tree_leaves
 
-from ppap.compute.agreement import FirstUse, computes_in_half, disturbed
+from ppap.compute.agreement import FirstUse, computes_in_half, disturbed, joined
 from ppap.compute.copies import sharing_copy
 from ppap.compute.options import check_choice, check_number, check_whole
 from ppap.compute.stateless import copied, run_with
@@ -247,11 +246,11 @@ class PeftStudent(Student):
         moved = disturbed(own)
 
         def as_trained(x: Tensor) -> Any:
-            return _rows(self._run_injected(base, moved, copied(buffers), x), x)
+            return joined(self._run_injected(base, moved, copied(buffers), x), len(x))
 
         def as_merged(x: Tensor) -> Any:
             state = self.effective(base, moved) | copied(buffers)
-            return _rows(run_with(self.network, state, x), x)
+            return joined(run_with(self.network, state, x), len(x))
 
         if not self.check.allows(as_trained, as_merged, inputs, mode) and (
             self.part.method not in ADDITIVE
@@ -306,14 +305,6 @@ class _Delta(nn.Module):
 
     def forward(self) -> Any:
         return self.layer.get_delta_weight(NAME)
-
-
-def _rows(prediction: Any, x: Tensor) -> Tensor:
-    """A prediction of several tensors as one, (B, ...): what it has for each row of ``x``."""
-    if isinstance(prediction, Tensor):
-        return prediction
-    leaves = [leaf for leaf in tree_leaves(prediction) if isinstance(leaf, Tensor)]
-    return torch.cat([leaf.flatten(1) for leaf in leaves if leaf.shape[:1] == x.shape[:1]], 1)
 
 
 def _check_merging(name: str, layer: Any, method: str) -> None:

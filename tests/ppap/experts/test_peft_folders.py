@@ -182,14 +182,46 @@ class OfOneSize(Reading):
         return super().forward(x + self.places)
 
 
+class Several(Reading):
+    """Predicts several tensors by a weight that it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixer = nn.Linear(3, 5)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        return {"scores": super().forward(x), "mean": x.mean()}
+
+
+class Attending(nn.Module):
+    """Attention of torch itself, whose own bias is none of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixer, self.attention = nn.Linear(3, 4), nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.mixer(x.flatten(2).transpose(1, 2))
+        return self.attention(tokens, tokens, tokens)[0].mean(1)
+
+
+def test_a_tensor_that_peft_does_not_save_is_refused(tmp_path: Path) -> None:
+    adapter = Adapter((Peft("lora", 2, 4.0, "mixer"), Biases("")))
+    bank = bank_of(Predictor(Attending().eval()), adapter, 2).eval()
+    with pytest.raises(ValueError, match=r"peft does not save attention\.in_proj_bias"):
+        save_peft(bank, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("network", "said"),
     [
+        (Several(), "does not call all of the adapted layers"),
         (Tied(), "classes, an embedding that shares"),
         (OfOneSize(8), "does not call all of the adapted layers"),
         (OfOneSize(9), r"tell its size: Predictor\(..., size"),
     ],
-    ids=["tied", "of one size", "of an unknown one"],
+    ids=["several", "tied", "of one size", "of an unknown one"],
 )
 def test_what_peft_cannot_be_told_is_refused_and_not_written(
     network: nn.Module, said: str, tmp_path: Path
