@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ppap.compute.allocator import keep_freed_memory
 from ppap.compute.precision import choose_precision
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = ["trained_experts", "transfer"]
+
+FIRST_VALUES = 1e-5
+"""Relative differences of what no step has changed; a step's are larger, and zeros have none."""
 
 
 @torch.inference_mode(False)
@@ -311,6 +315,9 @@ def _check_start(bank: ExpertBank, training: Training) -> None:
 def trained_experts(bank: ExpertBank) -> list[int]:
     """The experts of a bank that are no longer as its ``reset`` leaves them, low noise to high.
 
+    Up to rounding: first values may be computed from the predictor's, as DoRA's magnitudes are, and
+    are others in another type or on another device.
+
     Args:
         bank: it is unmerged, for what is looked at is the predictor as it was.
     """
@@ -318,6 +325,11 @@ def trained_experts(bank: ExpertBank) -> list[int]:
     found = []
     for number, fresh in enumerate(bank.fresh()):
         before, now = fresh.state_dict(), bank.expert(number).state_dict()
-        if not all(torch.equal(value, before[key].to(value)) for key, value in now.items()):
+        if not all(_as_before(value, before[key]) for key, value in now.items()):
             found.append(number)
     return found
+
+
+def _as_before(value: Tensor, before: Tensor) -> bool:
+    rounding = 8 * torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+    return torch.allclose(value, before.to(value), rtol=max(rounding, FIRST_VALUES), atol=0.0)

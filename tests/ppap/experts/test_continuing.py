@@ -97,6 +97,17 @@ def test_a_bank_with_absorbed_statistics_starts_from_the_base_too() -> None:
     assert torch.equal(bank.eval().predict(x, 1), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_an_untrained_bank_may_be_cast(dtype: torch.dtype) -> None:
+    """DoRA's first magnitudes are norms of the weights, which round otherwise in another type."""
+    for adapter in (*ADAPTERS.values(), Adapter((Peft("dora", 2),))):
+        bank = bank_of(adapter).to(dtype)
+        assert trained_experts(bank) == []
+        with torch.no_grad():
+            next(bank.expert(1).parameters()).mul_(1.1).add_(0.1)
+        assert trained_experts(bank) == [1]
+
+
 def test_a_chain_may_begin_at_a_trained_expert() -> None:
     bank = bank_of(ADAPTERS["ppap"])
     with torch.no_grad():
