@@ -1,8 +1,8 @@
 """The file that an interrupted training goes on from: to the same result, bit for bit.
 
-It holds the experts, the optimiser's state, the losses so far and the state of PyTorch's
-generators, which layers such as dropout draw from. What each step draws depends on the seed and
-the step alone (:mod:`ppap.experts.draws`) and needs no state.
+It holds the experts, the optimiser's state, the losses so far and the state of the generators that
+layers such as dropout draw from: PyTorch's, Python's and NumPy's. What each step draws depends on
+the seed and the step alone (:mod:`ppap.experts.draws`) and needs no state.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
+import random
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -190,11 +192,14 @@ class TrainingFile:
             own = self._rank
             buffers = {k: v[own] for k, v in _below("buffer", tensors).items()}
             # Copied: a generator reads a view from the beginning of what it is a view of.
-            random = {k: v[own].clone() for k, v in _below("random", tensors).items()}
+            drawn = {k: v[own].clone() for k, v in _below("random", tensors).items()}
             self.bank.experts.load_state_dict(experts | buffers)
-            torch.set_rng_state(random["cpu"])
-            if "cuda" in random:
-                torch.cuda.set_rng_state(random["cuda"], self._device)
+            torch.set_rng_state(drawn["cpu"])
+            if "cuda" in drawn:
+                torch.cuda.set_rng_state(drawn["cuda"], self._device)
+            if "python" in drawn:  # not in an earlier version's file
+                _set_pythons(drawn["python"].tolist())
+                _set_numpys(drawn["numpy"].tolist())
             self._set_scaler(_below("scaler", tensors))
             self._before, self._began = float(tensors["seconds"]), time.monotonic()
         except (KeyError, IndexError, TypeError, RuntimeError) as error:
@@ -238,10 +243,10 @@ class TrainingFile:
 
     def _of_processes(self) -> dict[str, Tensor]:
         """What each process has its own of, (processes, ...): statistics, and generators."""
-        random = {"cpu": torch.get_rng_state()}
+        drawn = {"cpu": torch.get_rng_state(), "python": _pythons(), "numpy": _numpys()}
         if self._device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self._device)
-        own = _named("buffer", dict(self.bank.experts.named_buffers())) | _named("random", random)
+            drawn["cuda"] = torch.cuda.get_rng_state(self._device)
+        own = _named("buffer", dict(self.bank.experts.named_buffers())) | _named("random", drawn)
         return {name: self._gathered(value) for name, value in own.items()}
 
     def _gathered(self, tensor: Tensor) -> Tensor:
@@ -259,6 +264,32 @@ class TrainingFile:
     def _set_scaler(self, state: Mapping[str, Tensor]) -> None:
         if state and self.accelerator and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict({k: v.item() for k, v in state.items()})
+
+
+def _pythons() -> Tensor:
+    """(626,) the state of Python's generator; NaN where it has no second normal number waiting."""
+    _, words, waiting = random.getstate()
+    return torch.tensor([*words, math.nan if waiting is None else waiting], dtype=torch.float64)
+
+
+def _set_pythons(state: list[float]) -> None:
+    *words, waiting = state
+    version, *_ = random.getstate()
+    left = None if math.isnan(waiting) else waiting
+    random.setstate((version, tuple(map(int, words)), left))
+
+
+def _numpys() -> Tensor:
+    """(627,) likewise of NumPy's."""
+    state: Any = np.random.get_state()  # noqa: NPY002
+    _, words, place, waits, waiting = state
+    return torch.tensor([*words.tolist(), place, waits, waiting], dtype=torch.float64)
+
+
+def _set_numpys(state: list[float]) -> None:
+    *words, place, waits, waiting = state
+    key = np.array(words).astype(np.uint32)
+    np.random.set_state(("MT19937", key, int(place), int(waits), waiting))  # noqa: NPY002
 
 
 def seconds_spent(path: str | Path) -> float:

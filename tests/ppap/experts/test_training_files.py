@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -190,18 +191,33 @@ class Dropping(nn.Module):
         return self.layers(x)
 
 
-def test_random_layers_go_on_in_their_stream(tmp_path: Path) -> None:
+class Scaling(Dropping):
+    """Scales by random numbers of Python and NumPy in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        return found * random.gauss(1, 0.3) * np.random.rand() if self.training else found  # noqa: NPY002
+
+
+@pytest.mark.parametrize("network", [Dropping, Scaling])
+def test_random_layers_go_on_in_their_stream(
+    network: Callable[[], nn.Module], tmp_path: Path
+) -> None:
     def bank() -> ExpertBank:
         torch.manual_seed(0)
-        return ExpertBank(Predictor(Dropping(), (0.5,) * 3, (0.5,) * 3), 2, Adapter((Full(),)))
+        return ExpertBank(Predictor(network(), (0.5,) * 3, (0.5,) * 3), 2, Adapter((Full(),)))
+
+    def seed(number: int) -> None:
+        for begin in (torch.manual_seed, random.seed, np.random.seed):
+            begin(number)
 
     file, whole, cut, again = tmp_path / "training.safetensors", bank(), bank(), bank()
-    torch.manual_seed(1)
+    seed(1)
     train(whole, TRAINING, None)
-    torch.manual_seed(1)
+    seed(1)
     with pytest.raises(Interrupted):
         train(cut, TRAINING, file, progress=interrupt_at(3))
-    torch.manual_seed(2)
+    seed(2)
     train(again, TRAINING, file)
     assert same(again, whole)
 
