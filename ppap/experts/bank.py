@@ -175,13 +175,13 @@ class ExpertBank(nn.Module):
         with exclusive(self.predictor.network):
             self._follow_network()
             network = self.predictor.network
-            own = self.expert(expert)
-            set_mode(network, self.training, own.statistics())
+            own, kept = self.expert(expert).tensors(), self.expert(expert).statistics()
+            set_mode(network, self.training, kept)
             inputs = self.predictor.prepare(images, self.normalised)
             if not self.training:
                 return run_with(network, self.effective(expert), inputs)
             self._weights.forget()
-            return self.student.run(self._weights.base(), own.tensors(), own.statistics(), inputs)
+            return self.student.run(self._weights.base(), own, kept, inputs)
 
     @property
     def overwritten(self) -> dict[str, Tensor]:
@@ -195,9 +195,8 @@ class ExpertBank(nn.Module):
             NonFiniteError: if any of it is NaN or infinite, which a student would follow.
         """
         with torch.no_grad(), exclusive(self.predictor.network):
-            self.predictor.network.eval()
-            prepared = self.predictor.prepare(images)
-            prediction = run_with(self.predictor.network, self._weights.base(), prepared)
+            network = self.predictor.network.eval()
+            prediction = run_with(network, self._weights.base(), self.predictor.prepare(images))
         check_finite(prediction, f"the prediction of {self.predictor.name} for a clean image")
         return prediction
 
@@ -263,9 +262,8 @@ class ExpertBank(nn.Module):
         ``state_dict`` holds the predictor as it was.
 
         Returns:
-            The bank's own predictor, good until :meth:`unmerge` or the next merge; of a bank whose
-            experts see raw images (``normalised=False``), another around the same network, which
-            shows them so.
+            The bank's own predictor, or, for experts that see raw images, another around the same
+            network, which shows them so; good until :meth:`unmerge` or the next merge.
         """
         self.unmerge()
         self._weights.merge(self.student, self.expert(expert))
@@ -334,8 +332,8 @@ class ExpertBank(nn.Module):
         replaced whole: a save that fails or is killed leaves one of the two
         (:mod:`ppap.experts.bank_files`).
         """
-        network = self.predictor.network
-        experts = [expert_state(self.expert(number), network) for number in range(len(self))]
+        every = (self.expert(number) for number in range(len(self)))
+        experts = [expert_state(expert, self.predictor.network) for expert in every]
         about = BankDescription(
             self.predictor.name,
             self.ranges,
@@ -380,13 +378,9 @@ class ExpertBank(nn.Module):
             )
         about.check_predictor(folder, predictor)
         bank = cls(
-            predictor,
-            about.ranges,
-            about.adapter,
-            task or about.task,
-            seed=about.seed,
-            normalised=about.normalised,
-        )
+            predictor, about.ranges, about.adapter, task or about.task,
+            seed=about.seed, normalised=about.normalised,
+        )  # fmt: skip
         if about.absorbed:
             bank.absorb_statistics()
         bank.noise_levels = about.noise_levels
