@@ -12,7 +12,7 @@ from torch import Tensor
 from ppap.compute.compiler import can_compile
 from ppap.compute.precision import Precision
 from ppap.experts.bank import ExpertBank
-from ppap.experts.compiled_step import Run, Step, compiled, predicted
+from ppap.experts.compiled_step import Run, Step, compiled, laid_out_like, predicted
 from ppap.experts.expert import Expert
 
 __all__ = ["ExpertStep"]
@@ -70,6 +70,7 @@ class ExpertStep:
         for parameter in parameters:
             parameter.grad = None
         for place, gradient in zip(used, found[1 + len(statistics) :], strict=True):
-            if parameters[place].requires_grad:
-                parameters[place].grad = gradient
+            parameter = parameters[place]
+            if parameter.requires_grad:
+                parameter.grad = laid_out_like(gradient, parameter)
         return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ppap.compute.tracing import Traced
 from ppap.experts import compiled_step, in_turn
-from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.adapter import Adapter, full_adapter, ppap_adapter
 from ppap.experts.adapters.parts import Biases, Full
 from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
@@ -137,6 +138,22 @@ def test_what_has_no_gradient_is_left_alone(order: Any, compile: bool, packages:
     for number, value in enumerate(before):
         assert torch.equal(bank.expert(number).tensors()["idle.weight"], value)
         assert not torch.equal(bank.expert(number).tensors()["layers.1.weight"], before[0])
+
+
+def test_gradients_are_laid_out_as_their_parameters(packages: Packages) -> None:
+    """A graph's may be channels-last, and a fused optimiser does not look at strides."""
+    layers = [nn.Conv2d(3, 8, 3), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(8, 5)).eval()
+    bank = ExpertBank(Predictor(network), 1, full_adapter()).train()
+    ExpertStep(bank, ClassTask().supervised_loss)(bank.expert(0), images(8), torch.arange(8) % 5)
+    assert packages
+    fused, plain = bank, copy.deepcopy(bank)
+    for ours, theirs in zip(fused.experts.parameters(), plain.experts.parameters(), strict=True):
+        theirs.grad = None if ours.grad is None else ours.grad.clone()
+    torch.optim.AdamW(fused.experts.parameters(), 0.1, fused=True).step()
+    torch.optim.AdamW(plain.experts.parameters(), 0.1, foreach=False).step()
+    for ours, theirs in zip(fused.experts.parameters(), plain.experts.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("fault", ["error", "another loss", "a gradient", "statistics", "calls"])
