@@ -25,6 +25,8 @@ from ablations.machine.kept import Kept
 from ablations.machine.store import Artifact
 from ablations.settings.setting import device
 from ppap.experts.adapters.adapter import Adapter
+from ppap.experts.adapters.parts import Full
+from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
 from ppap.experts.objectives import Distillation, Supervision
 from ppap.experts.routing import NoiseRanges
@@ -121,6 +123,16 @@ class Experts(Cell):
     def compiled(self) -> bool:
         """Whether the training step is compiled."""
         return self.setup.fast and self.training.steps >= STEPS_WORTH_COMPILING
+
+    @property
+    def version(self) -> int:
+        """2 where gradients were laid out otherwise than the weights to which the optimiser added.
+
+        Of the parts of adapters these train the weights of convolutions, which graphs compute
+        channels-last.
+        """
+        weights = any(isinstance(part, Full | Peft) for part in self.adapter.parts)
+        return 2 if self.compiled and weights else self.VERSION
 
     def bank_inputs(self) -> Iterator[Cell]:
         """The cells that :meth:`bank` reads."""

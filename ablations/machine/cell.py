@@ -43,6 +43,11 @@ class Cell:
     GPUS: ClassVar[float] = 0.0
     """How many accelerators it asks a cluster for, beyond those that it finds by itself."""
 
+    @property
+    def version(self) -> int:
+        """Of the computation; a kind of which only some cells are computed otherwise says which."""
+        return self.VERSION
+
     @cached_property
     def key(self) -> str:
         """Hexadecimal content hash."""
@@ -99,7 +104,7 @@ def describe(value: Any, root: bool = False) -> Any:
         described = {field.name: describe(getattr(value, field.name)) for field in fields(value)}
         kind: dict[str, Any] = {"kind": type(value).__name__}
         if isinstance(value, Cell):
-            kind["version"] = value.VERSION
+            kind["version"] = value.version
         elif code := digest_of_class(type(value)):
             kind["code"] = code
         return kind | described
