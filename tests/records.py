@@ -15,8 +15,6 @@ __all__ = [
     "PEERS",
     "PEERS_LONG",
     "PEERS_ON_SCENES",
-    "RATES",
-    "RATE_OF_ONE",
     "RESULTS",
     "SCENES",
     "TUNING",
@@ -35,8 +33,6 @@ SCENES = "scenes-large-full+curve_samples=100+synthetic=2000"
 LONG = SCENES.replace("large", "long")
 PEERS_ON_SCENES = PEERS.replace("fashion", "scenes").replace("+timed", "+synthetic=2000+timed")
 PEERS_LONG = PEERS_ON_SCENES.replace("large", "long")
-RATES = "fashion-large-full+curve_samples=200+learning_rate=0.01"
-RATE_OF_ONE = RATES.replace("0.01", "0.03")
 TUNING = "fashion-large-full+seeds=1"
 RESULTS = Path(__file__).parents[1] / "reports" / "results"
 

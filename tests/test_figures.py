@@ -17,8 +17,6 @@ from tests.records import (
     PEERS,
     PEERS_LONG,
     PEERS_ON_SCENES,
-    RATE_OF_ONE,
-    RATES,
     RESULTS,
     SCENES,
     TUNING,
@@ -110,13 +108,6 @@ def above_the_best(arm: str, rate: float, predictor: str = "resnet") -> float:
         if (record.get("method"), record.get("predictor")) == (arm, predictor)
     )
     return 100 * (tried[rate] / min(tried.values()) - 1)
-
-
-def at_the_tuned_rate(name: str) -> list[float]:
-    """Of a claim about full experts that is refuted at a rate that suits them, too."""
-    rate = float(RATES.rpartition("=")[2])
-    assert max(above_the_best(arm, rate) for arm in ("multi-experts", "ppap, full")) < 0.5
-    return settled(RATES, "claims", name, "resnet", "refuted", *INTERVAL)
 
 
 def quirk(arm: str) -> float:
@@ -419,13 +410,6 @@ README = {
         float(row_of(PEERS_ON_SCENES, "peers", "freedom", "resnet")["cheaper_after"]),
     ],
     "whose unguided samples have an FID of 1.2": lambda: [unguided_fid("fashion-large")],
-    "its best accuracy rises to 0.764": lambda: [
-        float(best_point(RATE_OF_ONE, "single", "resnet")["score"])
-    ],
-    "equal distance falls to [0.087 [0.041, 0.132]]": lambda: settled(
-        RATE_OF_ONE, "claims", "experts beat one network", "resnet", "supported", *INTERVAL
-    ),
-    "from the 0.139 of the table": lambda: contrast("experts beat one network", "difference"),
     "open at an FID of 4.9 and are supported at 1.9": lambda: [
         fid_of_a_thousand("scenes-large"),
         fid_of_a_thousand("scenes-long"),
@@ -502,8 +486,6 @@ README = {
         float(best_point(CLAIMS, "ppap", "resnet", sweep)["score"])
         for sweep in ("refinements", "claims")
     ],
-    "by 0.067 [0.051, 0.083] without labels and": lambda: at_the_tuned_rate("adapters suffice"),
-    "and 0.080 [0.062, 0.099] with": lambda: at_the_tuned_rate("adapters suffice with labels"),
     "is 0.665 with PPAP-5, which trains 5.8 % of an expert, and 0.871 with": lambda: [
         float(best_point(CLAIMS, "ppap", "vit")["score"]),
         share(f"{DEFAULT}/ppap/vit/trainable_share"),
@@ -934,7 +916,6 @@ def test_the_rates_in_use_are_those_that_suit() -> None:
     in_use = LORA.learning_rate
     assert above_the_best("ppap", in_use, "vit") == 0
     assert above_the_best("ppap", in_use) < 0.2
-    assert above_the_best("single", float(RATE_OF_ONE.rpartition("=")[2])) == 0
 
 
 def test_what_is_said_of_fewer_steps_has_its_verdicts() -> None:
