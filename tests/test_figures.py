@@ -482,6 +482,23 @@ README = {
         *INTERVAL,
         "p_corrected",
     ),
+    "to be worse by 0.461 [0.367, 0.555] and 0.463 [0.323, 0.603]": lambda: [
+        *worse(PEERS_ON_SCENES, "peers", "lgd-mc beats ppap"),
+        *worse(PEERS_ON_SCENES, "peers", "adam beats ppap"),
+    ],
+    "reach 0.940, and on x_t are 0.060 [0.003, 0.117] better": lambda: [
+        float(best_point(PEERS_ON_SCENES, "tfg + experts on x_0", "resnet", "peers")["score"]),
+        *settled(
+            PEERS_ON_SCENES, "peers", "tfg + experts on x_t beats ppap", "resnet", "open", *INTERVAL
+        ),
+    ],
+    "within Adam they are 0.290 [0.187, 0.393] worse": lambda: worse(
+        PEERS_ON_SCENES, "peers", "adam + experts on x_t beats ppap"
+    ),
+    "on scenes it is 0.785 accurate at 8.1 times": lambda: [
+        float(best_point(PEERS_ON_SCENES, "fk-steering", "resnet", "peers")["score"]),
+        times_the_cost_of_ppap("fk-steering"),
+    ],
     "is 0.911 accurate at the best of its scales": lambda: [
         float(best_point(CLAIMS, "single", "resnet")["score"])
     ],
