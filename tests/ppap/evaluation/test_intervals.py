@@ -226,7 +226,7 @@ def test_paired_fid_differs_by_the_difference_and_is_sure_of_it() -> None:
     found = paired_fid(bad, good, real, 100)
     expected = np.mean(
         [
-            bootstrap_fid([b], real, 1).value - bootstrap_fid([g], real, 1).value
+            bootstrap_fid([b], real, 2).value - bootstrap_fid([g], real, 2).value
             for b, g in zip(bad, good, strict=True)
         ]
     )
@@ -235,9 +235,6 @@ def test_paired_fid_differs_by_the_difference_and_is_sure_of_it() -> None:
     assert found.p < 1e-3
     same = paired_fid(good, good, real, 20)
     assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1), "the same images are drawn"
-    # Shifted until their mean is the value: of one replicate nothing else is left.
-    alone = paired_fid(bad, good, real, 1)
-    assert alone.low == alone.high == pytest.approx(alone.value)
 
 
 def test_sides_that_do_not_pair_up_are_refused() -> None:
