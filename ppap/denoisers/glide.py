@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppap.compute.known import values_known
+from ppap.compute.known import outlier
 from ppap.compute.options import check_captions
 from ppap.denoisers.blocks import at_least_float32, small_images
 from ppap.denoisers.unet import UNetModel
@@ -176,13 +176,11 @@ class Text2ImUNet(UNetModel):
                 f"{tokens.dtype} {tuple(tokens.shape)}"
             )
         tokens = tokens.long()
-        if not tokens.is_cuda and values_known(tokens):
-            low, high = map(int, tokens.aminmax())
-            if low < 0 or high >= count:
-                wrong = low if low < 0 else high
-                raise ValueError(
-                    f"token {wrong} is none of the {count} of the vocabulary; take a TextEncoder's"
-                )
+        wrong = None if tokens.is_cuda else outlier(tokens, 0, count - 1)
+        if wrong is not None:
+            raise ValueError(
+                f"token {wrong} is none of the {count} of the vocabulary; take a TextEncoder's"
+            )
         return tokens
 
     def _encode_text(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ppap.compute.known import values_known
+from ppap.compute.known import outlier
 from ppap.compute.options import check_number, check_whole
 
 __all__ = ["Schedule", "check_spacing", "cosine_schedule", "linear_schedule", "make_schedule"]
@@ -177,11 +177,10 @@ class Schedule:
         kind = timesteps.dtype if isinstance(timesteps, Tensor) else type(timesteps).__name__
         if not isinstance(kind, torch.dtype) or kind.is_floating_point or kind == torch.bool:
             raise TypeError(f"timesteps are a tensor of integers, got {kind}")
-        if timesteps.is_cpu and values_known(timesteps) and timesteps.numel():
-            lowest, highest = (int(end) for end in timesteps.aminmax())
-            if lowest < 0 or highest > self.timesteps[-1]:
-                wrong = lowest if lowest < 0 else highest
-                raise ValueError(f"timesteps are from 0 to {self.timesteps[-1]}, got {wrong}")
+        last = int(self.timesteps[-1])
+        wrong = outlier(timesteps, 0, last) if timesteps.is_cpu else None
+        if wrong is not None:
+            raise ValueError(f"timesteps are from 0 to {last}, got {wrong}")
 
 
 _TABLES: WeakKeyDictionary[Schedule, dict[torch.device, Tensor]] = WeakKeyDictionary()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppap.compute.known import values_known
+from ppap.compute.known import outlier, values_known
 from ppap.compute.precision import widened
 from ppap.files.images import NonFiniteError
 
@@ -73,11 +73,8 @@ def checked_labels(targets: Tensor, shape: torch.Size, classes: int, lowest: int
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise ValueError(f"labels are integers, got {targets.dtype}; convert them with .long()")
     labels = targets.long()
-    if values_known(labels) and labels.numel():
-        low, high = int(labels.min()), int(labels.max())
-        if low < lowest or high >= classes:
-            wrong = low if low < lowest else high
-            raise ValueError(f"label {wrong} is none of the {classes} classes, 0 to {classes - 1}")
+    if (wrong := outlier(labels, lowest, classes - 1)) is not None:
+        raise ValueError(f"label {wrong} is none of the {classes} classes, 0 to {classes - 1}")
     return labels
 
 
