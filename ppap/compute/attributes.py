@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ppap.compute.changes import mark
-from ppap.compute.modules import Networks
+from ppap.compute.modules import Networks, hooks_of_all
 
 __all__ = ["Attributes"]
 
@@ -152,6 +152,8 @@ class Attributes:
                     continue
                 plain = type(value) in NUMBERS
                 found[id(part), name] = value if plain else _frozen(value, DEPTH, seen)
+        for kind, hooks in hooks_of_all().items():
+            found[0, kind] = _frozen(hooks, DEPTH, seen)
         for key in self._restless & found.keys():
             del found[key]
         return modules, found

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ppap.compute.copies import sharing_copy
+from ppap.compute.modules import hooks_of_all
 
 __all__ = ["FoldedNetwork"]
 
@@ -35,6 +36,8 @@ class FoldedNetwork:
         self.folded: list[tuple[str, str]] = []
         self._norms: dict[str, nn.BatchNorm2d] = {}
         if not any(type(layer) is nn.BatchNorm2d for layer in network.modules()):
+            return
+        if hooks_of_all():
             return
         if any(layer._forward_hooks or layer._forward_pre_hooks for layer in network.modules()):
             return

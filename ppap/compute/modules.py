@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Networks", "evaluating", "outer_call", "weights_dtype"]
+__all__ = ["Networks", "evaluating", "hooks_of_all", "outer_call", "weights_dtype"]
 
 DEPTH = 8
 """How many objects deep a network is looked for: a guide's model in a few wrappers."""
@@ -22,6 +23,13 @@ INTERNAL = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks
 """What PyTorch keeps in every module, of which hooks alone may call other networks."""
 MANY = 1000
 """Parts of a container beyond which none of them is looked at."""
+
+
+def hooks_of_all() -> dict[str, Mapping[int, Any]]:
+    """What PyTorch calls around every module there is, by its kind; empty for nothing."""
+    kinds = "_global_forward_pre_hooks", "_global_forward_hooks"
+    found = {kind: getattr(torch.nn.modules.module, kind) for kind in kinds}
+    return {kind: hooks for kind, hooks in found.items() if hooks}
 
 
 class Networks:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from ppap.compute.attributes import Attributes
 
@@ -127,6 +128,18 @@ def test_a_glance_notices_numbers(change: Callable[[nn.Sequential], None]) -> No
     change(module)
     assert attributes.changed(thorough=False)
     assert not attributes.changed(thorough=False)
+
+
+def test_a_hook_of_all_modules_is_noticed() -> None:
+    attributes = Attributes(network())
+    assert attributes.changed()
+    hooked = register_module_forward_hook(lambda layer, x, out: None)
+    try:
+        assert attributes.changed()
+        assert not attributes.changed()
+    finally:
+        hooked.remove()
+    assert attributes.changed()
 
 
 def test_weights_and_the_mode_are_looked_at_elsewhere() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
@@ -91,6 +92,22 @@ def test_attributes_that_change_between_calls_are_noticed(
     before = drawn(path, guide)
     change(network)
     assert (drawn(path, guide) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["predictor", "bank", "noise-aware"])
+def test_hooks_of_all_modules_between_calls_are_noticed(kind: str) -> None:
+    network, path = Classifier(), FastPath(learned_denoiser(), COUNT, compile=False)
+    guide = guide_around(kind, network)
+    before = drawn(path, guide)
+    hooked = register_module_forward_hook(
+        lambda layer, x, out: 3.0 * out if isinstance(layer, nn.Conv2d) else None
+    )
+    try:
+        during = drawn(path, guide)
+    finally:
+        hooked.remove()
+    assert (during - before).abs().max() > 1e-3
+    torch.testing.assert_close(drawn(path, guide), before, atol=1e-5, rtol=0)
 
 
 def test_a_number_that_changes_within_a_trajectory_is_noticed() -> None:
