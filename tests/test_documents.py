@@ -308,7 +308,7 @@ SENTENCES = {
     "labels shuffled": "shuffled labels teach nothing",
 }
 LESS_IS_MORE = {"one network collapses"}
-TRAINED_ANEW = (CLAIMS,)
+TRAINED_ANEW = (CLAIMS, ON_SCENES)
 """Where ResNets are trained in full, by gradients that had been misplaced."""
 
 
