@@ -24,7 +24,7 @@ class FoldedNetwork:
     hooks, which tracing would call.
 
     Args:
-        network: in evaluation mode; not changed.
+        network: in evaluation mode; not changed, though its tensors are shared.
 
     Attributes:
         network: what runs with :meth:`weights`.
@@ -72,7 +72,7 @@ class FoldedNetwork:
                 convolution.bias = nn.Parameter(torch.zeros_like(convolution.weight[:, 0, 0, 0]))
             traced.delete_submodule(norm)
         traced.recompile()
-        self.network = traced.requires_grad_(False)
+        self.network = traced
 
     def weights(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters and buffers of the folded network, from those of the original by name."""

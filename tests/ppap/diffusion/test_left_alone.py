@@ -126,6 +126,23 @@ def test_the_fast_path_agrees_on_networks_in_training_mode() -> None:
     torch.testing.assert_close(fast, plain, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("make", GUIDES.values(), ids=GUIDES)
+def test_what_is_to_be_trained_still_is_after_sampling(
+    make: Callable[[nn.Module], Guide], fast: bool
+) -> None:
+    network, own = trained(Noisy(5)), trained(Noisy())
+    own.conv.bias.requires_grad_(False)
+    before = [weight.requires_grad for part in (network, own) for weight in part.parameters()]
+    denoiser = Denoiser(own, SCHEDULE, SHAPE)
+    stepper = FastPath(denoiser, 3, compile=False).step if fast else plain_step
+    sample(denoiser, 3, make(network), DDIM(2), stepper=stepper)
+    weights = [*network.parameters(), *own.parameters()]
+    assert [weight.requires_grad for weight in weights] == before
+    assert all(weight.grad is None for weight in weights)
+    assert all(part.training for held in (network, own) for part in held.modules())
+
+
 def test_targets_are_taken_from_images_in_evaluation_mode() -> None:
     network, task, x = trained(Noisy(5)), ClassTask(), images(16).tanh()
     assert torch.equal(*(targets_of_images(network, task, x, size) for size in (16, 3)))
