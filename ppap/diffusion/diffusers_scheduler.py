@@ -204,7 +204,7 @@ def guided_scheduler_step(
     *args: Any,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """A scheduler's own step, guided.
+    """A scheduler's own step, guided; an image whose gradient is 0 is stepped as without a guide.
 
     Args:
         scheduler: after ``set_timesteps``.
@@ -231,12 +231,29 @@ def guided_scheduler_step(
         return x + variance * gradient, x_0
     clipping = _clipping(scheduler)
     x_0, epsilon = guided_prediction(full, at, x_t, prediction, gradient, *clipping)
-    if clipping[0]:  # before guidance, not after it: see guided_prediction
-        scheduler = copy.copy(scheduler)
-        scheduler.register_to_config(clip_sample=False)
     shifted = Prediction(epsilon, prediction.variance_fraction)
     output = model_output(scheduler, shifted, timestep, x_t)
-    return scheduler.step(output, timestep, x_t, *args, **options)[0], x_0
+    if not clipping[0]:
+        return scheduler.step(output, timestep, x_t, *args, **options)[0], x_0
+    idle = (gradient == 0).flatten(1).all(1)
+    own = x_t
+    if bool(idle.any()):  # their noise is that of before the clipping, which no shift of 0 gives
+        own = _unguided(scheduler, prediction, timestep, x_t, *args, **options)
+    scheduler = copy.copy(scheduler)  # clips before guidance, not after it: see guided_prediction
+    scheduler.register_to_config(clip_sample=False)
+    x = scheduler.step(output, timestep, x_t, *args, **options)[0]
+    return torch.where(idle[:, None, None, None], own, x), x_0
+
+
+def _unguided(
+    scheduler: Any, prediction: Prediction, timestep: int, x_t: Tensor, *args: Any, **options: Any
+) -> Tensor:
+    """x by a scheduler's own step, which is left to be made again, with the same random numbers."""
+    scheduler, args, options = copy.deepcopy((scheduler, args, options))
+    with torch.random.fork_rng([x_t.device] if x_t.is_cuda else []):
+        output = model_output(scheduler, prediction, timestep, x_t)
+        x: Tensor = scheduler.step(output, timestep, x_t, *args, **options)[0]
+    return x
 
 
 def model_output(scheduler: Any, prediction: Prediction, timestep: int, x_t: Tensor) -> Tensor:

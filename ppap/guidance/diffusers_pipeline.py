@@ -38,9 +38,9 @@ class GuidedScheduler:
     Under DDPM the gradient moves the mean, under DDIM, DPM-Solver and others the predicted noise,
     so that a pipeline gives the images of this library's own guided sampling at the same noise.
     Where the pipeline is in half precision, guides and the steps that they guide are in float32.
-    A step in which the guide gives no gradient is the scheduler's own, which differs from a step of
-    a tiny gradient where ``DDIMScheduler`` clips: it goes on with the noise before clipping, unless
-    the pipeline is called with ``use_clipped_model_output=True``.
+    An image for which the guide gives no gradient, or one of 0, is stepped by the scheduler alone,
+    which differs from a step of a tiny gradient where ``DDIMScheduler`` clips: it goes on with the
+    noise before clipping, unless the pipeline is called with ``use_clipped_model_output=True``.
 
     Set ``pipeline.scheduler`` after the pipeline is made: ``DDIMPipeline`` would make a plain
     scheduler of the configuration of the one that it is given, without the guide, and so would

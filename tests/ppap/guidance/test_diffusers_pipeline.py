@@ -162,6 +162,33 @@ def test_under_clipping_a_tiny_scale_is_none_if_ddim_takes_the_noise_of_the_clip
     assert not torch.allclose(stepped(tiny), stepped(theirs), atol=0.01)
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("seeded", [False, True])
+def test_under_clipping_too_an_image_of_scale_0_is_unguided_whatever_is_beside_it(
+    eta: float, seeded: bool
+) -> None:
+    def drawn(theirs: Any) -> Tensor:
+        torch.manual_seed(1)
+        own = [torch.Generator().manual_seed(seed) for seed in SEEDS] if seeded else None
+        return stepped(theirs, eta=eta, generator=own)
+
+    theirs = scheduler(DDIMScheduler, clip_sample=True)
+    free, all_of_them = drawn(theirs), drawn(GuidedScheduler(theirs, guide()))
+    found = drawn(GuidedScheduler(theirs, guide([0.0, 20.0, 0.0])))
+    torch.testing.assert_close(found[[0, 2]], free[[0, 2]], rtol=0, atol=1e-4)
+    torch.testing.assert_close(found[1], all_of_them[1], rtol=0, atol=1e-4)
+    assert (free - all_of_them).abs().amax((1, 2, 3)).min() > 0.01
+
+
+def test_our_samples_by_a_clipping_scheduler_depend_on_no_other_samples_scale() -> None:
+    sampler = DiffusersSampler(scheduler(DDIMScheduler, clip_sample=True), STEPS)
+    mixed = guide([0.0, 20.0, 0.0])
+    together = sample(denoiser(), SEEDS, mixed, sampler)
+    torch.testing.assert_close(
+        together, sample(denoiser(), SEEDS, mixed, sampler, batch=1), rtol=0, atol=1e-4
+    )
+
+
 def test_a_ddim_pipeline_takes_it_after_it_is_made() -> None:
     pipeline = DDIMPipeline(unet(), scheduler(DDIMScheduler, clip_sample=False))
     pipeline.scheduler = GuidedScheduler(pipeline.scheduler, guide())
