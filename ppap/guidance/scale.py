@@ -111,12 +111,16 @@ def differentiable(values: Tensor) -> Tensor:
 
 
 def weighted(scale: Scale, weight: float) -> Scale:
-    """A scale times a number."""
-    if callable(scale) and not isinstance(scale, Tensor):
-        return lambda signal: weight * _of_level(scale, signal)
-    if isinstance(scale, int | float):
-        return weight * scale
-    return weight * torch.as_tensor(scale, dtype=torch.float32)
+    """A scale times a number.
+
+    Raises:
+        TypeError: for what is neither a number, nor numbers, nor a function.
+        ValueError: for a number that is not finite.
+    """
+    checked = checked_scale(scale, None)
+    if callable(checked) and not isinstance(checked, Tensor):
+        return lambda signal: weight * _of_level(checked, signal)
+    return weight * checked
 
 
 def _of_level(scale: ScaleOfLevel, signal: Tensor) -> Tensor:

@@ -246,6 +246,13 @@ def test_wrong_options_are_refused_where_they_are_given(
         METHODS[name](clean(), **options)
 
 
+@pytest.mark.parametrize("wrong", ["7.5", None, {"scale": 1.0}])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_refuses_a_scale_that_is_none(name: str, wrong: Any) -> None:
+    with pytest.raises(TypeError, match="a guidance scale is a number, numbers or a function"):
+        make(name, wrong)
+
+
 def test_counts_may_be_numpys() -> None:
     assert METHODS["fk-steering"](clean(), particles=np.int64(2)).particles == 2
 
