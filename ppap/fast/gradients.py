@@ -29,6 +29,7 @@ from ppap.guidance.guides import (
     NoiseAwareModel,
     SumOfGuides,
     log_likelihood_of,
+    shown,
 )
 from ppap.tasks.protocol import GuidanceTask
 
@@ -136,7 +137,7 @@ class Gradient:
         good = agree(found, expected, traced.half_precision)
         half = self.precision != "fp32" or cast_to(x_t.device) is not None
         if not good and (half or shortens_float32(x_t.device)):
-            plain = likelihood_gradient(self.model, self.task, *inputs, self.precision)
+            plain = likelihood_gradient(self._seen, self.task, *inputs, self.precision)
             small = SMALL_IN_HALF if half else SMALL_IN_TF32
             good = as_near(found, plain, expected, small=small)
         if not good:
@@ -151,7 +152,7 @@ class Gradient:
 
     def _seen(self, x_t: Tensor, timesteps: Tensor) -> Any:
         """The model's own prediction, of which the form is kept."""
-        prediction = self.model(x_t, timesteps)
+        prediction = self.model(shown(self.model, x_t, copy=False), timesteps)
         self._like = tree_map_only(Tensor, _zeros_like, prediction)
         return prediction
 

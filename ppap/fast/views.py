@@ -15,7 +15,7 @@ from ppap.compute.precision import cast_to
 from ppap.compute.stateless import run_with
 from ppap.compute.tracing import laid_out, state_of
 from ppap.experts.bank import ExpertBank
-from ppap.guidance.guides import IgnoreTimestep
+from ppap.guidance.guides import IgnoreTimestep, shown
 from ppap.predictors.predictor import Function, Predictor
 
 __all__ = ["BankView", "PredictorView", "View", "view_of"]
@@ -99,7 +99,7 @@ class View:
     def run(self, weights: list[Tensor], x_t: Tensor, timesteps: Tensor) -> Any:
         """Predict with these weights."""
         state = dict(zip(self._static, weights, strict=True))
-        return run_with(self.model, state, x_t, timesteps)
+        return run_with(self.model, state, shown(self.model, x_t, copy=False), timesteps)
 
     def _write(self, values: dict[str, Tensor]) -> None:
         """Into the static buffers, in place, so that whoever holds them sees the new values."""

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ppap.compute.modules import evaluating
+from ppap.compute.modules import evaluating, weights_dtype
 from ppap.compute.precision import in_float32
 from ppap.diffusion.guide import Guide, State
 from ppap.diffusion.stepping import check_gives_gradient, gradient_of
@@ -89,8 +89,7 @@ class LikelihoodGuide:
             return None
         with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
             x = state.x_t.detach().clone().requires_grad_()
-            # A copy, which a model that computes in place may overwrite.
-            prediction = self.model(x.clone(), state.timesteps.clone())
+            prediction = self.model(shown(self.model, x), state.timesteps.clone())
             targets = targets_for(self.targets, x)
             likelihood = log_likelihood_of(self.task, prediction, targets)
             gradient = gradient_in(x, likelihood)
@@ -204,7 +203,7 @@ class IgnoreTimestep:
 
     def __call__(self, x_t: Tensor, timesteps: Tensor) -> Any:
         del timesteps
-        return self.predictor(x_t)
+        return self.predictor(shown(self.predictor, x_t, copy=False))
 
 
 def naive_guide(
@@ -223,6 +222,21 @@ def naive_guide(
     """
     check_takes_images(predictor)
     return LikelihoodGuide(IgnoreTimestep(predictor), task, targets, scale)
+
+
+def shown(model: object, images: Tensor, copy: bool = True) -> Tensor:
+    """Images (B, C, H, W) as a model takes them: a network in the one type of its weights.
+
+    Predictors and banks see to that themselves, once they have normalised the images.
+
+    Args:
+        model: what is called with them.
+        images: to be looked at.
+        copy: whether they must not be the very ones, for a model may compute in place.
+    """
+    own = isinstance(model, Predictor) or hasattr(model, "noise_steps")
+    dtype = images.dtype if own else weights_dtype(model, images.dtype)
+    return images.to(dtype, copy=copy)
 
 
 def log_likelihood_of(task: GuidanceTask, prediction: Any, targets: Tensor) -> Tensor:

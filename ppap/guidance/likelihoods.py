@@ -32,6 +32,7 @@ from ppap.guidance.guides import (
     gradient_in,
     log_likelihood_of,
     move,
+    shown,
     target_rows,
     targets_for,
 )
@@ -140,7 +141,8 @@ class ImageLikelihood(_OfTargets):
         return self.of_image(x_0 if jitter is None else x_0 + jitter, state)
 
     def of_image(self, x_0: Tensor, state: State) -> Tensor:
-        return self._of_prediction(self.predictor(state.denoiser.decode(x_0).clone()), x_0)
+        images = shown(self.predictor, state.denoiser.decode(x_0))
+        return self._of_prediction(self.predictor(images), x_0)
 
     def to(self, device: torch.device | str) -> None:
         """Move the predictor, if it is a module."""
@@ -189,8 +191,8 @@ class NoisyLikelihood(_OfTargets):
         return self._at(state.x_t.detach() + signal.sqrt() * (x_0 - state.x_0().detach()), state)
 
     def _at(self, x_t: Tensor, state: State) -> Tensor:
-        # A copy, which a model that computes in place may overwrite.
-        return self._of_prediction(self.model(x_t.clone(), state.timesteps.clone()), x_t)
+        prediction = self.model(shown(self.model, x_t), state.timesteps.clone())
+        return self._of_prediction(prediction, x_t)
 
     def to(self, device: torch.device | str) -> None:
         """Move the model, if it is a module."""
@@ -242,7 +244,8 @@ class AtLeastNoise:
     model: NoiseAwareModel
 
     def __call__(self, images: Tensor) -> Any:
-        return self.model(images, torch.zeros(len(images), dtype=torch.long, device=images.device))
+        timesteps = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        return self.model(shown(self.model, images, copy=False), timesteps)
 
     def to(self, device: torch.device | str) -> None:
         """Move the model, if it is a module."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.guide import Guide, State
@@ -19,6 +19,7 @@ from ppap.fast.path import FastPath
 from ppap.fast.sampling import sample
 from ppap.guidance.guides import LikelihoodGuide, SumOfGuides, naive_guide
 from ppap.guidance.likelihoods import (
+    AtLeastNoise,
     ImageLikelihood,
     NoisyLikelihood,
     clean_gradient,
@@ -158,6 +159,47 @@ def test_under_autocast_networks_are_rounded_and_likelihoods_are_not() -> None:
             found = guide(state)
         assert found.dtype == torch.float32
         assert 0 < (found - exact).norm() < 0.1 * exact.norm()
+
+
+class Linear(nn.Module):
+    """Logits of flattened images, with or without a timestep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(192, 3)
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        return self.layer(x.flatten(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_bare_network_is_shown_images_in_the_type_of_its_weights(dtype: torch.dtype) -> None:
+    """As denoisers, decoders and predictors are: it met float32, and failed within PyTorch."""
+
+    def gradients(network: nn.Module) -> list[Tensor | None]:
+        given: Any = network, ClassTask(), [1, 2]
+        looking = X0Gradient(ImageLikelihood(*given)), X0Gradient(NoisyLikelihood(*given))
+        least = X0Gradient(ImageLikelihood(AtLeastNoise(network), ClassTask(), [1, 2]))
+        return [
+            guide(state())
+            for guide in (LikelihoodGuide(*given), naive_guide(*given), *looking, least)
+        ]
+
+    pairs = zip(gradients(Linear().to(dtype)), gradients(Linear()), strict=True)
+    for found, expected in pairs:
+        assert found is not None
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-2 * float(expected.abs().max()))
+
+
+def test_the_fast_path_shows_them_so_too(caplog: pytest.LogCaptureFixture) -> None:
+    guide = LikelihoodGuide(Linear().double(), ClassTask(), [1, 2], 5.0)
+    denoiser = tiny_denoiser()
+    path = FastPath(denoiser, 2, compile=False)
+    fast, plain = (sample(denoiser, 2, guide, DDIM(2), fast=way) for way in (path, False))
+    torch.testing.assert_close(fast, plain, rtol=0, atol=1e-4)
+    assert "run as it is" not in caplog.text
 
 
 def state() -> State:
