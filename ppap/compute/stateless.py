@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import functional_call
 
 from ppap.compute.exclusive import exclusive
@@ -30,7 +33,9 @@ def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> An
         inputs: of the module.
 
     Raises:
-        ValueError: for several values of one shared weight.
+        ValueError: for several values of one shared weight, and, where a gradient is wanted, for a
+            module that computes layers again in the backward pass: it has its own weights by then,
+            and the gradient would be neither's.
     """
     state = dict(state)
     names: dict[int, list[str]] = {}
@@ -48,8 +53,33 @@ def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> An
             if any(state[name] is not state[given[0]] for name in given):
                 raise ValueError(f"{' and '.join(given)} are one weight, and got several values")
             whole |= {name: state[given[0]] for name in tied if given}
-    with exclusive(module):
+    with exclusive(module), _nothing_recomputed(type(module).__name__):
         return functional_call(module, whole, inputs, tie_weights=False)
+
+
+@contextmanager
+def _nothing_recomputed(kind: str) -> Iterator[None]:
+    """Refuse ``torch.utils.checkpoint``, which keeps by hooks what it computes again later.
+
+    Where the caller has hooks of its own around, as ``save_on_cpu``, they cannot be refused.
+    """
+    if not torch.is_grad_enabled():
+        yield
+        return
+    refusal = (
+        f"{kind} computes layers again in the backward pass (torch.utils.checkpoint), when other "
+        "weights than now are in place; switch that off in the network, such as by "
+        "network.set_grad_checkpointing(False)"
+    )
+    with ExitStack() as stack:
+        with suppress(RuntimeError):
+            stack.enter_context(disable_saved_tensors_hooks(refusal))
+        try:
+            yield
+        except RuntimeError as error:
+            if str(error) == refusal:
+                raise ValueError(refusal) from error
+            raise
 
 
 def _own_buffers(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

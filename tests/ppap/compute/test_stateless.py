@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
 
 from ppap.compute.stateless import run_with
 
@@ -91,3 +93,37 @@ def test_buffers_that_are_replaced_are_written_in_place() -> None:
     torch.testing.assert_close(statistics, torch.full((3,), 0.1))
     assert torch.equal(module.running_mean, torch.zeros(3))
     assert int(module.num_batches_tracked) == 0
+
+
+class Recomputing(nn.Module):
+    """A layer that is computed again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = checkpoint(self._computed, x, use_reentrant=False)
+        return found
+
+    def _computed(self, x: Tensor) -> Tensor:
+        return self.layer(x).tanh()
+
+
+def test_layers_that_are_computed_again_are_refused_where_a_gradient_is_wanted() -> None:
+    module, x = Recomputing(), torch.randn(2, 3)
+    state = {name: 2 * value.detach() for name, value in module.named_parameters()}
+    with pytest.raises(ValueError, match="Recomputing computes layers again in the backward pass"):
+        run_with(module, state, x.requires_grad_())
+    with torch.no_grad():
+        assert torch.equal(run_with(module, state, x), torch.func.functional_call(module, state, x))
+
+
+def test_what_keeps_tensors_elsewhere_may_be_around_a_call() -> None:
+    torch.manual_seed(0)
+    module, x = Shared(), torch.randn(2, 3, requires_grad=True)
+    state = {name: 2 * value.detach() for name, value in module.named_parameters()}
+    (expected,) = torch.autograd.grad(run_with(module, state, x).sum(), x)
+    with save_on_cpu():
+        (found,) = torch.autograd.grad(run_with(module, state, x).sum(), x)
+    assert torch.equal(found, expected)
