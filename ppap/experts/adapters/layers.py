@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ __all__ = [
     "adaptable_weights",
     "check_pattern",
     "matching_weights",
+    "weight_name",
 ]
 
 AUTO = "auto"
@@ -57,6 +59,7 @@ HEAD_LAYERS = r"(^|\.)(fc|head)$"
 """The last layer of timm's and torchvision's ResNets and vision transformers."""
 CLASSIFIER = r"(^|\.)(fc|heads?|head_dist|(\w+_)?classifier|logits)(\.|$)"
 """Layers at the end of classifiers of timm, torchvision and transformers."""
+ENDING = re.compile(r"(^|[._])weight$")
 ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -66,7 +69,8 @@ class AdaptableWeight:
 
     Attributes:
         name: the layer's; of a weight that is not its layer's only one, such as ``in_proj_weight``
-            of :class:`torch.nn.MultiheadAttention`, the weight's own without ``_weight``.
+            of :class:`torch.nn.MultiheadAttention`, the weight's own without ``_weight``. Of one
+            that the network first has by another name, such as ``codes``, that name.
         layer: what holds it.
         weight: (out, in), or (out, in / groups, ...) of a convolution.
         groups: of a convolution, else 1.
@@ -81,6 +85,12 @@ class AdaptableWeight:
     def called(self) -> bool:
         """Whether its layer is called, where attention reads the weights of its parts."""
         return not isinstance(self.layer, nn.MultiheadAttention | NonDynamicallyQuantizableLinear)
+
+
+def weight_name(weights: Container[str], name: str) -> str:
+    """The weight that an :attr:`AdaptableWeight.name` is of, among a network's parameters."""
+    known = (f"{name}.weight" if name else "weight", f"{name}_weight")
+    return next((found for found in known if found in weights), name)
 
 
 def check_pattern(pattern: str) -> None:
@@ -107,7 +117,7 @@ def adaptable_weights(network: nn.Module) -> list[AdaptableWeight]:
         leaves = ATTENTION_WEIGHTS if isinstance(layer, nn.MultiheadAttention) else ("weight",)
         for weight in (layer._parameters.get(leaf) for leaf in leaves if _is_adaptable(layer)):
             if weight is not None and not isinstance(weight, UninitializedParameter):
-                name = names[id(weight)].removesuffix("weight")[:-1]
+                name = ENDING.sub("", names[id(weight)])
                 groups = int(getattr(layer, "groups", 1))
                 found.setdefault(id(weight), AdaptableWeight(name, layer, weight, groups))
     return list(found.values())
@@ -143,7 +153,7 @@ def matching_weights(network: nn.Module, pattern: str) -> list[AdaptableWeight]:
                 )
         found = [about for about in every if re.search(pattern, plain_name(network, about.name))]
     if not found:
-        names = [about.name for about in every]
+        names = [about.name or "the network itself" for about in every]
         raise ValueError(
             f"no linear or convolutional layer of {type(network).__name__} matches {pattern!r}; "
             f"its layers are {', '.join([*names[:6], '...']) if names else 'none'}; "

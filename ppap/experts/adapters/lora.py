@@ -19,6 +19,7 @@ from ppap.experts.adapters.layers import (
     AdaptableWeight,
     check_pattern,
     matching_weights,
+    weight_name,
 )
 from ppap.experts.adapters.parts import Tensors
 
@@ -111,7 +112,7 @@ class Lora:
         for key, down in own.items():
             layer, _, kind = key.rpartition(".")
             if kind == "lora_A" and self.adapts(layer):
-                name = f"{layer}.weight" if f"{layer}.weight" in weights else f"{layer}_weight"
+                name = weight_name(weights, layer)
                 weight, up = weights[name], own[f"{layer}.lora_B"]
                 weights[name] = _updated(weight, down, up, self.scale(weight))
 

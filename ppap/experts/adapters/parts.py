@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from ppap.experts.adapters.layers import HEAD_LAYERS, PPAP_NO_BIAS, PPAP_NORM_LAYERS, check_pattern
 from ppap.predictors.wrappers import plain_name
@@ -84,12 +85,7 @@ class Norms:
         check_pattern(self.layers)
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
-        return {
-            f"{name}.{key}": _own_copy(parameter)
-            for name, layer in network.named_modules()
-            if re.search(self.layers, plain_name(network, name)) and _is_norm(layer)
-            for key, parameter in layer.named_parameters(recurse=False)
-        }
+        return _own_copies(network, filter(_is_norm, _found(network, self.layers)))
 
     def buffers(self, network: nn.Module) -> Tensors:
         return _batch_statistics(network) if self.statistics else {}
@@ -112,12 +108,7 @@ class Head:
         check_pattern(self.layers)
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
-        return {
-            f"{name}.{key}": _own_copy(parameter)
-            for name, layer in network.named_modules()
-            if re.search(self.layers, plain_name(network, name))
-            for key, parameter in layer.named_parameters(recurse=False)
-        }
+        return _own_copies(network, _found(network, self.layers))
 
     def buffers(self, network: nn.Module) -> Tensors:
         return {}
@@ -128,16 +119,50 @@ class Head:
 
 @dataclass(frozen=True)
 class Full:
-    """Own copies of every parameter and of batch-norm statistics: full fine-tuning."""
+    """Own copies of every parameter and of batch-norm statistics: full fine-tuning.
+
+    Parameters that are no floating-point or complex numbers, such as a permutation, stay.
+    """
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
-        return {name: _own_copy(value) for name, value in network.named_parameters()}
+        named = network.named_parameters()
+        return {name: _own_copy(value) for name, value in named if _is_trainable(value)}
 
     def buffers(self, network: nn.Module) -> Tensors:
         return _batch_statistics(network)
 
     def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
         _replace(weights, own)
+
+
+def _found(network: nn.Module, pattern: str) -> Iterator[nn.Module]:
+    """The layers whose name a regular expression finds."""
+    for name, layer in network.named_modules():
+        if re.search(pattern, plain_name(network, name)):
+            yield layer
+
+
+def _own_copies(network: nn.Module, layers: Iterable[nn.Module]) -> Tensors:
+    """Copies of layers' own parameters, or of those that these are computed from.
+
+    One that several layers share goes by the name that the network's ``named_parameters`` gives it.
+    """
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    found: Tensors = {}
+    for layer in layers:
+        own = list(layer.parameters(recurse=False))
+        if is_parametrized(layer):
+            own += layer.get_submodule("parametrizations").parameters()
+        found |= {
+            names[id(parameter)]: _own_copy(parameter)
+            for parameter in own
+            if _is_trainable(parameter)
+        }
+    return found
+
+
+def _is_trainable(parameter: Tensor) -> bool:
+    return parameter.is_floating_point() or parameter.is_complex()
 
 
 def _is_norm(layer: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 import torch
 from ppap_kernels import dispatch
-from torch import nn
+from torch import Tensor, nn
 
 from ppap.compute.stateless import run_with
 from ppap.experts.adapters.adapter import Adapter
@@ -16,7 +16,7 @@ from ppap.experts.adapters.lora import Lora
 from ppap.experts.adapters.parts import Biases, Norms
 from ppap.experts.bank import ExpertBank
 from ppap.predictors.predictor import Predictor
-from tests.ppap.networks import TinyResNet
+from tests.ppap.networks import TinyResNet, images, scrambled
 
 
 def test_conv_lora_is_a_convolution_of_low_rank_weights() -> None:
@@ -160,3 +160,40 @@ class Cast(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = self.network(images.to(self.dtype)).float()
         return found
+
+
+class Codes(nn.Module):
+    """A layer whose weight the network has by a name of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes = nn.Parameter(torch.randn(5, 192))
+        self.out = nn.Linear(192, 5)
+        self.out.weight = self.codes
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(x.flatten(1))
+        return found
+
+
+class Probe(nn.Linear):
+    """A network that is a single layer."""
+
+    def __init__(self) -> None:
+        super().__init__(192, 5)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.flatten(1))
+
+
+@pytest.mark.parametrize(("make", "name"), [(Codes, "codes"), (Probe, "weight")])
+def test_weights_without_a_layers_name_are_adapted(make: type[nn.Module], name: str) -> None:
+    torch.manual_seed(0)
+    network = make()
+    bank = scrambled(ExpertBank(Predictor(network), 1, Adapter((Lora(2, 1.0, "auto"),))))
+    own = {key.rpartition(".")[2]: value for key, value in bank.expert(0).tensors().items()}
+    weight, x = dict(network.named_parameters())[name], images(3)
+    update = 0.5 * own["lora_B"] @ own["lora_A"]
+    moved = bank.predict(x, 0) - network(x)
+    torch.testing.assert_close(moved, x.flatten(1) @ update.T, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(bank.effective(0)[name], weight + update)

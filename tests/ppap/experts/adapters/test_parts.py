@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils import parametrizations
 
 from ppap.experts.adapters.adapter import Adapter
-from ppap.experts.adapters.parts import Biases, Head, Norms, Part
+from ppap.experts.adapters.parts import Biases, Full, Head, Norms, Part
 from tests.ppap.networks import TinyResNet
 
 
@@ -39,3 +41,48 @@ def test_no_bias_is_left_out_by_an_empty_pattern() -> None:
     generator = torch.Generator().manual_seed(0)
     assert set(Biases("").create(network, generator)) == biases
     assert set(Biases().create(network, generator)) == biases - {"fc.bias"}
+
+
+class Sharing(nn.Module):
+    """A head whose weight is an embedding's, and two norms with one weight and one bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(5, 8), nn.Linear(8, 5)
+        self.before, self.after = nn.GroupNorm(2, 8), nn.GroupNorm(2, 8)
+        self.head.weight = self.embed.weight
+        self.after.weight, self.after.bias = self.before.weight, self.before.bias
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (Head(), {"embed.weight", "head.bias"}),
+        (Norms("^after$"), {"before.weight", "before.bias"}),
+        (Norms("^(before|after)$"), {"before.weight", "before.bias"}),
+    ],
+)
+def test_what_another_layer_shares_is_trained_by_the_name_that_it_has_first(
+    part: Part, expected: set[str]
+) -> None:
+    network, adapter = Sharing(), Adapter((part,))
+    own = {k: v + 1 for k, v in adapter.create(network, torch.Generator()).items()}
+    base = dict(network.named_parameters())
+    changed = {k for k, v in adapter.effective(base, own).items() if not torch.equal(v, base[k])}
+    assert changed == set(own) == expected
+
+
+def test_a_weight_that_is_computed_is_trained_by_what_it_is_computed_from() -> None:
+    network = TinyResNet()
+    parametrizations.weight_norm(network.fc)
+    computed_from = {f"fc.parametrizations.weight.original{number}" for number in (0, 1)}
+    own = Head().create(network, torch.Generator())
+    assert set(own) == {"fc.bias"} | computed_from
+
+
+def test_whole_numbers_are_not_trained() -> None:
+    network = TinyResNet()
+    network.order = nn.Parameter(torch.arange(3), requires_grad=False)
+    network.waves = nn.Parameter(torch.ones(3, dtype=torch.complex64))
+    named = {name for name, _ in network.named_parameters()}
+    assert set(Full().create(network, torch.Generator())) == named - {"order"}
