@@ -195,7 +195,7 @@ def disturbed(tensors: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]
     generator, moved = torch.Generator().manual_seed(seed), {}
     for name, value in tensors.items():
         noise = torch.randn(value.shape, generator=generator).to(value)
-        size = float(value.detach().double().square().mean().sqrt()) if value.numel() else 0.0
+        size = float(value.detach().abs().double().square().mean().sqrt()) if value.numel() else 0.0
         moved[name] = value.detach() + noise * (0.3 * size or 0.1)
     return moved
 

@@ -245,11 +245,16 @@ def _alike(found: list[Tensor], expected: list[Tensor], values: int, half: bool)
     if [value.shape for value in found] != [value.shape for value in expected]:
         return False
     value, all_gradients, one_gradient = HALF_ROUNDING if half else ROUNDING
-    apart = [float((a.double() - b.double()).norm()) for a, b in zip(found, expected, strict=True)]
-    norms = [float(tensor.double().norm()) for tensor in expected]
+    found, expected = ([_as_double(tensor) for tensor in some] for some in (found, expected))
+    apart = [float((a - b).norm()) for a, b in zip(found, expected, strict=True)]
+    norms = [float(tensor.norm()) for tensor in expected]
     largest = max(norms[values:], default=0.0)
     bounds = [value * max(norm, 1e-4) for norm in norms[:values]]
     bounds += [one_gradient * max(norm, SMALL * largest) for norm in norms[values:]]
     return math.hypot(*apart[values:]) <= all_gradients * math.hypot(*norms[values:]) and all(
         error <= most for error, most in zip(apart, bounds, strict=True)
     )
+
+
+def _as_double(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)

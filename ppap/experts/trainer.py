@@ -121,7 +121,8 @@ class Trainer:
 
     def _optimiser(self, parameters: list[torch.nn.Parameter]) -> torch.optim.AdamW:
         rate, decay = self.training.learning_rate, self.training.weight_decay
-        return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
+        fused = not any(parameter.is_complex() for parameter in parameters)
+        return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=fused)
 
     def _anneal(self, optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
         """Linearly to 0 within one expert's share of the steps, as in the released code."""

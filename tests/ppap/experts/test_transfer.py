@@ -24,6 +24,7 @@ from ppap.experts.objectives import Distillation, Supervision
 from ppap.experts.training import Training
 from ppap.experts.transfer import transfer
 from ppap.files.images import from_uint8, to_uint8
+from ppap.predictors.predictor import Predictor
 from ppap.tasks.classes import ClassTask
 from tests.ppap.networks import images, tiny_predictor
 
@@ -303,3 +304,29 @@ def test_what_is_in_anothers_place_is_named(given: dict[str, Any], message: str)
     usual = {"bank": ExpertBank(tiny_predictor(), 2), "denoiser": linear_schedule()}
     with pytest.raises(TypeError, match=message):
         transfer(**{**usual, "images": to_uint8(images(4)), **given})
+
+
+class Waves(nn.Module):
+    """A filter by complex weights, as those of Fourier neural operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(3, 8, 5, dtype=torch.complex64))
+        self.fc = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        filtered = torch.fft.irfft2(torch.fft.rfft2(x) * self.filter)
+        found: Tensor = self.fc(filtered.tanh().mean((2, 3)))
+        return found
+
+
+@pytest.mark.parametrize("order", ["ascending", "together"])
+def test_complex_weights_are_trained(order: Any) -> None:
+    torch.manual_seed(0)
+    bank = ExpertBank(Predictor(Waves()), 1, Adapter((Full(),)))
+    training = Training(1, 4, 1e-2, weight_decay=0, start="base", order=order)
+    before = bank.expert(0).tensors()["filter"].detach().clone()
+    transfer(bank, SCHEDULE, DATA, training=training)
+    moved = torch.view_as_real(bank.expert(0).tensors()["filter"].detach() - before)[:, :, 1:4]
+    # Adam's first step is the learning rate in each number, whatever its gradient.
+    torch.testing.assert_close(moved.abs(), torch.full_like(moved, 1e-2), rtol=1e-2, atol=0)
