@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from ppap.compute.exclusive import exclusive
 
-__all__ = ["copied", "run_with"]
+__all__ = ["copied", "forget_kept", "run_with"]
 
 
 def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> Any:
@@ -54,7 +54,25 @@ def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> An
                 raise ValueError(f"{' and '.join(given)} are one weight, and got several values")
             whole |= {name: state[given[0]] for name in tied if given}
     with exclusive(module), _nothing_recomputed(type(module).__name__):
-        return functional_call(module, whole, inputs, tie_weights=False)
+        forget_kept(module)
+        try:
+            return functional_call(module, whole, inputs, tie_weights=False)
+        finally:
+            forget_kept(module)
+
+
+def forget_kept(module: nn.Module) -> None:
+    """Have layers drop what they keep of their weights, as timm's LeViT does of attention's biases.
+
+    A layer that keeps such overrides ``train`` to let go of it, where its mode is set: it is set to
+    what it is.
+    """
+    for layer in module.modules():
+        if type(layer).train is not nn.Module.train:
+            modes = [(part, part.training) for part in layer.modules()]
+            layer.train(layer.training)
+            for part, training in modes:
+                part.training = training
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ppap.compute.changes import Watch, marks
 from ppap.compute.modules import outer_call
 from ppap.compute.precision import cast_to
+from ppap.compute.stateless import forget_kept
 from ppap.experts.adapters.student import Student
 from ppap.experts.expert import Expert
 
@@ -193,6 +194,7 @@ class WrittenWeights:
                 with torch.inference_mode(False):  # for it is used beyond it, and in training
                     replaced.setdefault(key, live[key].clone())
                 live[key].copy_(value)
+        forget_kept(self.module)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -201,6 +203,7 @@ class WrittenWeights:
         for key, value in replaced.items():
             live[key].copy_(value)
         replaced.clear()
+        forget_kept(self.module)
 
     @contextmanager
     def lifted(self) -> Iterator[None]:

@@ -127,3 +127,33 @@ def test_what_keeps_tensors_elsewhere_may_be_around_a_call() -> None:
     with save_on_cpu():
         (found,) = torch.autograd.grad(run_with(module, state, x).sum(), x)
     assert torch.equal(found, expected)
+
+
+class Keeping(nn.Module):
+    """Keeps a table made of its weight as long as it is in one mode, as timm's LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3))
+        self.inner = nn.Dropout(0.0)
+        self.kept: list[Tensor] = []
+
+    def train(self, mode: bool = True) -> Keeping:
+        self.kept = []
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = self.kept or [2 * self.weight]
+        found: Tensor = self.inner(x * self.kept[0])
+        return found
+
+
+def test_what_layers_keep_of_their_weights_is_of_those_in_use() -> None:
+    module, x = Keeping().eval(), torch.randn(2, 3)
+    module.inner.train()
+    own = module(x)
+    with torch.no_grad():
+        assert torch.equal(run_with(module, {"weight": 4 * module.weight}, x), 4 * own)
+        assert torch.equal(module(x), own)
+    assert not module.training
+    assert module.inner.training

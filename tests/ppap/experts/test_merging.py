@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ppap.diffusion.ddim import DDIM
 from ppap.diffusion.denoiser import Denoiser
@@ -172,6 +172,33 @@ def test_a_merged_predictor_shows_raw_images_to_experts_that_were_trained_on_suc
     assert merged.network is predictor.network
     bank.unmerge()
     torch.testing.assert_close(predictor(images(4)), before, atol=0, rtol=0)
+
+
+class Keeping(nn.Linear):
+    """Keeps a table made of its weight as long as it is in one mode, as timm's LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 5)
+        self.kept: list[Tensor] = []
+
+    def train(self, mode: bool = True) -> Keeping:
+        self.kept = []
+        return super().train(mode)
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.kept = self.kept or [2 * self.weight]
+        return nn.functional.linear(input.mean((2, 3)), self.kept[0], self.bias)
+
+
+def test_what_layers_keep_of_their_weights_is_of_the_expert_that_is_merged() -> None:
+    torch.manual_seed(0)
+    predictor, x = Predictor(Keeping()), images(4)
+    bank = scrambled(ExpertBank(predictor, 2, Adapter((Full(),))))
+    before, expected = predictor(x), [bank.predict(x, number) for number in (0, 1)]
+    for number in (0, 1):
+        torch.testing.assert_close(bank.merge(number)(x), expected[number])
+    bank.unmerge()
+    torch.testing.assert_close(predictor(x), before, atol=0, rtol=0)
 
 
 def test_a_merge_overwrites_and_remembers_nothing_but_what_an_expert_changes() -> None:
