@@ -42,7 +42,9 @@ class FoldedNetwork:
         if any(layer._forward_hooks or layer._forward_pre_hooks for layer in network.modules()):
             return
         try:
-            traced = fx.symbolic_trace(sharing_copy(network).eval(), _left_out(network))
+            tracer = _Tracer()
+            graph = tracer.trace(sharing_copy(network).eval(), _left_out(network))
+            traced = fx.GraphModule(tracer.root, graph)
         except Exception:  # noqa: BLE001 control flow that depends on values, and much else
             return
         layers = dict(traced.named_modules())
@@ -102,6 +104,12 @@ class FoldedNetwork:
         known = {name for name, _ in self.network.named_parameters()}
         known |= {name for name, _ in self.network.named_buffers()}
         return {name: value for name, value in found.items() if name in known}
+
+
+class _Tracer(fx.Tracer):
+    """Follows buffers as it does parameters: what is computed of one is no constant."""
+
+    proxy_buffer_attributes = True
 
 
 def _left_out(network: nn.Module) -> dict[str, Any]:

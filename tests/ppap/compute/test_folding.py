@@ -55,6 +55,26 @@ def test_options_that_nobody_gives_are_what_they_are_by_default() -> None:
     torch.testing.assert_close(found, network(images(2)))
 
 
+def test_what_is_computed_of_a_buffer_follows_it() -> None:
+    class Tempered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+            self.log_temperature: Tensor
+            self.register_buffer("log_temperature", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.conv(x)).mean((2, 3)) / self.log_temperature.exp()
+
+    network = Tempered().eval()
+    folded = FoldedNetwork(network)
+    assert folded.folded == [("conv", "norm")]
+    network.log_temperature.fill_(1)
+    state = dict(network.named_parameters()) | dict(network.named_buffers())
+    found = torch.func.functional_call(folded.network, folded.weights(state), (images(2),))
+    torch.testing.assert_close(found, network(images(2)))
+
+
 def test_norms_that_cannot_be_folded_stay() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
