@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from ppap.compute.attributes import Attributes
@@ -31,6 +31,7 @@ __all__ = [
     "Run",
     "Step",
     "as_function",
+    "check_has_gradient",
     "compiled",
     "laid_out_like",
     "predicted",
@@ -131,6 +132,7 @@ class Step:
                     x_t,
                 )
                 loss = in_float32(self.loss, predictions, tree_unflatten(targets, self._form))
+            check_has_gradient(loss, network)
             total = loss * self.weight
             found: Sequence[Tensor | None] = torch.autograd.grad(total, leaves, allow_unused=True)
         self.used = [place for place, gradient in enumerate(found) if gradient is not None]
@@ -150,6 +152,20 @@ class Step:
         """What a graph is fit for: form, sizes, strides and types of all inputs."""
         leaves = tree_leaves(inputs)
         return [self._form, *((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves)]
+
+
+def check_has_gradient(loss: Tensor, network: nn.Module) -> None:
+    """Look whether a loss depends on what is trained.
+
+    Raises:
+        ValueError: where it does not.
+    """
+    if not loss.requires_grad:
+        raise ValueError(
+            f"no gradient reaches what is trained of {type(network).__name__}: let it, and the "
+            "loss, compute by torch's differentiable operations, without torch.no_grad, detach or "
+            "NumPy, and adapt layers that it uses"
+        )
 
 
 def predicted(

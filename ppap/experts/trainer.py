@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from ppap.compute.precision import Precision, autocast, in_float32
 from ppap.diffusion.schedule import Schedule
 from ppap.experts.bank import ExpertBank
-from ppap.experts.compiled_step import laid_out_like
+from ppap.experts.compiled_step import check_has_gradient, laid_out_like
 from ppap.experts.draws import Draws
 from ppap.experts.expert import Expert
 from ppap.experts.in_turn import ExpertStep
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = ["Trainer"]
+
+MOST = 0.5
+"""Share of what is trained that has no gradient, from which on that is warned of."""
 
 
 @dataclass
@@ -47,6 +51,7 @@ class Trainer:
         file: keeps the training's state.
         every: steps between two writes of the file.
         position: where the training is; its optimiser's state is what the next stage begins with.
+        noticed: whether it was looked at which tensors have no gradient.
     """
 
     bank: ExpertBank
@@ -61,6 +66,7 @@ class Trainer:
     file: TrainingFile | None = None
     every: int = 1000
     position: Position = field(default_factory=lambda: Position(0, [], []))
+    noticed: bool = False
 
     def fit(self, number: int, bounds: tuple[int, int], steps: int) -> None:
         """A stage of the training: one expert on timesteps in [low, high)."""
@@ -69,7 +75,9 @@ class Trainer:
         steady = self._prepared(optimiser)
         for step in self._steps(steps, optimiser):
             self._anneal(optimiser, step, steps)
-            self._count(self._descend(steady, expert, number, bounds))
+            loss = self._descend(steady, expert, number, bounds)
+            self._notice_idle(expert.parameters())
+            self._count(loss)
         if self.accelerator is not None:
             for buffer in expert.buffers():
                 if buffer.is_floating_point():
@@ -87,6 +95,7 @@ class Trainer:
             chosen, x_t = self._draw(bounds)
             targets = self.loss.targets(chosen)
             loss = joint(x_t.view(-1, share, *x_t.shape[1:]), targets)
+            self._notice_idle(joint.parameters)
             optimiser.step()
             self._count(loss)
         joint.write_back()
@@ -123,6 +132,24 @@ class Trainer:
         rate, decay = self.training.learning_rate, self.training.weight_decay
         fused = not any(parameter.is_complex() for parameter in parameters)
         return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=fused)
+
+    def _notice_idle(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Log once what no gradient reaches; a warning where that is most of what is trained."""
+        if self.noticed:
+            return
+        self.noticed = True
+        named = zip(self.bank.expert(0).tensors(), parameters, strict=True)
+        trained = [(name, tensor) for name, tensor in named if tensor.requires_grad]
+        idle = {name: tensor.numel() for name, tensor in trained if tensor.grad is None}
+        share = sum(idle.values()) / sum(tensor.numel() for _, tensor in trained)
+        if idle:
+            logging.getLogger(__name__).log(
+                logging.WARNING if share > MOST else logging.INFO,
+                "no gradient reaches %d of %d tensors, %.0f %% of what an expert trains, which "
+                "stay as they are (%s, ...); the network leaves their layers out, or computes them "
+                "without a gradient (torch.no_grad, detach)",
+                len(idle), len(trained), 100 * share, ", ".join([*idle][:3]),
+            )  # fmt: skip
 
     def _anneal(self, optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
         """Linearly to 0 within one expert's share of the steps, as in the released code."""
@@ -169,6 +196,7 @@ class Trainer:
             with self.accelerator.autocast() if self.accelerator else own:
                 predictions = self.bank.predict(noisy, number)
                 value = in_float32(self.loss.compare, predictions, targets)
+            check_has_gradient(value, self.bank.predictor.network)
             if self.accelerator is None:
                 value.backward()  # type: ignore[no-untyped-call]
             else:

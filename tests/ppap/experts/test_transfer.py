@@ -330,3 +330,31 @@ def test_complex_weights_are_trained(order: Any) -> None:
     moved = torch.view_as_real(bank.expert(0).tensors()["filter"].detach() - before)[:, :, 1:4]
     # Adam's first step is the learning rate in each number, whatever its gradient.
     torch.testing.assert_close(moved.abs(), torch.full_like(moved, 1e-2), rtol=1e-2, atol=0)
+
+
+class Probed(nn.Module):
+    """A head on features that are computed without a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.fc = nn.Conv2d(3, 64, 3), nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.conv1(x).tanh().mean((2, 3))
+        found: Tensor = self.fc(features)
+        return found
+
+
+@pytest.mark.parametrize("order", ["ascending", "together"])
+def test_what_no_gradient_reaches_is_told(order: Any, caplog: pytest.LogCaptureFixture) -> None:
+    training = Training(2, 4, start="base", order=order)
+    bank = ExpertBank(Predictor(Probed()), 2, ppap_adapter(2, 2.0, "conv1"))
+    with pytest.raises(ValueError, match="no gradient reaches what is trained of Probed"):
+        transfer(bank, SCHEDULE, DATA, training=training)
+    bank = ExpertBank(Predictor(Probed()), 2, Adapter((Full(),)))
+    caplog.clear()
+    transfer(bank, SCHEDULE, DATA, training=training)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "no gradient reaches 2 of 4 tensors, 85 % of what an expert trains" in line
+    assert "conv1.weight, conv1.bias" in line
