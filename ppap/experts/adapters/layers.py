@@ -154,10 +154,13 @@ def matching_weights(network: nn.Module, pattern: str) -> list[AdaptableWeight]:
         found = [about for about in every if re.search(pattern, plain_name(network, about.name))]
     if not found:
         names = [about.name or "the network itself" for about in every]
+        mend = f"layers={AUTO!r} finds them by itself"
+        if pattern == AUTO:
+            mend = "the last one, and those whose weight is computed, are left out; adapt others, "
+            mend += "such as by ppap.full_adapter()"
         raise ValueError(
             f"no linear or convolutional layer of {type(network).__name__} matches {pattern!r}; "
-            f"its layers are {', '.join([*names[:6], '...']) if names else 'none'}; "
-            f"layers={AUTO!r} finds them by itself"
+            f"its layers are {', '.join([*names[:6], '...']) if names else 'none'}; {mend}"
         )
     return found
 

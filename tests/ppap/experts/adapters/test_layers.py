@@ -173,3 +173,9 @@ def test_two_parts_do_not_both_take_what_one_of_them_finds() -> None:
     adapter = Adapter((Lora(2, 2.0, "auto"), Lora(4, 1.0, "^fc$")))
     with pytest.raises(ValueError, match="two Lora parts adapt"):
         ExpertBank(tiny_predictor(), 2, adapter)
+
+
+def test_a_network_without_layers_for_lora_is_told_what_else_trains_it() -> None:
+    network = nn.ModuleDict({"body": nn.LSTM(4, 4), "fc": nn.Linear(4, 5)})
+    with pytest.raises(ValueError, match=r"the last one.* left out; adapt others.*full_adapter"):
+        ExpertBank(Predictor(network), 2)
