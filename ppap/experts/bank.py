@@ -30,7 +30,7 @@ from ppap.experts.expert import Expert
 from ppap.experts.fresh import check_adaptable, fresh_experts
 from ppap.experts.identity import PredictorIdentity, former_fingerprints
 from ppap.experts.merging import NetworkWeights, keep_out_of_state
-from ppap.experts.mixed import MixedPass
+from ppap.experts.mixed import MixedPass, in_order
 from ppap.experts.routing import NoiseRanges, check_not_traced
 from ppap.files.checkpoints import CheckpointError
 from ppap.files.images import check_finite
@@ -168,7 +168,7 @@ class ExpertBank(nn.Module):
             order.append(rows)
             parts.append(self.predict(images[rows], number))
         places = torch.cat(order).argsort()
-        return tree_map(lambda *rows: torch.cat(rows)[places], *parts)
+        return tree_map(lambda *rows: in_order(rows, places), *parts)
 
     def predict(self, images: Tensor, expert: int) -> Any:
         """The prediction of one expert for (B, C, H, W) images, whatever their noise."""

@@ -34,7 +34,9 @@ __all__ = [
     "check_has_gradient",
     "compiled",
     "laid_out_like",
+    "parted",
     "predicted",
+    "put_together",
     "tried",
 ]
 
@@ -53,6 +55,10 @@ Inputs = tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, list[Tensor]]
 """An expert's tensors, its statistics, the base weights, x_t and the leaves of the targets."""
 Predict = Callable[[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Tensor], Any]
 Run = Callable[..., Sequence[Tensor]]
+Form = tuple[TreeSpec, tuple[object, ...]]
+"""Of a prediction: its structure, and its leaves, with :data:`TENSOR` in place of tensors."""
+TENSOR = "<tensor>"
+PLAIN = (bool, int, float, str, type(None))
 
 
 class Step:
@@ -90,7 +96,7 @@ class Step:
         base = dict(network.named_parameters()) | bank.overwritten
         self.base = {name: value.detach() for name, value in base.items()}
         self.attributes = Attributes(network, getattr(loss, "__self__", loss))
-        self._form: TreeSpec | None = None
+        self._form: Form | None = None
 
     def inputs(
         self, tensors: Sequence[Tensor], statistics: Sequence[Tensor], x_t: Tensor, targets: Any
@@ -98,11 +104,9 @@ class Step:
         """What a call takes, of tensors in the order of ``names`` and ``statistics``.
 
         Raises:
-            TypeError: for targets that hold anything but tensors.
+            TypeError: for targets that :func:`parted` refuses.
         """
-        leaves, self._form = tree_flatten(targets)
-        if not all(isinstance(leaf, Tensor) for leaf in leaves):
-            raise TypeError("its targets are not tensors alone")
+        leaves, self._form = parted(targets)
         own = [tensor.detach() for tensor in tensors]
         return (
             own, list(statistics), list(self.base.values()), x_t.contiguous(),
@@ -131,7 +135,7 @@ class Step:
                     dict(zip(self.base, base, strict=True)),
                     x_t,
                 )
-                loss = in_float32(self.loss, predictions, tree_unflatten(targets, self._form))
+                loss = in_float32(self.loss, predictions, put_together(targets, self._form))
             check_has_gradient(loss, network)
             total = loss * self.weight
             found: Sequence[Tensor | None] = torch.autograd.grad(total, leaves, allow_unused=True)
@@ -152,6 +156,30 @@ class Step:
         """What a graph is fit for: form, sizes, strides and types of all inputs."""
         leaves = tree_leaves(inputs)
         return [self._form, *((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves)]
+
+
+def parted(prediction: Any) -> tuple[list[Tensor], Form]:
+    """The tensors of a prediction, such as a tuple of logits and None, and what holds them.
+
+    Raises:
+        TypeError: for one that holds anything but tensors, numbers, words and None.
+    """
+    leaves, structure = tree_flatten(prediction)
+    if other := [leaf for leaf in leaves if not isinstance(leaf, (Tensor, *PLAIN))]:
+        raise TypeError(
+            "steps that are compiled, or of all experts together, take predictions that are "
+            f"tensors, or tuples and dictionaries of them, got {type(other[0]).__name__}; choose "
+            "order='ascending' and compile=False"
+        )
+    held = tuple(TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)], (structure, held)
+
+
+def put_together(tensors: Sequence[Tensor], form: Form) -> Any:
+    """The prediction that :func:`parted` took apart, with these tensors."""
+    structure, held = form
+    rest = iter(tensors)
+    return tree_unflatten([next(rest) if leaf is TENSOR else leaf for leaf in held], structure)
 
 
 def check_has_gradient(loss: Tensor, network: nn.Module) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from ppap.experts.grouped import GroupedNetwork
 from ppap.experts.grouped_layers import UngroupableError
 from ppap.files.checkpoints import one_line
 
-__all__ = ["MixedPass"]
+__all__ = ["MixedPass", "in_order"]
 
 State = dict[str, Tensor]
 
@@ -143,3 +144,23 @@ class MixedPass:
         if agrees and counted:
             self.check.drop(f"the network changes {', '.join(counted)} in every call")
         return not self.check.dropped
+
+
+def in_order(parts: tuple[Any, ...], places: Tensor) -> Any:
+    """The rows that several experts predict, in the order of the batch; what has none as it is.
+
+    Raises:
+        TypeError: for other things than numbers, words and tensors of a row for each image.
+    """
+    first = parts[0]
+    tensors = all(isinstance(part, Tensor) and part.ndim for part in parts)
+    if tensors and sum(map(len, parts)) == len(places):
+        return torch.cat(parts)[places]
+    if first is None or (isinstance(first, int | float | str) and parts.count(first) == len(parts)):
+        return first
+    got = f"a tensor {tuple(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
+    raise TypeError(
+        "predictions by several experts are put together from tensors (B, ...), or tuples and "
+        f"dictionaries of them, got {got}; ask for images of one expert at a time, or have the "
+        "network return what has a row for each image"
+    )

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_map_only
 
 from ppap.compute.compiler import can_compile
 from ppap.compute.precision import Precision
@@ -31,7 +30,9 @@ from ppap.experts.compiled_step import (
     as_function,
     compiled,
     laid_out_like,
+    parted,
     predicted,
+    put_together,
     tried,
 )
 from ppap.files.checkpoints import one_line
@@ -166,12 +167,16 @@ class JointStep:
         x_t: Tensor,
     ) -> Any:
         """(E b, ...) of (E, b, C, H, W)."""
+        forms = []
 
         def of_one(own: dict[str, Tensor], kept: dict[str, Tensor], share: Tensor) -> Any:
-            return predicted(self.bank, own, kept, base, share)
+            found, form = parted(predicted(self.bank, own, kept, base, share))
+            forms.append(form)
+            return found
 
         found = vmap(of_one, randomness="different")(tensors, statistics, x_t)
-        return tree_map_only(Tensor, lambda part: part.flatten(0, 1), found)
+        joined = [part.flatten(0, 1) if part.ndim > 1 else part for part in found]
+        return put_together(joined, forms[0])
 
     @torch.no_grad()
     def write_back(self) -> None:

@@ -40,7 +40,9 @@ def check_finite(values: Any, what: str) -> None:
         NonFiniteError: naming the first row that has any.
     """
     for part in tree_leaves(values):
-        wrong = (~finite_rows(part)).nonzero()[:, 0].tolist() if isinstance(part, Tensor) else []
+        if not isinstance(part, Tensor):
+            continue
+        wrong = (~finite_rows(part if part.ndim else part[None])).nonzero()[:, 0].tolist()
         if not wrong:
             continue
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from ppap.diffusion.guide import State
+from ppap.diffusion.schedule import linear_schedule
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
 from ppap.experts.adapters.parts import Biases, Full
 from ppap.experts.bank import ExpertBank
+from ppap.experts.together import JointStep
+from ppap.experts.training import Training
+from ppap.experts.transfer import transfer
+from ppap.files.images import to_uint8
 from ppap.predictors.predictor import Predictor
+from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from ppap.tasks.segmentation import SegmentationTask
 from tests.ppap.networks import images, scrambled, tiny_predictor
@@ -212,6 +220,68 @@ class Several(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor | tuple[Tensor]]:
         scores = self.network(x)
         return {"scores": scores, "maps": (x[:, 0] * scores[:, :1, None],)}
+
+
+@dataclass
+class Found:
+    scores: Tensor
+
+
+class Beside(nn.Module):
+    """Predicts scores, and something else."""
+
+    def __init__(self, beside: str) -> None:
+        super().__init__()
+        self.network, self.beside = tiny_predictor().network, beside
+
+    def forward(self, x: Tensor) -> Any:
+        scores = self.network(x)
+        match self.beside:
+            case "nothing":
+                return scores, None, "logits"
+            case "a mean":
+                return scores, scores.square().mean()
+            case "weights":
+                return scores, self.network.fc.weight
+            case _:
+                return Found(scores)
+
+
+@dataclass(frozen=True)
+class First(ClassTask):
+    """Of several predictions, the first."""
+
+    def transfer_loss(self, student: Any, teacher: Any) -> Tensor:
+        return super().transfer_loss(student[0], teacher[0])
+
+
+@pytest.mark.parametrize("order", ["ascending", "together"])
+def test_predictions_may_hold_none_and_words(order: Any) -> None:
+    bank = ExpertBank(Predictor(Beside("nothing"), task=First()), 2, ppap_adapter(2))
+    scores, nothing, word = bank.eval()(images(7), TIMESTEPS)
+    expected = bank.predictor.network.network(bank.predictor.prepare(images(7)))
+    torch.testing.assert_close(scores, expected)
+    assert (nothing, word) == (None, "logits")
+    training = Training(2, 4, start="base", order=order)
+    losses = transfer(bank, linear_schedule(), to_uint8(images(8).clamp(-1, 1)), training=training)
+    assert all(map(math.isfinite, losses))
+
+
+@pytest.mark.parametrize(
+    ("beside", "got"), [("a mean", r"a tensor \(\)"), ("weights", "a tensor"), ("", "Found")]
+)
+def test_what_has_no_row_for_each_image_is_not_mixed(beside: str, got: str) -> None:
+    bank = ExpertBank(Predictor(Beside(beside), task=First()), 2, ppap_adapter(2)).eval()
+    with pytest.raises(TypeError, match=f"put together from tensors.* got {got}"):
+        bank(images(7), TIMESTEPS)
+    assert bank.teacher_prediction(images(2)) is not None
+    bank.train()
+    step = JointStep(bank, lambda student, _: student[0].square().mean())
+    if beside == "":
+        with pytest.raises(TypeError, match=r"compiled, or of all experts together.* got Found"):
+            step(torch.stack([images(2), images(2)]), images(4))
+    else:
+        assert math.isfinite(step(torch.stack([images(2), images(2)]), images(4)))
 
 
 def test_predictions_of_several_tensors_are_mixed_in_their_form() -> None:
