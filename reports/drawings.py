@@ -86,13 +86,22 @@ def _stamped(figure: Figure, rehearsed: bool) -> Figure:
 
 
 def _figure_kind(records: Records) -> str:
-    """As the sweep says; one that says nothing of it has lines over its numeric axis."""
-    numeric = set(records.info.axes.values()) - {"category"}
-    if records.info.figure == "none" and numeric and not records.rows.empty:
-        return "lines" if sweep_figures.drawn_metrics(records) else "none"
-    if records.info.figure == "pareto" and not all(sweep_figures.front_facets(records)):
+    """As the sweep says, where its rows can be drawn so; none where there is nothing to draw.
+
+    One that says nothing of it has lines over its numeric axis, and lines without such an axis are
+    points.
+    """
+    if records.rows.empty:
         return "none"
-    return records.info.figure
+    numeric = set(records.info.axes.values()) - {"category"}
+    kind = records.info.figure
+    if kind == "pareto":
+        return kind if all(sweep_figures.front_facets(records)) else "none"
+    if kind == "none" and numeric:
+        kind = "lines"
+    elif kind == "lines" and not numeric:
+        kind = "points"
+    return kind if sweep_figures.drawn_metrics(records) else "none"
 
 
 def drawings(records: Records) -> list[Drawing]:
@@ -123,7 +132,7 @@ def drawings(records: Records) -> list[Drawing]:
         )
 
     kind = _figure_kind(records)
-    if kind in SWEEP_FIGURES and not records.rows.empty:
+    if kind in SWEEP_FIGURES:
         add(sweep, CAPTIONS[kind], SWEEP_FIGURES[kind])
     if not records.noise_accuracy.empty:
         add(

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from reports.build import build
 from reports.drawings import drawings
 from reports.figures import png, svg
 from reports.records import Records
 from reports.sweep_figures import front, lines_figure, pareto_figure, points_figure
-from tests.reports.conftest import Record, info, row, write_folder
+from tests.reports.conftest import Record, curve, info, row, write_folder
 
 
 def arm(name: str, predictor: str = "resnet", **changes: object) -> Record:
@@ -208,6 +209,33 @@ def test_without_points_there_is_no_front_and_no_error(rows: list[Record], tmp_p
     about = info("experts", {"guide": "category"}, ("accuracy", "fid", "seconds_per_image"))
     folder = write_folder(tmp_path, [about | {"figure": "pareto"}, *rows])
     assert drawings(Records.read(folder)) == []
+
+
+def test_a_sweep_whose_rows_are_missing_costs_no_other_sweep_its_reports(tmp_path: Path) -> None:
+    """As where every row failed, and a curve did not."""
+    about = info("experts", {"guide": "category"}) | {"figure": "pareto"}
+    failed = curve("ppap") | {"sweep": "experts"}
+    folder = write_folder(tmp_path, [about, failed, row("ppap", "vit")])
+    written = {path.name for path in build(folder)}
+    assert {"experts.md", "experts-curves.csv", "methods.csv", "index.html"} <= written
+    assert not {"experts.csv", "experts.png"} & written
+
+
+@pytest.mark.parametrize("figure", ["points", "lines"])
+def test_a_sweep_of_metrics_that_no_figure_shows_has_a_table(figure: str, tmp_path: Path) -> None:
+    about = info("experts", {"rank": "log"}, ("kid", "recall")) | {"figure": figure}
+    folder = write_folder(tmp_path, [about, arm("1", axes={"rank": 1})])
+    written = {path.name for path in build(folder)}
+    assert "experts.csv" in written
+    assert "experts.png" not in written
+
+
+def test_lines_without_a_numeric_axis_are_points(tmp_path: Path) -> None:
+    about = info("experts", {"kind": "category"}) | {"figure": "lines"}
+    rows = [arm(kind, axes={"kind": kind}) for kind in ("LoRA", "bias")]
+    (drawing,) = drawings(Records.read(write_folder(tmp_path, [about, *rows])))
+    (first, *_) = drawing.draw().axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["LoRA", "bias"]
 
 
 def test_vector_figures_are_the_same_twice(tmp_path: Path) -> None:
