@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ablations.machine import records
+from ppap.files.archives import read_arrays
 from reports.build import PAGE, RESULTS, build, build_page, results_folders
 from reports.identity import GRIDS_FILE, RECORDS_FILE
 from reports.records import REHEARSAL, RecordError, read_folder
@@ -48,8 +47,7 @@ def publish(folder: Path, root: Path = RESULTS) -> Path:
         read_folder(target)
     own = [r for r in records.read(folder).values() if r["kind"] != "failure"]
     if named := [record["array"] for record in own if record["kind"] in ("grid", "strip")]:
-        with np.load(folder / GRIDS_FILE) as grids:
-            records.write_grids(target, {name: grids[name] for name in named})
+        records.write_grids(target, read_arrays(folder / GRIDS_FILE, named))
     records.update(target, own)
     return target
 

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
+from ppap.files.archives import ArchiveError, read_arrays
 from reports.schema import RecordError
 
 __all__ = ["Grid", "Strip", "read_grids"]
@@ -78,11 +78,9 @@ def read_grids(path: Path, records: list[dict[str, Any]]) -> dict[str, Grid | St
         return {}
     mend = "run the sweep again: it writes the grids with their records"
     try:
-        # Opened here: of a damaged file NumPy leaves its own open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            held = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, BadZipFile) as error:
-        raise RecordError(f"{path} cannot be read ({type(error).__name__})", mend) from None
+        held = read_arrays(path)
+    except ArchiveError as error:
+        raise RecordError(f"{path} cannot be read: it is {error}", mend) from None
     grids: dict[str, Grid | Strip] = {}
     for record in records:
         name, labels = record["array"], tuple(record["labels"])

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from ablations.errors import UserError
 from ppap.compute.cpu import cpu_model, instruction_limits, instruction_set
+from ppap.files.archives import ArchiveError, read_arrays
 from reports.identity import GRIDS_FILE, RECORDS_FILE, latest
 
 __all__ = ["joined", "locked", "machines", "read", "stamp", "update", "write_grids"]
@@ -172,11 +173,18 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def write_grids(folder: Path, grids: Mapping[str, npt.NDArray[np.uint8]]) -> None:
-    """Add sample grids to the folder's ``grids.npz``, by name."""
+    """Add sample grids to the folder's ``grids.npz``, by name.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
     path = folder / GRIDS_FILE
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        known = dict(np.load(path)) if path.exists() else {}
+        try:
+            known = read_arrays(path) if path.exists() else {}
+        except ArchiveError as error:
+            raise UserError(f"{path} is {error}", "delete it, and run the sweep again") from error
         if all(name in known and np.array_equal(known[name], grids[name]) for name in grids):
             return
         scratch = folder / "grids.part.npz"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from ablations.errors import UserError
 from ablations.settings.setting import Setting
+from ppap.files.archives import ArchiveError, read_arrays
 from ppap.files.pictures import PictureError, read_picture
 
 __all__ = ["read_given"]
@@ -138,10 +138,9 @@ def _joined(parts: Sequence[Bytes], path: Path) -> Bytes:
 
 def _archive(path: Path, setting: Setting) -> tuple[Bytes, Labels | None]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise UserError(f"{path} is no .npz of arrays: {error}", "name another file") from error
+        arrays = read_arrays(path)
+    except ArchiveError as error:
+        raise UserError(f"{path} is {error}", "name another file") from error
     images: Any = next((arrays[name] for name in IMAGES if name in arrays), None)
     labels: Any = next((arrays[name] for name in LABELS if name in arrays), None)
     if images is None or images.dtype != np.uint8:

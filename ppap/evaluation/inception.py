@@ -12,7 +12,6 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from torch.hub import get_dir
 
 from ppap.evaluation.features import Features, extract
 from ppap.evaluation.reference import Floats, ReferenceStatistics, SpatialMoments
+from ppap.files.archives import read_arrays
 from ppap.files.checkpoints import CheckpointError, load_state, one_line
 from ppap.files.images import from_uint8, to_uint8
 
@@ -138,13 +138,12 @@ def load_openai_reference(
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """What a reference batch holds of the five arrays, of which two must be there."""
     try:
-        with np.load(path, allow_pickle=False) as held:
-            arrays = {name: held[name] for name in REFERENCE_ARRAYS if name in held}
-            whole = "mu_s" not in arrays or "sigma_s" in arrays
-            if not ({"mu", "sigma"} <= arrays.keys() and whole):
-                raise ValueError(f"it holds {', '.join(held) or 'nothing'}")
-            return arrays
-    except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
+        arrays = read_arrays(path, REFERENCE_ARRAYS)
+        whole = "mu_s" not in arrays or "sigma_s" in arrays
+        if not ({"mu", "sigma"} <= arrays.keys() and whole):
+            raise ValueError(f"it holds {', '.join(arrays) or 'none of its arrays'}")
+        return arrays
+    except ValueError as error:
         raise CheckpointError(
             f"{path} is no reference batch of OpenAI's evaluator ({one_line(error)}); fetch it "
             "from https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/"

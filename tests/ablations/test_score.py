@@ -189,6 +189,9 @@ def test_files_that_cannot_be_told_are_refused(samples: Samples, tmp_path: Path)
     (tmp_path / "text.npz").write_text("text")
     with pytest.raises(UserError, match=r"no \.npz of arrays"):
         read_given(tmp_path / "text.npz", setting)
+    np.save(tmp_path / "array.npy", images)
+    with pytest.raises(UserError, match=r"array\.npy is no \.npz of arrays"):
+        read_given(tmp_path / "array.npy", setting)
     write_pictures(tmp_path / "odd" / "slanted", images[:2])
     with pytest.raises(UserError, match="no class's name or number; choose from upright, level"):
         read_given(tmp_path / "odd", setting)

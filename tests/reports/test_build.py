@@ -201,6 +201,18 @@ def test_wrong_grids_are_refused(tmp_path: Path, arrays: Any, problem: str) -> N
         Records.read(folder)
 
 
+def test_damaged_grids_are_refused(tmp_path: Path) -> None:
+    """Compressed as the harness writes them, where it is zlib that notices."""
+    folder = write_folder(tmp_path, [grid("ppap", "vit")])
+    path = folder / "grids.npz"
+    np.savez_compressed(path, **{"ppap/vit": np.zeros((10, 2, 40, 40), np.uint8)})
+    damaged = bytearray(path.read_bytes())
+    damaged[60:68] = bytes(8)
+    path.write_bytes(damaged)
+    with pytest.raises(RecordError, match=r"grids\.npz cannot be read"):
+        Records.read(folder)
+
+
 def test_a_page_that_would_be_too_large_goes_without_samples_and_costs_no_table(
     small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,3 +193,10 @@ def test_grids_are_kept_by_name(tmp_path: Path) -> None:
     with np.load(tmp_path / "grids.npz") as found:
         assert np.array_equal(found["a/x"], first)
         assert np.array_equal(found["b/x"], second)
+
+
+def test_damaged_grids_are_told_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "grids.npz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"grids\.npz is no \.npz .* delete it"):
+        records.write_grids(tmp_path, {"a/x": np.zeros((2, 3, 4, 4), np.uint8)})
+    assert (tmp_path / "grids.npz").read_bytes() == b""
