@@ -31,20 +31,10 @@ def publish(folder: Path, root: Path = RESULTS) -> Path:
         RecordError: if records of either folder cannot be read, or the run was a rehearsal or
             lacks results because a cell failed; nothing is written then.
     """
-    found = read_folder(folder)
-    if found.budget.startswith(REHEARSAL):
-        raise RecordError(f"{folder} is of a rehearsal: no result", "publish a real run")
-    if found.failures:
-        raise RecordError(
-            f"{folder} lacks what {found.failures[0].label} was needed for",
-            "run its sweep again, and publish when nothing fails",
-        )
-    target = root / f"{found.setting}-{found.budget}"
+    target = _target(folder, root)
     if target.resolve() == folder.resolve():
         records.update(target, ())  # without what has been replaced
         return target
-    if (target / RECORDS_FILE).is_file():
-        read_folder(target)
     own = [r for r in records.read(folder).values() if r["kind"] != "failure"]
     if named := [record["array"] for record in own if record["kind"] in ("grid", "strip")]:
         records.write_grids(target, read_arrays(folder / GRIDS_FILE, named))
@@ -64,9 +54,27 @@ def publish_all(folders: Sequence[Path], root: Path = RESULTS) -> list[Path]:
         results, however their folder is named, and ``root / "index.html"`` for others.
 
     Raises:
-        RecordError: as :func:`publish`.
+        RecordError: as :func:`publish`, of any run; none is published then.
     """
+    for folder in folders:
+        _target(folder, root)
     changed = dict.fromkeys(publish(folder, root) for folder in folders)
     written = [path for folder in changed for path in build(folder)]
     page = PAGE if root.resolve() == RESULTS.resolve() else root / "index.html"
     return [*written, *build_page(results_folders(root), page)]
+
+
+def _target(folder: Path, root: Path) -> Path:
+    """Where a run is put, if it and what is there can be read, and it is a result."""
+    found = read_folder(folder)
+    if found.budget.startswith(REHEARSAL):
+        raise RecordError(f"{folder} is of a rehearsal: no result", "publish a real run")
+    if found.failures:
+        raise RecordError(
+            f"{folder} lacks what {found.failures[0].label} was needed for",
+            "run its sweep again, and publish when nothing fails",
+        )
+    target = root / f"{found.setting}-{found.budget}"
+    if (target / RECORDS_FILE).is_file():
+        read_folder(target)
+    return target

@@ -72,6 +72,17 @@ def test_what_is_no_result_is_not_published(
     assert not (tmp_path / "results").exists()
 
 
+def test_of_several_runs_all_are_results_or_none_is_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = write_folder(tmp_path / "good", [row("ppap", "vit")])
+    lacking = write_folder(tmp_path / "lacking", [row("naive", "vit"), failure("Row ppap")])
+    root = tmp_path / "results"
+    assert main(["publish", str(good), str(lacking), "--into", str(root)]) == 2
+    assert "lacks what Row ppap" in capsys.readouterr().err
+    assert not root.exists()
+
+
 def test_a_damaged_target_is_left_as_it_is(tmp_path: Path) -> None:
     run = write_folder(tmp_path / "run", sweep())
     target = tmp_path / "results" / "fashion-test"
