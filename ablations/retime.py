@@ -17,7 +17,7 @@ from ablations.cells.peers import Trial
 from ablations.errors import UserError
 from ablations.machine import engine, records
 from ablations.machine.store import Artifact
-from ablations.runs import Options, open_store, tell_failures
+from ablations.runs import Options, build_reports, open_store, tell_failures
 from ablations.sweeps import SWEEPS, Lab, is_row
 
 __all__ = ["retime"]
@@ -113,8 +113,5 @@ def _with_costs(record: Mapping[str, Any], row: PeerRow, cost: Artifact) -> dict
 
 
 def _write(found: list[dict[str, Any]], folder: Path) -> None:
-    from reports.build import build
-
     records.update(folder, found)
-    for path in build(folder):
-        print(f"wrote {path}")
+    build_reports(folder)

@@ -37,6 +37,7 @@ __all__ = [
     "RESULTS",
     "ROOT",
     "Options",
+    "build_reports",
     "execute",
     "open_store",
     "report",
@@ -349,7 +350,6 @@ def report(
 ) -> None:
     """Write the records and pictures of finished results, and build their folder's reports."""
     from ablations.outcomes import update_outcomes
-    from reports.build import build
 
     artifacts = [(result, store.get(result.key)) for result in finished]
     grids = {
@@ -364,6 +364,18 @@ def report(
     if rows and (missing := update_outcomes(folder, rows, store)):
         print(f"outcomes of {missing} rows' samples are no longer in the store")
     if artifacts:
+        build_reports(folder)
+
+
+def build_reports(folder: Path) -> None:
+    """Write a results folder's tables, figures and page, and tell of each.
+
+    One run at a time: another, which read the records before this one's were there, would put its
+    own page over the one that shows both.
+    """
+    from reports.build import build
+
+    with records.locked(folder):
         for path in build(folder):
             print(f"wrote {path}")
 

@@ -13,6 +13,7 @@ import torch
 
 from ablations.errors import UserError
 from ablations.machine import records
+from ablations.runs import build_reports
 from ppap.compute.cpu import cpu_model, instruction_set
 
 Record = dict[str, Any]
@@ -184,6 +185,30 @@ def test_two_writers_write_and_nothing_is_lost(tmp_path: Path) -> None:
     for writer in writers:
         writer.join()
     assert len(records.read(tmp_path)) == 40
+
+
+def test_of_two_runs_that_report_into_one_folder_the_last_page_shows_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the second has records while the first, which has read its own, still draws."""
+
+    def build(folder: Path) -> list[Path]:
+        seen = " ".join(sorted(records.read(folder)))
+        if seen == "first":
+            other.start()
+            other.join(0.3)
+        (folder / "index.html").write_text(seen)
+        return []
+
+    def report(key: str) -> None:
+        records.update(tmp_path, [{"key": key}])
+        build_reports(tmp_path)
+
+    monkeypatch.setattr("reports.build.build", build)
+    other = threading.Thread(target=report, args=["second"])
+    report("first")
+    other.join()
+    assert (tmp_path / "index.html").read_text() == "first second"
 
 
 def test_grids_are_kept_by_name(tmp_path: Path) -> None:
