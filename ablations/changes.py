@@ -129,9 +129,11 @@ def _kinds(kind: Any) -> Callable[[str], Any]:
 
 
 def _one_of(text: str, known: tuple[str, ...]) -> str:
-    if text not in known:
-        raise ValueError(f"choose from {', '.join(known)}")
-    return text
+    """The word that is given, as it is or as it stands in a budget's name."""
+    for word in known:
+        if text in (word, _text(word)):
+            return word
+    raise ValueError(f"choose from {', '.join(known)}")
 
 
 def _text(value: Any) -> str:

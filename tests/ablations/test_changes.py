@@ -135,6 +135,9 @@ def test_what_is_changed_is_told_by_the_budgets_name(options: Options, name: str
     assert made.budget_name == name
     assert options.folder(made) == OUTPUT / f"fashion-{name}"
     assert built(options)[0].about.budget == name
+    _, *told = name.split("+")
+    again = Options(METHODS, changes=tuple(told)).lab()
+    assert (again.budget, again.budget_name) == (made.budget, name), "as retime reads it"
 
 
 def test_a_change_reaches_every_bank_that_it_is_for() -> None:
