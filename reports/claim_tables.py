@@ -47,7 +47,7 @@ def claims_table(findings: Sequence[Finding]) -> Table:
                 _word(finding.verdict),
                 _word(claim.predictor),
                 difference_cell(finding),
-                Cell("") if test is None else Cell(p_text(finding.p_corrected), value=finding.p),
+                Cell("") if test is None else _p_cell(finding.p_corrected),
                 _word(compared(finding)),
                 Cell(claim.ours, _shown(finding, ours), claim.ours),
                 Cell(claim.theirs, _shown(finding, theirs), claim.theirs),
@@ -298,6 +298,10 @@ def _mean_cell(values: Sequence[float] | pd.Series, spec: str) -> Cell:
     known = not math.isnan(found.low)
     interval = f"[{found.low:{spec}}, {found.high:{spec}}]" if known else ""
     return Cell(format(found.value, spec), interval, found.value)
+
+
+def _p_cell(p: float) -> Cell:
+    return Cell(p_text(p), value=p)
 
 
 def _word(text: str) -> Cell:

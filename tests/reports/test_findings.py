@@ -98,6 +98,22 @@ def test_the_table_of_claims_says_what_was_tested(records: Records) -> None:
     assert found["margin"] == ["0.01", "0.03", "0.01", "0.01", ""]
 
 
+def test_claims_are_sorted_by_the_p_that_is_shown(tmp_path: Path) -> None:
+    """Of which a claim that is alone in its family may have the less by the greater p."""
+    arms = [curve("single"), curve("ppap")]
+    told = {"ours": "ppap", "theirs": "single", "expected": "equivalent", "quantity": "best_score"}
+    claims = [
+        claim("of a family", **told, margin=0.06, comparisons=50),
+        claim("alone", **told, margin=0.0595, family="own"),
+    ]
+    findings = Records.read(write_folder(tmp_path, [*arms, *claims])).findings
+    first, second = findings
+    assert first.p < second.p == second.p_corrected < first.p_corrected
+    table = claims_table(findings)
+    of_family, alone = (line[table.header.index("p (Holm)")] for line in table.lines)
+    assert (of_family.value, alone.value) == (first.p_corrected, second.p_corrected)
+
+
 def test_the_csv_of_claims_has_every_figure_of_their_tests(built: Path, records: Records) -> None:
     text = (built / "claims-contrasts.csv").read_text()
     assert text == claims_csv(records.findings)
