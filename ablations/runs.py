@@ -370,8 +370,7 @@ def report(
 def build_reports(folder: Path) -> None:
     """Write a results folder's tables, figures and page, and tell of each.
 
-    One run at a time: another, which read the records before this one's were there, would put its
-    own page over the one that shows both.
+    One run at a time: one that had read its records earlier would put its page over the newer.
     """
     from reports.build import build
 
