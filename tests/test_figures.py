@@ -250,6 +250,22 @@ def bests(folder: str, predictor: str, *arms: str) -> list[float]:
     return [float(best_point(folder, arm, predictor)["score"]) for arm in arms]
 
 
+def behind_among(*classes: int) -> list[list[float]]:
+    """By how much FreeDoM in 5 steps reaches less far, its best score and PPAP-5's, by classes."""
+    found = []
+    for count in classes:
+        folder = PEERS if count == 10 else PEERS.replace("large", str(count))
+        claim = claim_of(folder, "peers", f"freedom in 5 steps {FURTHER}", "resnet")
+        assert claim["verdict"] == "refuted"
+        for name in ("beats ppap", FURTHER):
+            all_steps = claim_of(folder, "peers", f"freedom {name}", "resnet")
+            settled_by = abs(float(all_steps["difference"] or 0)) > float(all_steps["margin"] or 0)
+            assert all_steps["verdict"] == "open" or not settled_by
+        behind = [-float(claim[column]) for column in ("difference", "high", "low")]
+        found.append([*behind, float(claim["ours_mean"]), float(claim["theirs_mean"])])
+    return found
+
+
 def held_back(claim: str, verdict: str, *columns: str) -> list[float]:
     """Of a claim about five data-free experts and a rival, both held back."""
     name = f"held back, {claim}"
