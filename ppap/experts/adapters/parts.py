@@ -39,7 +39,7 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Biases:
-    """Own copies of the biases.
+    """Own copies of the biases, those of recurrent layers among them.
 
     Attributes:
         exclude: regular expression for the names of biases that stay frozen; the default
@@ -52,10 +52,11 @@ class Biases:
         check_pattern(self.exclude)
 
     def create(self, network: nn.Module, generator: torch.Generator) -> Tensors:
+        recurrent = _recurrent_biases(network)
         return {
             name: _own_copy(parameter)
             for name, parameter in network.named_parameters()
-            if name.endswith("bias")
+            if name.endswith("bias") or name in recurrent
             if not (self.exclude and re.search(self.exclude, plain_name(network, name)))
         }
 
@@ -133,6 +134,17 @@ class Full:
 
     def apply(self, weights: Tensors, own: Mapping[str, Tensor]) -> None:
         _replace(weights, own)
+
+
+def _recurrent_biases(network: nn.Module) -> set[str]:
+    """Names of the biases of recurrent layers, such as ``bias_ih_l0``."""
+    return {
+        f"{path}.{leaf}" if path else leaf
+        for path, layer in network.named_modules()
+        if isinstance(layer, nn.RNNBase | nn.RNNCellBase)
+        for leaf in layer._parameters
+        if leaf.startswith("bias_")
+    }
 
 
 def _found(network: nn.Module, pattern: str) -> Iterator[nn.Module]:

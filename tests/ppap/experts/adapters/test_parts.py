@@ -43,6 +43,21 @@ def test_no_bias_is_left_out_by_an_empty_pattern() -> None:
     assert set(Biases().create(network, generator)) == biases - {"fc.bias"}
 
 
+def test_biases_of_recurrent_layers_are_biases() -> None:
+    network = nn.ModuleDict({"rnn": nn.LSTM(4, 3, bidirectional=True), "cell": nn.GRUCell(4, 3)})
+    own = Biases().create(network, torch.Generator())
+    assert set(own) == {
+        "rnn.bias_ih_l0", "rnn.bias_hh_l0", "rnn.bias_ih_l0_reverse", "rnn.bias_hh_l0_reverse",
+        "cell.bias_ih", "cell.bias_hh",
+    }  # fmt: skip
+    base = dict(network.named_parameters())
+    moved = {name: value + 1 for name, value in own.items()}
+    for name, value in Adapter((Biases(),)).effective(base, moved).items():
+        torch.testing.assert_close(value, base[name] + (name in own))
+    alone = Biases().create(nn.GRU(4, 3, bias=True), torch.Generator())
+    assert set(alone) == {"bias_ih_l0", "bias_hh_l0"}
+
+
 class Sharing(nn.Module):
     """A head whose weight is an embedding's, and two norms with one weight and one bias."""
 
