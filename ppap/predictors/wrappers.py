@@ -16,22 +16,28 @@ __all__ = ["MixedPrecision", "SelectOutput", "plain_name"]
 class SelectOutput(nn.Module):
     """A network of whose several outputs one is the prediction.
 
-    E.g. ``SelectOutput(deeplabv3_resnet50(...), "out")`` or
-    ``SelectOutput(DPTForDepthEstimation(...), "predicted_depth")``.
+    E.g. ``SelectOutput(deeplabv3_resnet50(...), "out")``,
+    ``SelectOutput(DPTForDepthEstimation(...), "predicted_depth")``, or
+    ``SelectOutput(googlenet(...), 0)``, which has several in training mode alone: a single tensor
+    is the prediction itself.
 
     Args:
-        network: returns a mapping, or an object with attributes.
-        output: key or name of the one that is taken.
+        network: returns a mapping, an object with attributes, a tuple or a tensor.
+        output: key, name or place of the one that is taken.
     """
 
-    def __init__(self, network: nn.Module, output: str) -> None:
+    def __init__(self, network: nn.Module, output: str | int) -> None:
         super().__init__()
         self.network = network
         self.output = output
 
     def forward(self, images: Tensor) -> Any:
         found = self.network(images)
-        return found[self.output] if isinstance(found, Mapping) else getattr(found, self.output)
+        if isinstance(found, Tensor):
+            return found
+        if isinstance(self.output, int) or isinstance(found, Mapping):
+            return found[self.output]
+        return getattr(found, self.output)
 
 
 class MixedPrecision(nn.Module):

@@ -149,7 +149,8 @@ def _tensor(prediction: Any, task: str) -> Tensor:
     if not isinstance(prediction, Tensor):
         raise TypeError(
             f"{task} predictions are a tensor, got {type(prediction).__name__}; choose one output "
-            "of the network (ppap.predictors.wrappers.SelectOutput)"
+            "of the network by its name or place, such as SelectOutput(network, 0) of "
+            "ppap.predictors.wrappers"
         )
     return prediction
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 from ppap.diffusion.guide import State
+from ppap.diffusion.schedule import linear_schedule
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.layers import DEEPLAB_LORA_LAYERS
 from ppap.experts.adapters.lora import Lora
 from ppap.experts.bank import ExpertBank
+from ppap.experts.training import Training
+from ppap.experts.transfer import transfer
 from ppap.files.images import from_uint8
 from ppap.predictors.predictor import Predictor
 from ppap.predictors.wrappers import SelectOutput
@@ -77,6 +81,31 @@ def test_one_of_several_outputs_is_taken() -> None:
 
     x = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(SelectOutput(Both(), "predicted_depth")(x), x.mean(1))
+
+
+class Auxiliary(nn.Module):
+    """A network that has a second output in training mode, as GoogLeNet and Inception do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.fc, self.aux = nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        features = self.bn1(self.conv1(x)).tanh().mean((2, 3))
+        return (self.fc(features), self.aux(features)) if self.training else self.fc(features)
+
+
+def test_outputs_of_training_mode_alone_are_left_out() -> None:
+    photos = torch.randint(256, (8, 3, 8, 8), dtype=torch.uint8)
+    training = Training(steps=2, batch=4)
+    bank = ExpertBank(Predictor(Auxiliary()), 1)
+    with pytest.raises(TypeError, match=r"got tuple; choose .* SelectOutput\(network, 0\)"):
+        transfer(bank, linear_schedule(1000), photos, training=training)
+    bank = ExpertBank(Predictor(SelectOutput(Auxiliary(), 0)), 1)
+    (loss,) = transfer(bank, linear_schedule(1000), photos, training=training)
+    assert 0 < loss < 10
+    assert bank.predict(torch.zeros(2, 3, 8, 8), 0).shape == (2, 5)
 
 
 def test_deeplab_is_a_predictor_whose_encoder_and_decoder_learn() -> None:
