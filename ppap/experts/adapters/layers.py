@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -134,7 +135,7 @@ def matching_weights(network: nn.Module, pattern: str) -> list[AdaptableWeight]:
     every = adaptable_weights(network)
     if pattern == AUTO:
         found = [about for about in every if about.groups == 1 or about.weight.shape[1] > 1]
-        heads = [about for about in found if re.search(CLASSIFIER, plain_name(network, about.name))]
+        heads = _heads(network, found)
         last = heads[-1].layer if heads else None
         if isinstance(last, nn.Linear):  # and what is beside it, as in a distilled DeiT
             last_of = [about for about in heads if len(about.weight) == last.out_features]
@@ -163,6 +164,23 @@ def matching_weights(network: nn.Module, pattern: str) -> list[AdaptableWeight]:
             f"its layers are {', '.join([*names[:6], '...']) if names else 'none'}; {mend}"
         )
     return found
+
+
+def _heads(network: nn.Module, found: Sequence[AdaptableWeight]) -> list[AdaptableWeight]:
+    """Those at the end of a classifier, by their names.
+
+    Layers within blocks may have such names, too, as ``blocks.0.attn.fc``: they are followed by one
+    that is nested less deep and has none, as ``out``.
+    """
+    heads: list[AdaptableWeight] = []
+    outermost = math.inf
+    for about in reversed(found):
+        depth = about.name.count(".")
+        if not re.search(CLASSIFIER, plain_name(network, about.name)):
+            outermost = min(outermost, depth)
+        elif depth <= outermost:
+            heads.insert(0, about)
+    return heads
 
 
 def _is_adaptable(layer: nn.Module) -> bool:

@@ -169,6 +169,26 @@ def test_names_are_those_of_the_network_within_mixed_precision(part: Part) -> No
         )  # fmt: skip
 
 
+class Attending(nn.Module):
+    """Blocks whose attention ends in a layer ``fc``, before a last layer of another name."""
+
+    def __init__(self, last: str) -> None:
+        super().__init__()
+        parts = {"qkv": nn.Linear(8, 24), "fc": nn.Linear(8, 8)}
+        block = nn.ModuleDict({"attn": nn.ModuleDict(parts), "mlp": nn.Linear(8, 8)})
+        self.conv1 = nn.Conv2d(3, 8, 4)
+        self.blocks = nn.ModuleList([block])
+        self.add_module(last, nn.Linear(8, 5))
+
+
+def test_a_layer_within_blocks_is_no_last_one_by_its_name_alone() -> None:
+    within = {"conv1", "blocks.0.attn.qkv", "blocks.0.attn.fc", "blocks.0.mlp"}
+    for last, expected in (("out", {*within, "out"}), ("fc", within), ("head", within)):
+        assert {about.name for about in matching_weights(Attending(last), AUTO)} == expected
+    beside = nn.ModuleDict({"fc": nn.Linear(8, 5), "projection": nn.Linear(8, 4)})
+    assert [about.name for about in matching_weights(beside, AUTO)] == ["projection"]
+
+
 def test_two_parts_do_not_both_take_what_one_of_them_finds() -> None:
     adapter = Adapter((Lora(2, 2.0, "auto"), Lora(4, 1.0, "^fc$")))
     with pytest.raises(ValueError, match="two Lora parts adapt"):
