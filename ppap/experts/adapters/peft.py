@@ -7,7 +7,6 @@ gradient costs what the bare predictor's does.
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
 import warnings
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from ppap.compute.agreement import FirstUse, computes_in_half, disturbed, joined
-from ppap.compute.copies import sharing_copy
+from ppap.compute.copies import sharing_copy, without_hooks
 from ppap.compute.options import check_choice, check_number, check_whole
 from ppap.compute.stateless import copied, run_with
 from ppap.experts.adapters.layers import (
@@ -209,7 +208,7 @@ class PeftStudent(Student):
         weights = self._without_peft(base, own)
         for name, layer in self.layers.items():
             # To where the base is now: the bank may have moved since this copy was made.
-            merged = copy.deepcopy(layer).to(weights[f"{name}.weight"])
+            merged = without_hooks(layer).to(weights[f"{name}.weight"])
             with torch.no_grad():
                 for key, parameter in merged.named_parameters():
                     inner = key.removeprefix("base_layer.")
@@ -309,7 +308,7 @@ class _Delta(nn.Module):
 
 def _check_merging(name: str, layer: Any, method: str) -> None:
     try:
-        copy.deepcopy(layer).merge(safe_merge=True, adapter_names=[NAME])
+        without_hooks(layer).merge(safe_merge=True, adapter_names=[NAME])
     except Exception as error:
         raise ValueError(
             f"peft's {method} cannot merge {name}: {one_line(error)}; choose another method, "

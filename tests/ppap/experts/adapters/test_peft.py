@@ -355,3 +355,25 @@ def test_a_network_that_keeps_a_graph_can_be_adapted() -> None:
     network = Network().eval()
     network.kept = network(IMAGES)  # type: ignore[assignment]
     assert ExpertBank(Predictor(network, (0.5,) * 4, (0.5,) * 4), 1, Adapter((Peft("lora", 2),)))
+
+
+class Watched(nn.Module):
+    """A hook of one of its layers, which is a method of the network, keeps what that gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+        self.conv1.register_forward_hook(self.keep)
+
+    def keep(self, layer: nn.Module, given: object, found: Tensor) -> None:
+        self.kept = found
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv1(x).tanh().mean((2, 3)))
+
+
+def test_experts_are_merged_after_a_training_whose_hooks_keep_a_graph() -> None:
+    bank = scrambled(ExpertBank(Predictor(Watched()), 2, Adapter((Peft("lora", 2, 2.0, "conv1"),))))
+    trained = bank.train().predict(images(2), 1)
+    trained.sum().backward()
+    torch.testing.assert_close(bank.eval().predict(images(2), 1), trained)
