@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from ppap.compute.copies import without_graphs
 from ppap.compute.exclusive import exclusive
 from ppap.compute.options import check_whole
 from ppap.compute.stateless import run_with
@@ -112,6 +114,17 @@ class ExpertBank(nn.Module):
 
     def __len__(self) -> int:
         return len(self.ranges)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ExpertBank:
+        """A bank and a predictor of their own, whatever hooks keep of a training's last call."""
+        memo |= without_graphs(self)
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        made = "student", "_mixed"  # of the network, in copies that hooks leave tensors in, too
+        held = {name: value for name, value in vars(self).items() if name not in made}
+        twin.__setstate__(copy.deepcopy(held, memo))
+        twin.student = twin.adapter.student(twin.predictor.network)
+        twin._mixed = twin._mixed_pass()
+        return twin
 
     @property
     def noise_steps(self) -> int:

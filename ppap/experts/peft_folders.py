@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ppap.compute.agreement import agree, joined
+from ppap.compute.copies import own_copy
 from ppap.compute.stateless import run_with
 from ppap.experts.adapters.adapter import Adapter
 from ppap.experts.adapters.lora import Lora
@@ -52,7 +52,7 @@ def save_peft(bank: ExpertBank, folder: str | Path) -> None:
 def _peft_model(bank: ExpertBank, number: int) -> Any:
     import peft
 
-    network = copy.deepcopy(bank.predictor.network)
+    network = own_copy(bank.predictor.network)
     state = dict(network.named_parameters()) | dict(network.named_buffers())
     with torch.no_grad():
         for key, value in bank.overwritten.items():

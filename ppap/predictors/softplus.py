@@ -6,10 +6,11 @@ ReLU it changes smoothly, and the weights stay as they are.
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 from torch import nn
+
+from ppap.compute.copies import own_copy
 
 __all__ = ["with_softplus"]
 
@@ -28,7 +29,7 @@ def with_softplus(module: M, beta: float = 3.0) -> M:
     """
     if not beta > 0:
         raise ValueError(f"softplus needs a positive beta, got {beta}")
-    smooth = copy.deepcopy(module)
+    smooth = own_copy(module)
     found = 0
     for parent in list(smooth.modules()):
         for name, child in parent._modules.items():  # named_children gives a shared layer once

@@ -17,13 +17,17 @@ from torch import Tensor, nn
 from ppap.diffusion.guide import State
 from ppap.diffusion.schedule import linear_schedule
 from ppap.experts.adapters.adapter import Adapter, ppap_adapter
+from ppap.experts.adapters.layers import AUTO
 from ppap.experts.adapters.parts import Biases, Full
+from ppap.experts.adapters.peft import Peft
 from ppap.experts.bank import ExpertBank
+from ppap.experts.peft_folders import save_peft
 from ppap.experts.together import JointStep
 from ppap.experts.training import Training
 from ppap.experts.transfer import transfer
 from ppap.files.images import to_uint8
 from ppap.predictors.predictor import Predictor
+from ppap.predictors.softplus import with_softplus
 from ppap.tasks.classes import ClassTask
 from ppap.tasks.depth import DepthTask
 from ppap.tasks.segmentation import SegmentationTask
@@ -208,6 +212,48 @@ def test_a_bank_of_a_recurrent_network_runs_its_own_weights_and_is_copied(
     assert torch.equal(twin(images(7), TIMESTEPS), bank(images(7), TIMESTEPS))
     twin.predictor.network.fc = nn.Identity()  # which is noticed in the copy, too
     assert twin.predict(images(2), 0).shape == (2, 7)
+
+
+class Keeping(nn.Module):
+    """A hook keeps what its first layer gives, with its graph in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.act = tiny_predictor().network, nn.ReLU()
+        self.kept: list[Tensor] = []
+        self.network.get_submodule("conv1").register_forward_hook(self.keep)
+
+    def keep(self, layer: nn.Module, given: Any, found: Tensor) -> None:
+        self.kept[:] = [found]
+
+    def forward(self, x: Tensor) -> Any:
+        return self.act(self.network(x))
+
+
+@pytest.mark.parametrize("adapter", [ppap_adapter(2, 2.0), Adapter((Peft("lora", 2, 2.0, AUTO),))])
+@pytest.mark.parametrize("mode", ["trained", "used"])
+def test_a_bank_whose_network_keeps_what_it_computed_is_copied(
+    adapter: Adapter, mode: str, tmp_path: Path
+) -> None:
+    bank = ExpertBank(Predictor(Keeping()), 2, adapter)
+    bank.train().predict(images(2), 0).sum().backward()
+    if mode == "used":
+        scrambled(bank)
+        bank.predict(images(2).requires_grad_(), 1)
+    twin = copy.deepcopy(bank)
+    for number in range(2):
+        expected = bank.eval().predict(images(3), number)
+        torch.testing.assert_close(twin.eval().predict(images(3), number), expected)
+    with torch.no_grad():
+        for parameter in twin.experts.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(bank.predict(images(3), 1), expected)
+    bank.train().predict(images(2), 0)
+    smooth = with_softplus(bank)
+    assert smooth.eval().predict(images(3), 1).gt(bank.eval().predict(images(3), 1)).all()
+    bank.train().predict(images(2), 0)
+    save_peft(bank, tmp_path)
+    assert (tmp_path / "expert_1").is_dir()
 
 
 class Several(nn.Module):
