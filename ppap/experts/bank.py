@@ -121,7 +121,7 @@ class ExpertBank(nn.Module):
         twin = memo[id(self)] = type(self).__new__(type(self))
         made = "student", "_mixed"  # of the network, in copies that hooks leave tensors in, too
         held = {name: value for name, value in vars(self).items() if name not in made}
-        twin.__setstate__(copy.deepcopy(held, memo))
+        twin.__setstate__(copy.deepcopy(held, memo))  # type: ignore[no-untyped-call]
         twin.student = twin.adapter.student(twin.predictor.network)
         twin._mixed = twin._mixed_pass()
         return twin
