@@ -197,10 +197,14 @@ class Trainer:
                 predictions = self.bank.predict(noisy, number)
                 value = in_float32(self.loss.compare, predictions, targets)
             check_has_gradient(value, self.bank.predictor.network)
+            # With inputs, torch refuses a reentrant checkpoint, whose gradient would be of the
+            # network's own weights.
+            inputs = [tensor for tensor in expert.parameters() if tensor.requires_grad]
             if self.accelerator is None:
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward(inputs=inputs)  # type: ignore[no-untyped-call]
             else:
-                self.accelerator.backward(value)  # which divides by the number of parts
+                # Which divides by the number of parts.
+                self.accelerator.backward(value, inputs=inputs)
             losses.append(value.detach())
         value = losses[0] if parts == 1 else torch.stack(losses).mean()
         if self.accelerator is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from ppap.compute import precision
@@ -358,3 +359,34 @@ def test_what_no_gradient_reaches_is_told(order: Any, caplog: pytest.LogCaptureF
     (line,) = (record.getMessage() for record in caplog.records)
     assert "no gradient reaches 2 of 4 tensors, 85 % of what an expert trains" in line
     assert "conv1.weight, conv1.bias" in line
+
+
+class Recomputing(nn.Module):
+    """Its body is computed again in the backward pass."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.stem, self.body, self.fc = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 5)
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Any = checkpoint(self.body, self.stem(x).tanh(), use_reentrant=self.reentrant)
+        found: Tensor = self.fc(features.tanh().mean((2, 3)))
+        return found
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_is_computed_again_by_other_weights_is_refused(reentrant: bool) -> None:
+    bank = ExpertBank(Predictor(Recomputing(reentrant)), 1, Adapter((Full(),)))
+    with pytest.raises((ValueError, RuntimeError), match="checkpoint"):
+        transfer(bank, SCHEDULE, DATA, training=Training(2, 4, start="base"))
+
+
+def test_a_tensor_that_is_frozen_stays_as_it_is() -> None:
+    bank = ExpertBank(tiny_predictor(), 1, Adapter((Full(),)))
+    before = {name: value.detach().clone() for name, value in bank.expert(0).tensors().items()}
+    bank.expert(0).tensors()["fc.weight"].requires_grad_(False)
+    transfer(bank, SCHEDULE, DATA, training=Training(2, 4, start="base"))
+    after = bank.expert(0).tensors()
+    assert [name for name in before if torch.equal(before[name], after[name])] == ["fc.weight"]
