@@ -189,7 +189,7 @@ def _parsed(arguments: list[str]) -> dict[str, Any]:
     if path := parsed.get("config"):
         words = arguments_of(path)
         try:
-            defaults = vars(_parser().parse_args([arguments[0], *words]))
+            defaults = vars(_parser().parse_args(["run", *words]))  # of which status may be asked
         except UserError as error:
             raise UserError(f"{path}: {error}", "mend it, or name another file") from error
         del defaults["command"], defaults["config"]

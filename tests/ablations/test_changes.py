@@ -213,6 +213,8 @@ def test_options_stand_in_a_file_and_the_command_line_comes_first(
     assert main(["run", "scale", "--config", str(path), "--rows", "ppap, scale 4"]) == 0
     assert "scale on fashion, budget smoke+" in (told := capsys.readouterr().out)
     assert "+samples=20+" in told
+    assert main(["status", "--config", str(path)]) == 0
+    assert "rank: 0 of 5 results" in capsys.readouterr().out, "whatever a run has besides"
     path.write_text('sweeps = "experts"\ndry-run = true\n[set]\nexpert_counts = [1, 2]\n')
     assert main(["run", "--config", str(path)]) == 0
     assert "experts on fashion, budget default+expert_counts=1,2: " in capsys.readouterr().out
