@@ -48,7 +48,7 @@ METRICS = {
         "FID extrapolated to infinitely many samples, all seeds together (Chong & Forsyth)",
     ),
     "sfid": Metric("sFID", "#.4g", "lower", False, "FID of spatial features (Nash et al.)"),
-    "kid": Metric("KID", ".4f", "lower", False, "kernel distance to the test images"),
+    "kid": Metric("KID", "z.4f", "lower", False, "kernel distance to the test images"),
     "inception_score": Metric("IS", ".2f", "higher", False, "Inception score"),
     "precision": Metric("precision", ".3f", "higher", True, "improved precision"),
     "recall": Metric("recall", ".3f", "higher", True, "improved recall"),
@@ -57,7 +57,7 @@ METRICS = {
         "the model's own accuracy on noisy test images, mean over all noise levels",
     ),
     "gradient_cosine": Metric(
-        "gradient cosine", ".3f", "higher", False,
+        "gradient cosine", "z.3f", "higher", False,
         "cosine of the guidance gradient with that of a long-trained expert",
     ),
     "learning_rate": Metric("learning rate", ".0e", None, False, "at the start of the training"),
@@ -66,7 +66,7 @@ METRICS = {
         "the training's own loss on noisy images that it has not seen, mean over noise levels",
     ),
     "validation_score": Metric(
-        "validation score", ".3f", "higher", False,
+        "validation score", "z.3f", "higher", False,
         "agreement with the targets on these images, by the task's own score",
     ),
     "depth_rmse": Metric(
@@ -119,11 +119,11 @@ METRICS = {
         "the same, had what needs synthetic images drawn the paper's 500 000, in 25 steps",
     ),
     "belief": Metric(
-        "belief", ".3f", None, False,
+        "belief", "z.3f", None, False,
         "what the guide itself sees in its samples, by the figure that its scale is chosen by",
     ),
     "gap": Metric(
-        "gap", ".3f", "lower", False,
+        "gap", "z.3f", "lower", False,
         "by how much the guide finds its samples better than an independent judge does: what "
         "tells an adversarial image from a likely one",
     ),

@@ -155,6 +155,17 @@ def test_ties_are_all_bold_unless_every_row_ties(tmp_path: Path) -> None:
     assert [line["precision"] for line in lines] == ["0.700"] * 3
 
 
+def test_no_zero_has_a_minus(tmp_path: Path) -> None:
+    """What may be of either sign, and is nothing when it is rounded."""
+    nothing = {"kid": -4e-5, "kid_low": -4e-5, "kid_high": 2e-4, "gap": -4e-4}
+    nothing |= {"gap_low": None, "gap_high": None}
+    about = info("methods", {}, ("kid", "gap"))
+    other = row("naive", "resnet") | {"gap": 0.1, "gap_low": None, "gap_high": None}
+    records = read(tmp_path, about, row("ppap", "resnet") | nothing, other)
+    assert "-0.0" not in markdown_table(Table.of(records))
+    assert "**0.0000** [0.0000, 0.0002]" in markdown_table(Table.of(records))
+
+
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     partly = row("ppap", "resnet", fid=None, fid_low=float("nan"), peak_memory_mib=None)
     records = read(tmp_path, partly, row("single", "resnet"))
