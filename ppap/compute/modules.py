@@ -102,8 +102,10 @@ def evaluating(*things: object) -> AbstractContextManager[None]:
 
 def weights_dtype(network: object, otherwise: torch.dtype) -> torch.dtype:
     """The one floating type of all of a network's parameters; ``otherwise`` if there is none."""
-    weights = network.parameters() if isinstance(network, nn.Module) else ()
-    types = {weight.dtype for weight in weights if weight.is_floating_point()}
+    # Layer by layer: a network may list its parameters in a way of its own, or not at all.
+    parts = network.modules() if isinstance(network, nn.Module) else ()
+    held = (weight for part in parts for weight in part._parameters.values())
+    types = {weight.dtype for weight in held if weight is not None and weight.is_floating_point()}
     return types.pop() if len(types) == 1 else otherwise
 
 
