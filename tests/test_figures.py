@@ -351,6 +351,7 @@ def fid_of_a_thousand(setting: str) -> float:
 
 FURTHER = "reaches further than ppap"
 LABELLED = "single (ADM-G)"
+FASTER = f"{CLAIMS}+learning_rate=0.01"
 INTERVAL = ("difference", "low", "high")
 HELD = "2M-8 to 80, held back"
 NETWORKS = ("resnet", "vit")
