@@ -34,7 +34,6 @@ from ppap.experts.identity import PredictorIdentity, former_fingerprints
 from ppap.experts.merging import NetworkWeights, keep_out_of_state
 from ppap.experts.mixed import MixedPass, in_order
 from ppap.experts.routing import NoiseRanges, check_not_traced
-from ppap.files.checkpoints import CheckpointError
 from ppap.files.images import check_finite
 from ppap.guidance.guides import LikelihoodGuide, Targets
 from ppap.guidance.likelihoods import AtLeastNoise, ImageLikelihood, NoisyLikelihood
@@ -348,16 +347,10 @@ class ExpertBank(nn.Module):
         every = (self.expert(number) for number in range(len(self)))
         experts = [expert_state(expert, self.predictor.network) for expert in every]
         about = BankDescription(
-            self.predictor.name,
-            self.ranges,
-            self.adapter,
-            self.task,
-            self.identity(),
-            normalised=self.normalised,
-            absorbed=self.absorbed,
-            noise_levels=self.noise_levels,
-            seed=self.seed,
-        )
+            self.predictor.name, self.ranges, self.adapter, self.task, self.identity(),
+            normalised=self.normalised, absorbed=self.absorbed,
+            noise_levels=self.noise_levels, seed=self.seed,
+        )  # fmt: skip
         write_bank(Path(folder), about, experts)
 
     @classmethod
@@ -384,14 +377,10 @@ class ExpertBank(nn.Module):
         """
         folder = Path(folder)
         about, states = read_bank(folder, adapter)
-        if task is None and about.custom_task:
-            raise CheckpointError(
-                f"{folder} was saved with a task of its own, {about.custom_task}; "
-                "pass it: load(folder, predictor, task=...)"
-            )
+        found = about.task_or(task, folder)
         about.check_predictor(folder, predictor)
         bank = cls(
-            predictor, about.ranges, about.adapter, task or about.task,
+            predictor, about.ranges, about.adapter, found,
             seed=about.seed, normalised=about.normalised,
         )  # fmt: skip
         if about.absorbed:

@@ -126,6 +126,19 @@ class BankDescription:
         scratch.write_text(text + "\n", encoding="utf-8")
         scratch.replace(path)
 
+    def task_or(self, given: Task | None, folder: Path) -> Task | None:
+        """The task that is given, or else the saved one, None in format 1.
+
+        Raises:
+            CheckpointError: if none is given and the saved one is none of the library's.
+        """
+        if given is None and self.custom_task:
+            raise CheckpointError(
+                f"{folder} was saved with a task of its own, {self.custom_task}; "
+                "pass it: load(folder, predictor, task=...)"
+            )
+        return given or self.task
+
     def check_predictor(self, folder: Path, predictor: Predictor) -> None:
         """Refuse a predictor that the experts were not trained for.
 
