@@ -543,7 +543,7 @@ README = {
     "within Adam they are 0.290 [0.187, 0.393] worse": lambda: worse(
         PEERS_ON_SCENES, "peers", "adam + experts on x_t beats ppap"
     ),
-    "on scenes it is 0.785 accurate at 8.1 times": lambda: [
+    "on scenes it is 0.785 accurate at 10.3 times": lambda: [
         float(best_point(PEERS_ON_SCENES, "fk-steering", "resnet", "peers")["score"]),
         times_the_cost_of_ppap("fk-steering"),
     ],
