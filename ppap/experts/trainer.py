@@ -141,8 +141,8 @@ class Trainer:
         named = zip(self.bank.expert(0).tensors(), parameters, strict=True)
         trained = [(name, tensor) for name, tensor in named if tensor.requires_grad]
         idle = {name: tensor.numel() for name, tensor in trained if tensor.grad is None}
-        share = sum(idle.values()) / sum(tensor.numel() for _, tensor in trained)
         if idle:
+            share = sum(idle.values()) / sum(tensor.numel() for _, tensor in trained)
             logging.getLogger(__name__).log(
                 logging.WARNING if share > MOST else logging.INFO,
                 "no gradient reaches %d of %d tensors, %.0f %% of what an expert trains, which "
