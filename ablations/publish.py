@@ -31,15 +31,7 @@ def publish(folder: Path, root: Path = RESULTS) -> Path:
         RecordError: if records of either folder cannot be read, or the run was a rehearsal or
             lacks results because a cell failed; nothing is written then.
     """
-    target = _target(folder, root)
-    if target.resolve() == folder.resolve():
-        records.update(target, ())  # without what has been replaced
-        return target
-    own = [r for r in records.read(folder).values() if r["kind"] != "failure"]
-    if named := [record["array"] for record in own if record["kind"] in ("grid", "strip")]:
-        records.write_grids(target, read_arrays(folder / GRIDS_FILE, named))
-    records.update(target, own)
-    return target
+    return _merged(folder, _target(folder, root))
 
 
 def publish_all(folders: Sequence[Path], root: Path = RESULTS) -> list[Path]:
@@ -56,9 +48,8 @@ def publish_all(folders: Sequence[Path], root: Path = RESULTS) -> list[Path]:
     Raises:
         RecordError: as :func:`publish`, of any run; none is published then.
     """
-    for folder in folders:
-        _target(folder, root)
-    changed = dict.fromkeys(publish(folder, root) for folder in folders)
+    targets = [_target(folder, root) for folder in folders]
+    changed = dict.fromkeys(map(_merged, folders, targets))
     written = [path for folder in changed for path in build(folder)]
     page = PAGE if root.resolve() == RESULTS.resolve() else root / "index.html"
     return [*written, *build_page(results_folders(root), page)]
@@ -77,4 +68,16 @@ def _target(folder: Path, root: Path) -> Path:
     target = root / f"{found.setting}-{found.budget}"
     if (target / RECORDS_FILE).is_file():
         read_folder(target)
+    return target
+
+
+def _merged(folder: Path, target: Path) -> Path:
+    """The folder of a run's results, with the run's own in it."""
+    if target.resolve() == folder.resolve():
+        records.update(target, ())  # without what has been replaced
+        return target
+    own = [r for r in records.read(folder).values() if r["kind"] != "failure"]
+    if named := [record["array"] for record in own if record["kind"] in ("grid", "strip")]:
+        records.write_grids(target, read_arrays(folder / GRIDS_FILE, named))
+    records.update(target, own)
     return target
