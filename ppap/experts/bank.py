@@ -107,8 +107,7 @@ class ExpertBank(nn.Module):
         with self._weights.as_it_was():  # another bank may be merged into it
             self.experts = nn.ModuleList(self.fresh()).to(device)
         report_coverage(predictor.network, self.adapter)
-        self.student = self.adapter.student(predictor.network)
-        self._mixed = self._mixed_pass()
+        self._make_passes()
         keep_out_of_state(self)
 
     def __len__(self) -> int:
@@ -121,8 +120,7 @@ class ExpertBank(nn.Module):
         made = "student", "_mixed"  # of the network, in copies that hooks leave tensors in, too
         held = {name: value for name, value in vars(self).items() if name not in made}
         twin.__setstate__(copy.deepcopy(held, memo))  # type: ignore[no-untyped-call]
-        twin.student = twin.adapter.student(twin.predictor.network)
-        twin._mixed = twin._mixed_pass()
+        twin._make_passes()
         return twin
 
     @property
@@ -233,14 +231,17 @@ class ExpertBank(nn.Module):
             self.training and bool(self.expert(0).statistics()),
         )
 
+    def _make_passes(self) -> None:
+        self.student = self.adapter.student(self.predictor.network)
+        self._mixed = self._mixed_pass()
+
     def _mixed_pass(self) -> MixedPass:
         return MixedPass(self.predictor.network, self.student, self.adapter, self.expert(0))
 
     def _follow_network(self, thorough: bool = False) -> None:
         """Make what was made of the network anew, if a layer of it is another or was changed."""
         if not self._mixed.fits(self.predictor.network, thorough):
-            self.student = self.adapter.student(self.predictor.network)
-            self._mixed = self._mixed_pass()
+            self._make_passes()
 
     def train(self, mode: bool = True) -> ExpertBank:
         """Training or evaluation mode; forgets merged weights."""
