@@ -53,12 +53,13 @@ def run_with(module: nn.Module, state: Mapping[str, Tensor], *inputs: Any) -> An
             if any(state[name] is not state[given[0]] for name in given):
                 raise ValueError(f"{' and '.join(given)} are one weight, and got several values")
             whole |= {name: state[given[0]] for name in tied if given}
+    keeping = _keeping(module)
     with exclusive(module), _nothing_recomputed(type(module).__name__):
-        forget_kept(module)
+        _let_go(keeping)
         try:
             return functional_call(module, whole, inputs, tie_weights=False)
         finally:
-            forget_kept(module)
+            _let_go(keeping)
 
 
 def forget_kept(module: nn.Module) -> None:
@@ -67,12 +68,19 @@ def forget_kept(module: nn.Module) -> None:
     A layer that keeps such overrides ``train`` to let go of it, where its mode is set: it is set to
     what it is.
     """
-    for layer in module.modules():
-        if type(layer).train is not nn.Module.train:
-            modes = [(part, part.training) for part in layer.modules()]
-            layer.train(layer.training)
-            for part, training in modes:
-                part.training = training
+    _let_go(_keeping(module))
+
+
+def _keeping(module: nn.Module) -> list[nn.Module]:
+    return [layer for layer in module.modules() if type(layer).train is not nn.Module.train]
+
+
+def _let_go(layers: list[nn.Module]) -> None:
+    for layer in layers:
+        modes = [(part, part.training) for part in layer.modules()]
+        layer.train(layer.training)
+        for part, training in modes:
+            part.training = training
 
 
 @contextmanager
