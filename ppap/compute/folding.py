@@ -37,9 +37,9 @@ class FoldedNetwork:
         self._norms: dict[str, nn.BatchNorm2d] = {}
         if not any(type(layer) is nn.BatchNorm2d for layer in network.modules()):
             return
-        if hooks_of_all():
-            return
-        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in network.modules()):
+        if hooks_of_all() or any(
+            layer._forward_hooks or layer._forward_pre_hooks for layer in network.modules()
+        ):
             return
         try:
             tracer = _Tracer()
